@@ -1,0 +1,1 @@
+//! The binary `narthex`: settings, roles, assemble, discovery, tools, self-observability.

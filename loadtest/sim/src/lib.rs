@@ -1,0 +1,1 @@
+//! Whole-cluster simulation over the real assembly, and the tidy test.

@@ -1,0 +1,1 @@
+//! Load generator, write ledger and side-by-side benchmarks.

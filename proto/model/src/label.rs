@@ -1,0 +1,265 @@
+//! Label sets: what identifies a series.
+
+use std::{cmp::Ordering, fmt, sync::Arc};
+
+/// The label that holds the metric name.
+pub const METRIC_NAME: &str = "__name__";
+
+/// A label set, sorted by name, without empty values and without a name twice.
+///
+/// All text lies in one shared buffer, so a clone is two reference counts and reading never allocates.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Labels {
+    text: Arc<str>,
+    /// End of each name and value in `text`: name 0, value 0, name 1, …
+    ends: Arc<[u32]>,
+}
+
+/// Why a list of pairs is no label set.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LabelError {
+    /// A label has the empty string for a name.
+    #[error("a label name is empty")]
+    EmptyName,
+    /// The same name stands twice.
+    #[error("duplicated label {0}")]
+    Duplicate(String),
+}
+
+impl Labels {
+    /// The label set without labels.
+    pub fn empty() -> Self {
+        Self { text: "".into(), ends: [].into() }
+    }
+
+    /// Makes a label set of pairs in any order. Pairs with an empty value are dropped, as in Prometheus.
+    pub fn new<N: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (N, V)>) -> Result<Self, LabelError> {
+        let mut builder = LabelsBuilder::default();
+        for (name, value) in pairs {
+            builder.push(name.as_ref(), value.as_ref());
+        }
+        builder.build()
+    }
+
+    /// Number of labels.
+    pub fn len(&self) -> usize {
+        self.ends.len() / 2
+    }
+
+    /// Whether there are no labels.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Bytes of all names and values together.
+    pub fn text_len(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Name and value number `index`, which must be below [`Labels::len`].
+    pub fn pair(&self, index: usize) -> (&str, &str) {
+        let start = if index == 0 { 0 } else { self.ends[2 * index - 1] as usize };
+        let middle = self.ends[2 * index] as usize;
+        let end = self.ends[2 * index + 1] as usize;
+        (&self.text[start..middle], &self.text[middle..end])
+    }
+
+    /// All pairs, sorted by name.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> + DoubleEndedIterator + Clone {
+        (0..self.len()).map(|index| self.pair(index))
+    }
+
+    /// The value of `name`, if the label is there.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(n, _)| *n == name).map(|(_, value)| value)
+    }
+
+    /// The metric name, or the empty string.
+    pub fn metric_name(&self) -> &str {
+        self.get(METRIC_NAME).unwrap_or("")
+    }
+
+    /// The same set without the labels for which `drop` says yes.
+    pub fn without(&self, drop: impl Fn(&str) -> bool) -> Self {
+        self.filtered(|name| !drop(name))
+    }
+
+    /// The same set with only the labels for which `keep` says yes.
+    pub fn filtered(&self, keep: impl Fn(&str) -> bool) -> Self {
+        let mut builder = LabelsBuilder::default();
+        for (name, value) in self.iter().filter(|(name, _)| keep(name)) {
+            builder.push(name, value);
+        }
+        builder.build_sorted()
+    }
+
+    /// The same set with `name` set to `value`; an empty value removes the label.
+    pub fn with(&self, name: &str, value: &str) -> Self {
+        let mut builder = LabelsBuilder::default();
+        let mut placed = false;
+        for (n, v) in self.iter() {
+            if !placed && n >= name {
+                builder.push(name, value);
+                placed = true;
+            }
+            if n != name {
+                builder.push(n, v);
+            }
+        }
+        if !placed {
+            builder.push(name, value);
+        }
+        builder.build_sorted()
+    }
+
+    /// A stable 64-bit hash: xxh64, seed 0, over every name and value each followed by the byte 0xff.
+    ///
+    /// It is the layout of `labels.Labels.Hash` in Prometheus's slice-labels build, which Thanos uses for its rings, and is safe to send
+    /// and store.
+    pub fn stable_hash(&self) -> u64 {
+        let mut hasher = xxhash_rust::xxh64::Xxh64::new(0);
+        for (name, value) in self.iter() {
+            hasher.update(name.as_bytes());
+            hasher.update(b"\xff");
+            hasher.update(value.as_bytes());
+            hasher.update(b"\xff");
+        }
+        hasher.digest()
+    }
+}
+
+impl Default for Labels {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
+impl PartialOrd for Labels {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Pair by pair, name before value; the shorter set first when one begins the other (Prometheus's order of series).
+impl Ord for Labels {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.iter().cmp(other.iter())
+    }
+}
+
+/// `{__name__="up", job="x"}`, values quoted and escaped.
+impl fmt::Debug for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// `{__name__="up", job="x"}`, as Prometheus prints label sets; names that need it are quoted.
+impl fmt::Display for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{")?;
+        for (index, (name, value)) in self.iter().enumerate() {
+            if index > 0 {
+                f.write_str(", ")?;
+            }
+            if is_legacy_name(name) { f.write_str(name)? } else { write!(f, "{name:?}")? }
+            write!(f, "={value:?}")?;
+        }
+        f.write_str("}")
+    }
+}
+
+/// Whether `name` can stand unquoted as a label name: `[a-zA-Z_][a-zA-Z0-9_]*`.
+pub fn is_legacy_name(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+/// Collects pairs in any order and makes [`Labels`] of them. It can be used again after each build.
+#[derive(Debug, Default)]
+pub struct LabelsBuilder {
+    text: String,
+    ends: Vec<u32>,
+}
+
+impl LabelsBuilder {
+    /// Adds a pair; one with an empty value is left out.
+    pub fn push(&mut self, name: &str, value: &str) {
+        if value.is_empty() {
+            return;
+        }
+        self.text.push_str(name);
+        self.ends.push(self.text.len() as u32);
+        self.text.push_str(value);
+        self.ends.push(self.text.len() as u32);
+    }
+
+    /// Checks and sorts the pairs. The builder is empty afterwards.
+    pub fn build(&mut self) -> Result<Labels, LabelError> {
+        let unchecked = self.build_sorted();
+        let mut order: Vec<usize> = (0..unchecked.len()).collect();
+        order.sort_by_key(|&index| unchecked.pair(index).0);
+        for pair in order.windows(2) {
+            let name = unchecked.pair(pair[1]).0;
+            if unchecked.pair(pair[0]).0 == name {
+                return Err(LabelError::Duplicate(name.to_owned()));
+            }
+        }
+        if order.first().is_some_and(|&index| unchecked.pair(index).0.is_empty()) {
+            return Err(LabelError::EmptyName);
+        }
+        if order.is_sorted() {
+            return Ok(unchecked);
+        }
+        for index in order {
+            let (name, value) = unchecked.pair(index);
+            self.push(name, value);
+        }
+        Ok(self.build_sorted())
+    }
+
+    /// Makes the set of pairs that are already sorted by name and distinct; the caller vouches for it.
+    pub fn build_sorted(&mut self) -> Labels {
+        let labels = Labels { text: self.text.as_str().into(), ends: self.ends.as_slice().into() };
+        self.text.clear();
+        self.ends.clear();
+        labels
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_sorted_and_empty_values_dropped() {
+        let labels = Labels::new([("job", "x"), ("__name__", "up"), ("gone", "")]).unwrap();
+        assert_eq!(labels.to_string(), r#"{__name__="up", job="x"}"#);
+        assert_eq!(labels.get("job"), Some("x"));
+        assert_eq!(labels.get("gone"), None);
+    }
+
+    #[test]
+    fn names_twice_or_empty_are_errors() {
+        assert_eq!(Labels::new([("a", "1"), ("a", "2")]), Err(LabelError::Duplicate("a".into())));
+        assert_eq!(Labels::new([("", "1")]), Err(LabelError::EmptyName));
+    }
+
+    #[test]
+    fn with_replaces_adds_and_removes() {
+        let labels = Labels::new([("b", "1"), ("d", "2")]).unwrap();
+        assert_eq!(labels.with("a", "0").to_string(), r#"{a="0", b="1", d="2"}"#);
+        assert_eq!(labels.with("b", "9").to_string(), r#"{b="9", d="2"}"#);
+        assert_eq!(labels.with("e", "9").to_string(), r#"{b="1", d="2", e="9"}"#);
+        assert_eq!(labels.with("d", "").to_string(), r#"{b="1"}"#);
+    }
+
+    #[test]
+    fn order_is_pair_by_pair() {
+        let short = Labels::new([("a", "1")]).unwrap();
+        let long = Labels::new([("a", "1"), ("b", "1")]).unwrap();
+        let later = Labels::new([("a", "2")]).unwrap();
+        assert!(short < long && long < later);
+    }
+}

@@ -1,0 +1,196 @@
+//! The read seam: ask for series by matchers and time, get their samples.
+
+use crate::{
+    label::Labels,
+    matcher::Matcher,
+    metadata::Metadata,
+    sample::{Exemplar, SampleBuffer},
+    tenant::Tenant,
+    time::{TimeRange, Timestamp},
+};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use std::sync::Arc;
+
+/// What to select.
+#[derive(Debug, Clone)]
+pub struct SelectRequest {
+    /// All must match. At least one should not match the empty string.
+    pub matchers: Vec<Matcher>,
+    /// Samples outside are not needed, and may be left out.
+    pub range: TimeRange,
+    /// Whether series must come sorted by labels. Merging needs it; a lone source is faster without.
+    pub sorted: bool,
+    /// Whether only labels are needed and samples may be left out.
+    pub labels_only: bool,
+    /// At most so many series, 0 for no limit.
+    pub limit: usize,
+    /// What the samples are for.
+    pub hints: Hints,
+}
+
+impl SelectRequest {
+    /// Sorted series with samples, without limit and hints.
+    pub fn new(matchers: Vec<Matcher>, range: TimeRange) -> Self {
+        Self { matchers, range, sorted: true, labels_only: false, limit: 0, hints: Hints::default() }
+    }
+}
+
+/// What the samples will be used for. A source may use it to read less; ignoring it is always right.
+#[derive(Debug, Clone, Default)]
+pub struct Hints {
+    /// Step of the query in milliseconds, 0 for an instant.
+    pub step_ms: i64,
+    /// Width of the range selector in milliseconds, 0 without one.
+    pub range_ms: i64,
+    /// The function or aggregation around the selector, or empty.
+    pub function: String,
+    /// Labels of the aggregation around it.
+    pub grouping: Vec<String>,
+    /// Whether `grouping` is `by` (else `without`).
+    pub by: bool,
+}
+
+/// An encoded chunk as blocks and StoreAPI carry it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// Timestamp of its first sample.
+    pub min_time: Timestamp,
+    /// Timestamp of its last sample.
+    pub max_time: Timestamp,
+    /// Encoding byte of the block format: 1 XOR, 2 histogram, 3 float histogram, 4 XOR2, 5 and 6 histograms with start timestamps.
+    pub encoding: u8,
+    /// The chunk's data, without length, encoding byte and checksum.
+    pub data: Bytes,
+}
+
+/// The samples of one series, decoded when asked for.
+pub trait Samples: Send + Sync {
+    /// Appends the samples inside `range` to `buffer`, ascending, no timestamp twice.
+    fn read(&self, range: TimeRange, buffer: &mut SampleBuffer) -> Result<(), SelectError>;
+
+    /// The chunks that hold the samples, ascending by start; they may overlap and stretch beyond the asked range.
+    fn chunks(&self) -> Result<Vec<Chunk>, SelectError>;
+}
+
+/// A series of an answer.
+pub struct Series {
+    /// Its labels, external labels included.
+    pub labels: Labels,
+    /// Its samples.
+    pub samples: Box<dyn Samples>,
+}
+
+/// An answer: series in batches, so that a large one needs no large memory.
+pub trait SeriesSet: Send {
+    /// The next batch; `None` after the last. Batches are not empty. After an error nothing more comes.
+    fn next(&mut self) -> BoxFuture<'_, Option<Result<Vec<Series>, SelectError>>>;
+
+    /// What makes the answer incomplete, in words (promise P7). Final after the last batch.
+    fn warnings(&self) -> Vec<String>;
+}
+
+/// A list of names or values, sorted and distinct, with what makes it incomplete.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LabelList {
+    /// The names or values.
+    pub items: Vec<String>,
+    /// What makes the list incomplete.
+    pub warnings: Vec<String>,
+}
+
+/// Exemplars of one series.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExemplarSeries {
+    /// Labels of the series.
+    pub labels: Labels,
+    /// Its exemplars, ascending by time.
+    pub exemplars: Vec<Exemplar>,
+}
+
+/// Why samples could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SelectError {
+    /// The request asks for more than it may.
+    #[error("{0}")]
+    Limit(String),
+    /// A source that the answer needs did not answer.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Stored bytes are damaged; says where.
+    #[error("{0}")]
+    Corrupt(String),
+    /// The asker has gone, or time is up.
+    #[error("{0}")]
+    Canceled(String),
+}
+
+/// Gives samples back, of one tenant. Implemented by the head, the store gateway, the fan-out and the client of a remote node.
+pub trait Select: Send + Sync {
+    /// Series that match, with their samples.
+    fn select(&self, request: SelectRequest) -> BoxFuture<'_, Result<Box<dyn SeriesSet>, SelectError>>;
+
+    /// Names of the labels of the series that match (all series when `matchers` is empty). `limit` 0 means none.
+    fn label_names(
+        &self,
+        matchers: Vec<Matcher>,
+        range: TimeRange,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<LabelList, SelectError>>;
+
+    /// Values of the label `name` among the series that match. `limit` 0 means none.
+    fn label_values(
+        &self,
+        name: String,
+        matchers: Vec<Matcher>,
+        range: TimeRange,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<LabelList, SelectError>>;
+
+    /// Exemplars of the series that match any of the selectors. Sources without exemplars answer with none.
+    fn exemplars(
+        &self,
+        _selectors: Vec<Vec<Matcher>>,
+        _range: TimeRange,
+    ) -> BoxFuture<'_, Result<Vec<ExemplarSeries>, SelectError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    /// Metadata of metric families, all when `family` is `None`. Sources without metadata answer with none.
+    fn metadata(&self, _family: Option<String>) -> BoxFuture<'_, Result<Vec<Metadata>, SelectError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+}
+
+/// Gives each tenant its own [`Select`], so that whatever reads through it cannot see another tenant.
+pub trait SelectTenants: Send + Sync {
+    /// The read side of one tenant; a tenant without data gets one that finds nothing.
+    fn tenant(&self, tenant: &Tenant) -> Arc<dyn Select>;
+
+    /// Every tenant that has data.
+    fn tenants(&self) -> Vec<Tenant>;
+}
+
+/// A [`SeriesSet`] of series that are already at hand.
+pub struct ReadySet {
+    series: Option<Vec<Series>>,
+    warnings: Vec<String>,
+}
+
+impl ReadySet {
+    /// An answer of one batch.
+    pub fn new(series: Vec<Series>, warnings: Vec<String>) -> Self {
+        Self { series: Some(series).filter(|series| !series.is_empty()), warnings }
+    }
+}
+
+impl SeriesSet for ReadySet {
+    fn next(&mut self) -> BoxFuture<'_, Option<Result<Vec<Series>, SelectError>>> {
+        let batch = self.series.take().map(Ok);
+        Box::pin(async move { batch })
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.clone()
+    }
+}

@@ -1,0 +1,1 @@
+//! PromQL: lexer, parser, plan, operators, functions; sees only Select.

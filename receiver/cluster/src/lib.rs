@@ -1,0 +1,1 @@
+//! Who is in the ring: membership document and its agreement.

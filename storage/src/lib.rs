@@ -1,0 +1,1 @@
+//! How samples lie in files and buckets: chunk codecs, index, block, bucket.
