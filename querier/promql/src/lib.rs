@@ -1,4 +1,5 @@
 //! PromQL: lexer, parser, plan, operators, functions; sees only Select.
 
-pub mod value;
+pub mod ast;
 pub mod engine;
+pub mod value;
