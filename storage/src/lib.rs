@@ -1,1 +1,7 @@
-//! How samples lie in files and buckets: chunk codecs, index, block, bucket.
+//! How samples lie in files and buckets: chunk codecs, index, block, bucket, gateway.
+//!
+//! Everything below a block folder is byte-compatible with Prometheus, everything around it with Thanos; `FORMAT.md`
+//! draws both. Modules are listed in reading order; a module imports only from those above it.
+
+pub mod chunk;
+pub mod disk;
