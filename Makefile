@@ -1,0 +1,35 @@
+# Verbs of the project. `make test` is the whole test suite and installs what it needs; the others are its parts and neighbours.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+CARGO ?= cargo
+# Where cargo puts its output; tests find the binary through NARTHEX_BIN.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+export NARTHEX_BIN ?= $(abspath $(TARGET)/release/narthex)
+
+.PHONY: help test peers verify fix build e2e bench long
+
+help: ## list the verbs
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
+
+test: peers verify build ## everything that must pass: style, unit, format, language and end-to-end tests on real peers
+	$(CARGO) test --release --workspace --no-fail-fast
+
+peers: ## install the real programs that tests talk to (Debian: Prometheus, promtool, node_exporter, VictoriaMetrics)
+	./loadtest/install-peers
+
+verify: ## formatting and lints, changes nothing
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+fix: ## format and apply what lints can mend
+	$(CARGO) fmt --all
+	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+build: ## the binary, as users build it
+	$(CARGO) build --release --locked -p node
+
+e2e: peers build ## only the tests that start the binary
+	$(CARGO) test --release -p loadtest -- --nocapture
+
+bench: build ## side by side with the peers that are installed: CPU-seconds per million samples, memory, disk
+	$(CARGO) run --release -p loadtest -- compare
