@@ -3,6 +3,8 @@
 //! Facts follow the Prometheus native histogram specification: schema -4 to 8 are exponential with base
 //! 2^(2^-schema), schema -53 has custom upper bounds.
 
+pub mod validate;
+
 /// Schema of histograms with custom bucket bounds.
 pub const CUSTOM_BUCKETS_SCHEMA: i32 = -53;
 
