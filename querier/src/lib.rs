@@ -1,1 +1,20 @@
-//! From a question to JSON: fan-out, merge, dedup, the Prometheus HTTP API.
+//! From a question to JSON: fan-out, merge, the Prometheus HTTP API.
+//!
+//! The node hands in everything that can be asked ([`model::select::SelectTenants`]) and mounts [`http::routes`]. Modules are
+//! listed in reading order; a module imports only from those above it.
+#![warn(missing_docs)]
+
+pub mod fanout;
+pub mod gate;
+pub mod http;
+pub mod merge;
+pub mod metrics;
+mod querier;
+pub mod settings;
+pub mod status;
+pub mod union;
+
+pub use fanout::{Fanout, Policy, Source};
+pub use querier::Querier;
+pub use settings::QuerierSettings;
+pub use status::StatusProvider;

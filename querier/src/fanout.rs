@@ -1,0 +1,509 @@
+//! Asks several sources at the same time and gives one answer.
+//!
+//! The node builds one over its head, its bucket and the other nodes. A source that fails or is too slow is never silent
+//! (promise P7): the answer fails, or carries a warning that names the source. Sources that hold replicas of each other's samples
+//! may be declared so; then as many of them may fail as a write quorum allows, and the answer is still complete.
+
+use crate::{
+    merge::{MergedSet, OnFailure},
+    metrics::SourceMetrics,
+};
+use futures::future::{BoxFuture, Either, join_all, select};
+use model::{
+    env::Clock,
+    label::Labels,
+    matcher::Matcher,
+    metadata::Metadata,
+    sample::Exemplar,
+    select::{ExemplarSeries, LabelList, Select, SelectError, SelectRequest, SelectTenants, Series, SeriesSet},
+    tenant::Tenant,
+    time::TimeRange,
+};
+use parking_lot::RwLock;
+use prometheus_client::registry::Registry;
+use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
+
+/// What to do when a source does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// The question fails.
+    #[default]
+    Strict,
+    /// The others answer, with a warning that names the source.
+    Partial,
+}
+
+/// One source of a fan-out.
+#[derive(Clone)]
+pub struct Source {
+    /// How warnings and metrics call it.
+    pub name: Arc<str>,
+    /// Where its series are.
+    pub select: Arc<dyn SelectTenants>,
+    /// Whether every sample of it is also on other sources of this kind, as on the ingesters of a ring.
+    pub replicated: bool,
+}
+
+impl Source {
+    /// A source that alone holds what it holds.
+    pub fn sole(name: &str, select: Arc<dyn SelectTenants>) -> Self {
+        Self {
+            name: name.into(),
+            select,
+            replicated: false,
+        }
+    }
+
+    /// A source whose samples are on others, too.
+    pub fn replica(name: &str, select: Arc<dyn SelectTenants>) -> Self {
+        Self {
+            name: name.into(),
+            select,
+            replicated: true,
+        }
+    }
+}
+
+/// Several sources that look like one. Sources may be changed while questions are answered.
+pub struct Fanout {
+    sources: RwLock<Arc<[Source]>>,
+    rules: Rules,
+}
+
+/// How to treat sources; the same for all questions.
+#[derive(Clone, Default)]
+struct Rules {
+    policy: Policy,
+    /// How many replicated sources may fail before the answer counts as incomplete.
+    replicas_spare: Arc<RwLock<usize>>,
+    /// How long one call or one batch of a source may take.
+    timeout: Option<(Arc<dyn Clock>, Duration)>,
+    metrics: Option<SourceMetrics>,
+}
+
+impl Fanout {
+    /// A strict fan-out over sources that each hold something of their own. Earlier sources are preferred at equal timestamps.
+    pub fn new(sources: Vec<(String, Arc<dyn SelectTenants>)>) -> Self {
+        let sources: Vec<Source> = sources
+            .iter()
+            .map(|(name, select)| Source::sole(name, select.clone()))
+            .collect();
+        Self {
+            sources: RwLock::new(sources.into()),
+            rules: Rules::default(),
+        }
+    }
+
+    /// The same with another policy.
+    pub fn with_policy(mut self, policy: Policy) -> Self {
+        self.rules.policy = policy;
+        self
+    }
+
+    /// The same, with a bound on the time that one call or one batch of a source may take. A slow source counts as failed.
+    pub fn with_timeout(mut self, clock: Arc<dyn Clock>, timeout: Duration) -> Self {
+        self.rules.timeout = Some((clock, timeout));
+        self
+    }
+
+    /// The same, counting failures in a metric; at most one fan-out of a process should.
+    pub fn with_metrics(mut self, registry: &mut Registry) -> Self {
+        self.rules.metrics = Some(SourceMetrics::new(registry));
+        self
+    }
+
+    /// Replaces the sources; questions under way keep the old ones. `replicas_spare` says how many of the replicated sources may
+    /// fail before the answer counts as incomplete: write quorum minus one, when the ring is as large as it should be.
+    pub fn set_sources(&self, sources: Vec<Source>, replicas_spare: usize) {
+        *self.rules.replicas_spare.write() = replicas_spare;
+        *self.sources.write() = sources.into();
+    }
+
+    /// The sources as they are now.
+    pub fn sources(&self) -> Arc<[Source]> {
+        self.sources.read().clone()
+    }
+}
+
+impl SelectTenants for Fanout {
+    fn tenant(&self, tenant: &Tenant) -> Arc<dyn Select> {
+        let sources = self.sources();
+        if let [lone] = &*sources {
+            return lone.select.tenant(tenant);
+        }
+        let selects = sources.iter().map(|source| source.select.tenant(tenant)).collect();
+        Arc::new(TenantFanout {
+            sources,
+            selects,
+            rules: self.rules.clone(),
+        })
+    }
+
+    fn tenants(&self) -> Vec<Tenant> {
+        let mut tenants: Vec<Tenant> = self
+            .sources()
+            .iter()
+            .flat_map(|source| source.select.tenants())
+            .collect();
+        tenants.sort();
+        tenants.dedup();
+        tenants
+    }
+}
+
+/// The sources of one tenant.
+struct TenantFanout {
+    sources: Arc<[Source]>,
+    selects: Vec<Arc<dyn Select>>,
+    rules: Rules,
+}
+
+impl TenantFanout {
+    /// Asks every source at the same time; one that failed in a way that can be tolerated gives `None`.
+    async fn ask_all<'a, T>(
+        &'a self,
+        failures: &mut Failures,
+        ask: impl Fn(&'a dyn Select) -> BoxFuture<'a, Result<T, SelectError>>,
+    ) -> Result<Vec<Option<T>>, SelectError> {
+        let asked = self
+            .selects
+            .iter()
+            .map(|select| within(self.rules.timeout.clone(), ask(&**select)));
+        let mut answers = Vec::with_capacity(self.selects.len());
+        for (index, answer) in join_all(asked).await.into_iter().enumerate() {
+            answers.push(match answer {
+                Ok(answer) => Some(answer),
+                Err(error) => {
+                    failures.failed(index, error)?;
+                    None
+                }
+            });
+        }
+        Ok(answers)
+    }
+
+    fn failures(&self) -> Failures {
+        Failures {
+            sources: self.sources.clone(),
+            rules: self.rules.clone(),
+            failed: Vec::new(),
+        }
+    }
+}
+
+impl Select for TenantFanout {
+    fn select(&self, mut request: SelectRequest) -> BoxFuture<'_, Result<Box<dyn SeriesSet>, SelectError>> {
+        Box::pin(async move {
+            request.sorted = true;
+            let mut failures = self.failures();
+            let sets = self
+                .ask_all(&mut failures, |select| select.select(request.clone()))
+                .await?;
+            let timed = sets.into_iter().map(|set| set.map(|set| self.timed(set))).collect();
+            Ok(Box::new(MergedSet::new(timed, request.limit, failures)) as Box<dyn SeriesSet>)
+        })
+    }
+
+    fn label_names(
+        &self,
+        matchers: Vec<Matcher>,
+        range: TimeRange,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<LabelList, SelectError>> {
+        Box::pin(async move {
+            let mut failures = self.failures();
+            let lists = self
+                .ask_all(&mut failures, |select| {
+                    select.label_names(matchers.clone(), range, limit)
+                })
+                .await?;
+            Ok(merge_lists(lists.into_iter().flatten(), limit, &failures))
+        })
+    }
+
+    fn label_values(
+        &self,
+        name: String,
+        matchers: Vec<Matcher>,
+        range: TimeRange,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<LabelList, SelectError>> {
+        Box::pin(async move {
+            let mut failures = self.failures();
+            let lists = self
+                .ask_all(&mut failures, |select| {
+                    select.label_values(name.clone(), matchers.clone(), range, limit)
+                })
+                .await?;
+            Ok(merge_lists(lists.into_iter().flatten(), limit, &failures))
+        })
+    }
+
+    fn exemplars(
+        &self,
+        selectors: Vec<Vec<Matcher>>,
+        range: TimeRange,
+    ) -> BoxFuture<'_, Result<Vec<ExemplarSeries>, SelectError>> {
+        Box::pin(async move {
+            let mut failures = self.failures();
+            let answers = self
+                .ask_all(&mut failures, |select| select.exemplars(selectors.clone(), range))
+                .await?;
+            Ok(merge_exemplars(answers.into_iter().flatten().flatten()))
+        })
+    }
+
+    fn metadata(&self, family: Option<String>) -> BoxFuture<'_, Result<Vec<Metadata>, SelectError>> {
+        Box::pin(async move {
+            let mut failures = self.failures();
+            let answers = self
+                .ask_all(&mut failures, |select| select.metadata(family.clone()))
+                .await?;
+            Ok(merge_metadata(answers.into_iter().flatten().flatten()))
+        })
+    }
+}
+
+impl TenantFanout {
+    fn timed(&self, set: Box<dyn SeriesSet>) -> Box<dyn SeriesSet> {
+        match &self.rules.timeout {
+            Some(timeout) => Box::new(TimedSet {
+                set,
+                timeout: timeout.clone(),
+            }),
+            None => set,
+        }
+    }
+}
+
+/// An answer of which no batch may take too long.
+struct TimedSet {
+    set: Box<dyn SeriesSet>,
+    timeout: (Arc<dyn Clock>, Duration),
+}
+
+impl SeriesSet for TimedSet {
+    fn next(&mut self) -> BoxFuture<'_, Option<Result<Vec<Series>, SelectError>>> {
+        let timeout = Some(self.timeout.clone());
+        let next = async move { self.set.next().await.transpose() };
+        Box::pin(async move { within(timeout, Box::pin(next)).await.transpose() })
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.set.warnings()
+    }
+}
+
+/// Waits for `answer`, not longer than allowed.
+async fn within<T>(
+    timeout: Option<(Arc<dyn Clock>, Duration)>,
+    answer: BoxFuture<'_, Result<T, SelectError>>,
+) -> Result<T, SelectError> {
+    let Some((clock, duration)) = timeout else {
+        return answer.await;
+    };
+    match select(answer, pin!(clock.sleep(duration))).await {
+        Either::Left((answer, _)) => answer,
+        Either::Right(_) => {
+            let text = format!("no answer within {} s", duration.as_secs_f64());
+            Err(SelectError::Unavailable(text))
+        }
+    }
+}
+
+/// The sources that failed during one question, and whether that can be borne.
+struct Failures {
+    sources: Arc<[Source]>,
+    rules: Rules,
+    /// Indices and errors, in the order of failing.
+    failed: Vec<(usize, SelectError)>,
+}
+
+impl Failures {
+    /// Whether more replicas failed than the write quorum makes up for.
+    fn replicas_exhausted(&self) -> bool {
+        let failed = self
+            .failed
+            .iter()
+            .filter(|(index, _)| self.sources[*index].replicated)
+            .count();
+        failed > *self.rules.replicas_spare.read()
+    }
+}
+
+impl OnFailure for Failures {
+    fn failed(&mut self, index: usize, error: SelectError) -> Result<(), SelectError> {
+        let source = &self.sources[index];
+        if let Some(metrics) = &self.rules.metrics {
+            metrics.failed(&source.name);
+        }
+        // Asking for too much, or going away, is the asker's doing: other sources cannot make up for it.
+        if matches!(error, SelectError::Limit(_) | SelectError::Canceled(_)) {
+            return Err(named(&source.name, error));
+        }
+        tracing::debug!(source = &*source.name, %error, "source failed");
+        let replicated = source.replicated;
+        self.failed.push((index, error.clone()));
+        let bearable = replicated && !self.replicas_exhausted();
+        match self.rules.policy {
+            Policy::Strict if !bearable => Err(named(&self.sources[index].name, error)),
+            Policy::Strict | Policy::Partial => Ok(()),
+        }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let exhausted = self.replicas_exhausted();
+        let missing = self
+            .failed
+            .iter()
+            .filter(|(index, _)| exhausted || !self.sources[*index].replicated);
+        missing
+            .map(|(index, error)| {
+                format!(
+                    "the result may be incomplete: source {} failed: {error}",
+                    self.sources[*index].name
+                )
+            })
+            .collect()
+    }
+}
+
+/// The error with the name of the source before it.
+fn named(source: &str, error: SelectError) -> SelectError {
+    let text = format!("source {source} failed: {error}");
+    match error {
+        SelectError::Limit(_) => SelectError::Limit(text),
+        SelectError::Unavailable(_) => SelectError::Unavailable(text),
+        SelectError::Corrupt(_) => SelectError::Corrupt(text),
+        SelectError::Canceled(_) => SelectError::Canceled(text),
+    }
+}
+
+/// One sorted list without repetitions.
+fn merge_lists(lists: impl Iterator<Item = LabelList>, limit: usize, failures: &Failures) -> LabelList {
+    let mut merged = LabelList {
+        items: Vec::new(),
+        warnings: failures.warnings(),
+    };
+    for list in lists {
+        merged.items.extend(list.items);
+        merged.warnings.extend(list.warnings);
+    }
+    // Runs that are sorted already are found by the stable sort, so this is a merge.
+    merged.items.sort();
+    merged.items.dedup();
+    if limit > 0 {
+        merged.items.truncate(limit);
+    }
+    merged.warnings.sort();
+    merged.warnings.dedup();
+    merged
+}
+
+/// Exemplars of equal labels together, ascending, none twice.
+fn merge_exemplars(answers: impl Iterator<Item = ExemplarSeries>) -> Vec<ExemplarSeries> {
+    let mut merged: BTreeMap<Labels, Vec<Exemplar>> = BTreeMap::new();
+    for series in answers {
+        merged.entry(series.labels).or_default().extend(series.exemplars);
+    }
+    let finish = |(labels, mut exemplars): (Labels, Vec<Exemplar>)| {
+        exemplars.sort_by(|a, b| (a.at, a.value.to_bits(), &a.labels).cmp(&(b.at, b.value.to_bits(), &b.labels)));
+        exemplars.dedup_by(|a, b| a.at == b.at && a.value.to_bits() == b.value.to_bits() && a.labels == b.labels);
+        ExemplarSeries { labels, exemplars }
+    };
+    merged.into_iter().map(finish).collect()
+}
+
+/// Metadata sorted by family, equal entries once.
+fn merge_metadata(answers: impl Iterator<Item = Metadata>) -> Vec<Metadata> {
+    let mut merged: Vec<Metadata> = answers.collect();
+    merged.sort_by(|a, b| {
+        (&a.family, a.kind.as_str(), &a.unit, &a.help).cmp(&(&b.family, b.kind.as_str(), &b.unit, &b.help))
+    });
+    merged.dedup();
+    merged
+}
+
+/// A select that gives nothing away half: an answer with warnings is an error. It serves requests that ask for
+/// `partial_response=false`.
+pub struct Whole {
+    inner: Arc<dyn Select>,
+}
+
+impl Whole {
+    /// Wraps `inner`.
+    pub fn new(inner: Arc<dyn Select>) -> Self {
+        Self { inner }
+    }
+}
+
+impl Select for Whole {
+    fn select(&self, request: SelectRequest) -> BoxFuture<'_, Result<Box<dyn SeriesSet>, SelectError>> {
+        Box::pin(async move {
+            let set = self.inner.select(request).await?;
+            Ok(Box::new(WholeSet { set }) as Box<dyn SeriesSet>)
+        })
+    }
+
+    fn label_names(
+        &self,
+        matchers: Vec<Matcher>,
+        range: TimeRange,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<LabelList, SelectError>> {
+        Box::pin(async move { whole(self.inner.label_names(matchers, range, limit).await?) })
+    }
+
+    fn label_values(
+        &self,
+        name: String,
+        matchers: Vec<Matcher>,
+        range: TimeRange,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<LabelList, SelectError>> {
+        Box::pin(async move { whole(self.inner.label_values(name, matchers, range, limit).await?) })
+    }
+
+    fn exemplars(
+        &self,
+        selectors: Vec<Vec<Matcher>>,
+        range: TimeRange,
+    ) -> BoxFuture<'_, Result<Vec<ExemplarSeries>, SelectError>> {
+        self.inner.exemplars(selectors, range)
+    }
+
+    fn metadata(&self, family: Option<String>) -> BoxFuture<'_, Result<Vec<Metadata>, SelectError>> {
+        self.inner.metadata(family)
+    }
+}
+
+fn whole(list: LabelList) -> Result<LabelList, SelectError> {
+    match list.warnings.first() {
+        Some(warning) => Err(SelectError::Unavailable(warning.clone())),
+        None => Ok(list),
+    }
+}
+
+/// An answer whose end is an error when it carries warnings.
+struct WholeSet {
+    set: Box<dyn SeriesSet>,
+}
+
+impl SeriesSet for WholeSet {
+    fn next(&mut self) -> BoxFuture<'_, Option<Result<Vec<Series>, SelectError>>> {
+        Box::pin(async move {
+            if let Some(batch) = self.set.next().await {
+                return Some(batch);
+            }
+            self.set
+                .warnings()
+                .into_iter()
+                .next()
+                .map(|warning| Err(SelectError::Unavailable(warning)))
+        })
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+}

@@ -1,0 +1,52 @@
+//! The Prometheus HTTP API.
+//!
+//! [`routes`] gives a router for the node to mount. Each call reads its parameters ([`params`]), asks the [`Querier`] and writes its
+//! answer ([`answer`]). Answers are those of Prometheus 3.14 to the byte, except where a comment says why not.
+
+mod absent;
+mod answer;
+mod json;
+mod layers;
+mod number;
+mod params;
+mod status;
+mod time;
+
+use crate::querier::Querier;
+use axum::{
+    Router, middleware,
+    routing::{MethodRouter, get},
+};
+use std::sync::Arc;
+use tower_http::{CompressionLevel, compression::CompressionLayer};
+
+/// All calls, below `/api/v1` and `/federate`, and again below `/prometheus`, where clients of Mimir look.
+pub fn routes(querier: Arc<Querier>) -> Router {
+    let calls = calls(&querier);
+    Router::new()
+        .merge(calls.clone())
+        .nest("/prometheus", calls)
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
+        .layer(middleware::from_fn_with_state(querier, layers::cross_origin))
+}
+
+fn calls(querier: &Arc<Querier>) -> Router {
+    let mut router = Router::new();
+    let mut add = |path: &'static str, method: MethodRouter<Arc<Querier>>| {
+        let observe = middleware::from_fn_with_state((querier.clone(), path), layers::observe);
+        router = std::mem::take(&mut router).route(path, method.layer(observe).with_state(querier.clone()));
+    };
+    add("/api/v1/status/buildinfo", get(status::buildinfo));
+    add("/api/v1/status/flags", get(status::flags));
+    add("/api/v1/status/config", get(status::config));
+    add("/api/v1/status/runtimeinfo", get(status::runtimeinfo));
+    add("/api/v1/status/tsdb", get(status::tsdb));
+    add("/api/v1/rules", get(absent::rules));
+    add("/api/v1/alerts", get(absent::alerts));
+    add("/api/v1/targets", get(absent::targets));
+    add("/api/v1/targets/metadata", get(absent::targets_metadata));
+    add("/api/v1/scrape_pools", get(absent::scrape_pools));
+    add("/api/v1/alertmanagers", get(absent::alertmanagers));
+    add("/api/v1/notifications", get(absent::notifications));
+    router
+}

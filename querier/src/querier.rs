@@ -1,0 +1,116 @@
+//! The querier: what can be asked, within which bounds.
+
+use crate::{
+    fanout::Whole,
+    gate::{Full, Gate},
+    metrics::Metrics,
+    settings::QuerierSettings,
+    status::StatusProvider,
+};
+use futures::future::{Either, select};
+use model::{
+    env::Env,
+    matcher::{MatchOp, Matcher},
+    select::{Select, SelectTenants},
+    tenant::Tenant,
+};
+use prometheus_client::registry::Registry;
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+
+/// Answers questions about the samples behind a [`SelectTenants`].
+pub struct Querier {
+    pub(crate) env: Env,
+    pub(crate) settings: QuerierSettings,
+    pub(crate) status: Arc<dyn StatusProvider>,
+    pub(crate) metrics: Metrics,
+    /// Whose pages may read answers.
+    pub(crate) origins: Option<Origins>,
+    select: Arc<dyn SelectTenants>,
+    lookups: Gate,
+}
+
+/// Origins that may read answers in a browser.
+pub(crate) struct Origins {
+    /// Whether that is every origin.
+    pub(crate) any: bool,
+    /// The expression for those that may.
+    pub(crate) matcher: Matcher,
+}
+
+impl Origins {
+    /// An expression that does not compile lets nobody in: the careful reading of a mistake.
+    fn new(pattern: &str) -> Option<Self> {
+        match Matcher::new(MatchOp::Regex, "origin", pattern) {
+            Ok(matcher) => Some(Self {
+                any: pattern == ".*",
+                matcher,
+            }),
+            Err(error) => {
+                tracing::warn!(pattern, %error, "the CORS origin is no regular expression; no page may read answers");
+                None
+            }
+        }
+    }
+}
+
+/// Why something was not done in time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Late {
+    #[error("{0}")]
+    Full(#[from] Full),
+    #[error("query timed out in query queue")]
+    InQueue,
+    #[error("query timed out in query execution")]
+    InExecution,
+}
+
+impl Querier {
+    /// A querier over `select`, with metrics in `registry`.
+    pub fn new(
+        env: Env,
+        settings: QuerierSettings,
+        select: Arc<dyn SelectTenants>,
+        status: Arc<dyn StatusProvider>,
+        registry: &mut Registry,
+    ) -> Arc<Self> {
+        let metrics = Metrics::new(registry);
+        let lookups = Gate::new("lookup", settings.lookups_max, settings.queue_max, metrics.clone());
+        let origins = settings.cors_origin.as_deref().and_then(Origins::new);
+        Arc::new(Self {
+            env,
+            settings,
+            status,
+            metrics,
+            origins,
+            select,
+            lookups,
+        })
+    }
+
+    /// What a tenant may read; `partial` says whether an answer may lack what a failing source holds.
+    pub(crate) fn select_of(&self, tenant: &Tenant, partial: bool) -> Arc<dyn Select> {
+        let select = self.select.tenant(tenant);
+        if partial { select } else { Arc::new(Whole::new(select)) }
+    }
+
+    /// Runs a request for names, series or the like: when its turn comes, and not for longer than allowed.
+    pub(crate) async fn lookup<T>(&self, work: impl Future<Output = T> + Send) -> Result<T, Late> {
+        let started = self.env.clock.monotonic();
+        let permit = self
+            .within(self.settings.timeout, self.lookups.enter())
+            .await
+            .ok_or(Late::InQueue)??;
+        let waited = self.env.clock.monotonic().saturating_sub(started);
+        let done = self.within(self.settings.timeout.saturating_sub(waited), work).await;
+        drop(permit);
+        done.ok_or(Late::InExecution)
+    }
+
+    /// The output of `work`, or `None` when it takes longer than `duration`.
+    pub(crate) async fn within<T>(&self, duration: Duration, work: impl Future<Output = T> + Send) -> Option<T> {
+        match select(pin!(work), self.env.clock.sleep(duration)).await {
+            Either::Left((output, _)) => Some(output),
+            Either::Right(_) => None,
+        }
+    }
+}

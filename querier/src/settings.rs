@@ -1,0 +1,55 @@
+//! What an operator can set about answering questions. The node fills it from flags and files.
+
+use std::time::Duration;
+
+/// Bounds and habits of a querier; the defaults are those of a Prometheus server.
+#[derive(Debug, Clone)]
+pub struct QuerierSettings {
+    /// PromQL queries that run at the same time.
+    pub queries_max: usize,
+    /// PromQL queries that wait for their turn; more are refused with 503.
+    pub queue_max: usize,
+    /// Requests for labels, series, metadata and exemplars that run at the same time; as many as `queue_max` wait.
+    pub lookups_max: usize,
+    /// How long a request may take, waiting included. A request can ask for less, not for more.
+    pub timeout: Duration,
+    /// How long a client may take to read an answer that is too large for one piece.
+    pub send_timeout: Duration,
+    /// How far an instant selector looks back.
+    pub lookback: Duration,
+    /// Step of subqueries that state none.
+    pub subquery_step: Duration,
+    /// Samples that one query may hold in memory.
+    pub samples_max: usize,
+    /// Series that one call of `series` or `/federate` may return, and names or values one call for labels.
+    pub items_max: usize,
+    /// Whether an answer may lack what a failing source holds, with a warning (a request can say otherwise with
+    /// `partial_response`).
+    pub partial_response: bool,
+    /// Parts of PromQL that are experimental.
+    pub experimental_functions: bool,
+    /// Origins (an anchored regular expression) whose pages may read answers; `None` sends no CORS headers. It must compile.
+    pub cors_origin: Option<String>,
+    /// A query that takes longer is logged with its text and with who asked.
+    pub slow_query: Duration,
+}
+
+impl Default for QuerierSettings {
+    fn default() -> Self {
+        Self {
+            queries_max: 20,
+            queue_max: 400,
+            lookups_max: 40,
+            timeout: Duration::from_secs(120),
+            send_timeout: Duration::from_secs(120),
+            lookback: Duration::from_secs(300),
+            subquery_step: Duration::from_secs(60),
+            samples_max: 50_000_000,
+            items_max: 1_000_000,
+            partial_response: true,
+            experimental_functions: false,
+            cors_origin: Some(".*".to_owned()),
+            slow_query: Duration::from_secs(10),
+        }
+    }
+}

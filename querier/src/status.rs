@@ -1,0 +1,59 @@
+//! What the querier must be told about the process around it, for the status pages of the API.
+
+use futures::future::BoxFuture;
+use model::{select::SelectError, tenant::Tenant, time::Timestamp};
+
+/// The version of the Prometheus HTTP API and of PromQL that our answers follow. Clients switch features by it: Grafana falls back
+/// to slow calls below 2.24.
+pub const PROMETHEUS_VERSION: &str = "3.14.0";
+
+/// Tells about the process. Implemented by the node.
+pub trait StatusProvider: Send + Sync {
+    /// Our own version.
+    fn version(&self) -> String;
+
+    /// The revision that was built, or empty.
+    fn revision(&self) -> String;
+
+    /// Settings as flags: name without dashes and value; secrets left out.
+    fn flags(&self) -> Vec<(String, String)>;
+
+    /// The configuration as YAML, secrets left out.
+    fn config(&self) -> String;
+
+    /// When the process started.
+    fn started(&self) -> Timestamp;
+
+    /// How long samples are kept, in words, such as `15d`.
+    fn retention(&self) -> String {
+        String::new()
+    }
+
+    /// What the head holds of a tenant: each list has at most `limit` entries, largest first. Without a head: nothing.
+    fn head_stats(&self, _tenant: &Tenant, _limit: usize) -> BoxFuture<'_, Result<HeadStats, SelectError>> {
+        Box::pin(async { Ok(HeadStats::default()) })
+    }
+}
+
+/// Numbers about the head of one tenant.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HeadStats {
+    /// Series.
+    pub series: u64,
+    /// Distinct pairs of name and value.
+    pub label_pairs: u64,
+    /// Chunks.
+    pub chunks: u64,
+    /// Oldest sample; 0 when there is none.
+    pub min_time: Timestamp,
+    /// Newest sample; 0 when there is none.
+    pub max_time: Timestamp,
+    /// Series of each metric name.
+    pub series_by_metric: Vec<(String, u64)>,
+    /// Distinct values of each label name.
+    pub values_by_label: Vec<(String, u64)>,
+    /// Bytes of the values of each label name.
+    pub bytes_by_label: Vec<(String, u64)>,
+    /// Series with each pair, written `name=value`.
+    pub series_by_pair: Vec<(String, u64)>,
+}
