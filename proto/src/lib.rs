@@ -1,1 +1,14 @@
 //! Wire forms: remote write 1.0 and 2.0, capped decompression, conversions.
+//!
+//! Only this crate knows protobuf and compression. The hot path (remote write) is decoded by hand, in place: a
+//! generated decoder allocates each label of each sample, which costs more than everything else a receiver does.
+//!
+//! Modules are listed in reading order; a module imports only from those above it.
+#![warn(missing_docs)]
+
+pub mod compression;
+#[cfg(feature = "grpc")]
+pub mod grpc;
+pub mod histogram;
+pub mod protobuf;
+pub mod remote_write;
