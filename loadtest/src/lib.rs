@@ -14,6 +14,7 @@ mod families;
 pub mod http;
 pub mod ledger;
 pub mod meter;
+pub mod process;
 pub mod population;
 pub mod verify;
 pub mod wire;

@@ -394,7 +394,8 @@ impl<'a, W: Workload> Lane<'a, W> {
         match ending {
             Ending::Acknowledged => {
                 self.tally.samples += samples;
-                self.tally.acks.saturating_record(due.elapsed().as_micros() as u64);
+                let waited = due.elapsed().as_micros() as u64;
+                self.tally.acks.record(waited).expect("the histogram grows as needed");
             }
             Ending::Refused => self.tally.refused += samples,
             Ending::Unknown => self.tally.unknown += samples,
@@ -587,6 +588,13 @@ mod tests {
         );
         assert_ne!(bodies[4], bodies[0]);
         assert_eq!(outcome.errors.values().sum::<u64>(), 3, "{:?}", outcome.errors);
+        // The first request waited 30, then 40 ms twice; the time until its acknowledgement counts all of that.
+        assert!((100.0..5_000.0).contains(&outcome.ack_ms.max), "{:?}", outcome.ack_ms);
+        assert!(
+            outcome.ack_ms.p50 > 0.0 && outcome.ack_ms.p50 < outcome.ack_ms.max,
+            "{:?}",
+            outcome.ack_ms
+        );
     }
 
     #[test]
