@@ -4,6 +4,14 @@
 //! 2^(2^-schema), schema -53 has custom upper bounds.
 
 pub mod validate;
+pub mod buckets;
+mod layout;
+pub mod arithmetic;
+pub mod compensated;
+pub mod reset;
+pub mod quantile;
+pub mod trim;
+pub mod text;
 
 /// Schema of histograms with custom bucket bounds.
 pub const CUSTOM_BUCKETS_SCHEMA: i32 = -53;
