@@ -18,6 +18,7 @@ pub mod process;
 pub mod population;
 pub mod verify;
 pub mod wire;
+pub mod probe;
 pub mod write;
 
 /// Version of this crate, which is that of Narthex.

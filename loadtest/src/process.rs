@@ -4,8 +4,10 @@
 //! killed when its [`Server`] is dropped.
 
 use crate::{
+    api::Api,
     http::{Client, Url},
     meter::Usage,
+    probe::Probe,
 };
 use anyhow::{Context, bail, ensure};
 use std::{
@@ -193,6 +195,16 @@ impl Server {
     /// What it has used so far.
     pub fn usage(&self) -> anyhow::Result<Usage> {
         Usage::of(self.pid())
+    }
+
+    /// A connection to its query API.
+    pub fn api(&self) -> Api {
+        Api::new(&self.launch.url, &[], Duration::from_secs(60))
+    }
+
+    /// A connection to its remote write endpoint, for single requests.
+    pub fn probe(&self) -> Probe {
+        Probe::new(&self.launch.write_url())
     }
 
     /// Whether it still runs.
