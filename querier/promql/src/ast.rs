@@ -12,6 +12,7 @@ pub use duration::{DurationError, DurationExpr, DurationKind, DurationOp, Durati
 pub use function::{Function, Signature};
 pub use operator::{AggregateOp, BinaryOp, Cardinality, Matching};
 
+use crate::format::{quote, quote_bytes};
 use model::matcher::Matcher;
 use model::time::Timestamp;
 use std::fmt;
@@ -288,8 +289,20 @@ pub struct Paren {
 pub struct StringLiteral {
     /// With both quotes.
     pub span: Span,
-    /// The text, escapes resolved.
+    /// The text, escapes resolved; bytes that are not UTF-8 are replaced.
     pub value: String,
+    /// The exact bytes when they are not UTF-8.
+    pub bytes: Option<Vec<u8>>,
+}
+
+impl StringLiteral {
+    /// The text in quotes with Go's escapes.
+    pub fn quoted(&self) -> String {
+        match &self.bytes {
+            Some(bytes) => quote_bytes(bytes),
+            None => quote(&self.value),
+        }
+    }
 }
 
 /// A sign before an expression.

@@ -1,5 +1,7 @@
 //! PromQL: lexer, parser, plan, operators, functions; sees only Select.
 
+pub mod format;
 pub mod ast;
-pub mod engine;
+mod lex;
 pub mod value;
+pub mod engine;
