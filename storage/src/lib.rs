@@ -3,5 +3,9 @@
 //! Everything below a block folder is byte-compatible with Prometheus, everything around it with Thanos; `FORMAT.md`
 //! draws both. Modules are listed in reading order; a module imports only from those above it.
 
-pub mod chunk;
 pub mod disk;
+pub mod chunk;
+mod cursor;
+mod sink;
+pub mod index;
+pub mod block;

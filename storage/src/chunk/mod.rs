@@ -5,12 +5,14 @@
 
 mod bits;
 mod histogram;
+mod overlap;
 mod layout;
 mod start;
 mod xor;
 mod xor2;
 
 pub(crate) use bits::{put_uvarint, put_varint};
+pub use overlap::{decode_run, merge_samples};
 pub use xor::{XOR_APPEND_ROOM, XOR_SAMPLES_MAX, XorAppender, XorReader};
 
 use bytes::Bytes;
@@ -103,4 +105,15 @@ pub fn encode_floats(timestamps: &[Timestamp], values: &[f64]) -> Chunk {
         encoding: ENCODING_XOR,
         data: Bytes::from(data),
     }
+}
+
+/// Packs ascending samples into chunks of about [`CHUNK_SAMPLES`], ascending by time.
+pub fn encode_samples(samples: &SampleBuffer) -> Vec<Chunk> {
+    let floats = samples
+        .timestamps
+        .chunks(CHUNK_SAMPLES)
+        .zip(samples.values.chunks(CHUNK_SAMPLES));
+    floats
+        .map(|(timestamps, values)| encode_floats(timestamps, values))
+        .collect()
 }

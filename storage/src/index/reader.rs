@@ -1,0 +1,174 @@
+//! Reading an index that is mapped into memory.
+
+use super::{
+    HEADER_BYTES, IndexError, MAGIC, SERIES_ALIGNMENT, Toc, VERSION,
+    postings::{Postings, PostingsTable},
+    series::{self, ChunkRef, RawSeries},
+    symbols::{RecentSymbols, Symbols},
+};
+use crate::cursor::Cursor;
+use model::{
+    env::Mapped,
+    label::{Labels, LabelsBuilder},
+    matcher::Matcher,
+};
+
+/// An open index. In memory is only what finds things: samples of symbol and postings offsets.
+pub struct Index {
+    pub(super) bytes: Mapped,
+    toc: Toc,
+    symbols: Symbols,
+    pub(super) table: PostingsTable,
+    series_count: usize,
+}
+
+impl Index {
+    /// Opens an index; checks header, table of contents, symbols and the postings offset table. Series and lists are checked when read.
+    pub fn open(bytes: Mapped) -> Result<Self, IndexError> {
+        let mut cursor = Cursor::new(&bytes);
+        let magic = cursor.be32().ok_or(IndexError::truncated("header", 0))?;
+        if magic != MAGIC {
+            return Err(IndexError::Magic(magic));
+        }
+        match cursor.take(1) {
+            Some(&[VERSION]) => {}
+            Some(&[version]) => return Err(IndexError::Version(version)),
+            _ => return Err(IndexError::truncated("header", HEADER_BYTES - 1)),
+        }
+        let toc = Toc::read(&bytes)?;
+        let symbols = Symbols::open(&bytes, toc.symbols)?;
+        let table = PostingsTable::open(&bytes, toc.postings_table)?;
+        let mut index = Self {
+            bytes,
+            toc,
+            symbols,
+            table,
+            series_count: 0,
+        };
+        index.series_count = index.all()?.map_or(0, |all| all.len());
+        Ok(index)
+    }
+
+    /// Number of series.
+    pub fn series_count(&self) -> usize {
+        self.series_count
+    }
+
+    /// Size of the index in bytes.
+    pub fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// The list of all series; `None` in an index without any.
+    pub(super) fn all(&self) -> Result<Option<Postings<'_>>, IndexError> {
+        self.table
+            .all()
+            .map(|offset| Postings::open(&self.bytes, offset))
+            .transpose()
+    }
+
+    /// Every symbol, ascending.
+    pub fn symbols(&self) -> impl Iterator<Item = &str> {
+        (0..self.symbols.count()).filter_map(|number| self.symbols.get(&self.bytes, number))
+    }
+
+    /// Every label name, ascending.
+    pub fn label_names(&self) -> impl Iterator<Item = &str> {
+        self.table.names()
+    }
+
+    /// Every value of a label, ascending.
+    pub fn label_values(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.table.values_from(&self.bytes, name, b"").map(|(value, _)| value)
+    }
+
+    /// Begins to read series.
+    pub fn series(&self) -> SeriesReader<'_> {
+        SeriesReader {
+            index: self,
+            recent: RecentSymbols::default(),
+        }
+    }
+}
+
+/// Reads series of an index; remembers symbols from one to the next.
+pub struct SeriesReader<'a> {
+    index: &'a Index,
+    recent: RecentSymbols<'a>,
+}
+
+impl<'a> SeriesReader<'a> {
+    /// Reads the series `id` into `series`.
+    pub fn read(&self, id: u32, series: &mut RawSeries) -> Result<(), IndexError> {
+        let toc = &self.index.toc;
+        let offset = u64::from(id) * SERIES_ALIGNMENT;
+        if offset < toc.series {
+            return Err(IndexError::truncated("series", offset));
+        }
+        series::read(&self.index.bytes, offset, toc.series_end(), series)
+    }
+
+    /// The label set of a series.
+    pub fn labels(&self, series: &RawSeries) -> Result<Labels, IndexError> {
+        let mut builder = LabelsBuilder::default();
+        for &(name, value) in &series.labels {
+            builder.push(self.symbol(name, series)?, self.symbol(value, series)?);
+        }
+        // Names ascend because their numbers were checked to, and the symbol table is sorted.
+        Ok(builder.build_sorted())
+    }
+
+    /// Whether a series satisfies all of `matchers`.
+    pub fn matches(&self, series: &RawSeries, matchers: &[Matcher]) -> Result<bool, IndexError> {
+        for matcher in matchers {
+            if !matcher.matches(self.value(series, &matcher.name)?.unwrap_or_default()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The value of a label of a series, if it is there.
+    pub fn value(&self, series: &RawSeries, name: &str) -> Result<Option<&'a str>, IndexError> {
+        for &(number, value) in &series.labels {
+            if self.symbol(number, series)? == name {
+                return self.symbol(value, series).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The symbol numbers of a series' label names.
+    pub fn name_numbers(&self, series: &RawSeries) -> impl Iterator<Item = u32> {
+        series.labels.iter().map(|&(name, _)| name)
+    }
+
+    /// The symbol of a number that came from [`Self::name_numbers`].
+    pub fn name(&self, number: u32) -> Result<&'a str, IndexError> {
+        let missing = IndexError::malformed(
+            "series",
+            self.index.toc.series,
+            "a label points outside the symbol table",
+        );
+        self.recent
+            .get(&self.index.symbols, &self.index.bytes, number)
+            .ok_or(missing)
+    }
+
+    /// The first chunk of the series that follows in the index. Writers lay chunks down in this order, so it mostly tells where
+    /// the last chunk of `series` ends.
+    pub fn chunk_behind(&self, series: &RawSeries) -> Option<ChunkRef> {
+        let mut next = RawSeries::default();
+        let offset = series.end.next_multiple_of(SERIES_ALIGNMENT);
+        self.read(u32::try_from(offset / SERIES_ALIGNMENT).ok()?, &mut next)
+            .ok()?;
+        next.chunks.first().copied()
+    }
+
+    fn symbol(&self, number: u32, series: &RawSeries) -> Result<&'a str, IndexError> {
+        let missing = || IndexError::malformed("series", series.end, "a label points outside the symbol table");
+        self.recent
+            .get(&self.index.symbols, &self.index.bytes, number)
+            .ok_or_else(missing)
+    }
+}
