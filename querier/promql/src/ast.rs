@@ -9,6 +9,7 @@ mod operator;
 mod visit;
 
 pub use duration::{DurationError, DurationExpr, DurationKind, DurationOp, DurationTimes};
+pub(crate) use duration::{SECONDS_MAX, whole_milliseconds};
 pub use function::{Function, Signature};
 pub use operator::{AggregateOp, BinaryOp, Cardinality, Matching};
 

@@ -3,5 +3,7 @@
 pub mod format;
 pub mod ast;
 mod lex;
+pub mod parse;
+pub mod print;
 pub mod value;
 pub mod engine;

@@ -101,7 +101,7 @@ impl DurationExpr {
     /// The value in milliseconds of a literal; `None` when it must be resolved.
     pub fn literal_ms(&self) -> Option<i64> {
         match &self.kind {
-            DurationKind::Number(number) => Some((number.value * 1000.0).round() as i64),
+            DurationKind::Number(number) => Some(whole_milliseconds(number.value)),
             DurationKind::Sign(..)
             | DurationKind::Binary(..)
             | DurationKind::Step
@@ -172,6 +172,11 @@ impl DurationExpr {
             reason,
         }
     }
+}
+
+/// The whole milliseconds of a literal in seconds. Prometheus rounds to nanoseconds and then cuts.
+pub(crate) fn whole_milliseconds(seconds: f64) -> i64 {
+    (seconds * 1e9).round() as i64 / 1_000_000
 }
 
 /// The lesser of two, NaN when either is.
