@@ -1,0 +1,98 @@
+//! The walk over a request of remote write 1.0.
+
+use super::{Broken, Request, Slice};
+use crate::{
+    admit::{Refusal, admit, admit_exemplar, show},
+    rejections::Rejections,
+    resolve::{RouteReader, Routes},
+};
+use model::label::Labels;
+use proto::protobuf::WireError;
+use proto::remote_write::v1::{self, Entries, Entry, Point, Series};
+
+/// Fills a slice; answers whether the request goes on.
+pub(crate) fn fill<'a>(
+    entries: &mut Entries<'a>,
+    request: &Request<'a>,
+    routes: &Routes,
+    slice: &mut Slice,
+    rejections: &mut Rejections,
+) -> Result<bool, Broken> {
+    let mut routes = routes.reader();
+    while !slice.is_full() {
+        match entries.next_entry()? {
+            None => return Ok(false),
+            Some(Entry::Series(series)) => add_series(series, request, &mut routes, slice, rejections)?,
+            Some(Entry::Metadata(bytes)) => {
+                slice.counts.own_fields += 1;
+                slice.add_metadata(v1::metadata(bytes)?);
+            }
+            Some(Entry::Version2) => slice.counts.foreign_fields += 1,
+        }
+    }
+    Ok(true)
+}
+
+/// One series: its samples into the columns, then its number by its label bytes. One without samples is no error.
+#[inline]
+fn add_series<'a>(
+    series: Series<'a>,
+    request: &Request<'a>,
+    routes: &mut RouteReader<'_>,
+    slice: &mut Slice,
+    rejections: &mut Rejections,
+) -> Result<(), Broken> {
+    slice.counts.own_fields += 1;
+    slice.weight += 1;
+    let mark = slice.mark();
+    let mut scattered = false;
+    let mut points = series.points();
+    while let Some(point) = points.next_point()? {
+        match point {
+            Point::Sample(sample) => {
+                slice.counts.seen += 1;
+                slice.weight += 1;
+                slice.batch.floats.push(sample);
+            }
+            Point::Histogram(bytes) => slice.add_histogram(bytes, rejections, || describe(request, series))?,
+            Point::Exemplar(bytes) => add_exemplar(bytes, request, slice)?,
+            Point::Label(_) => scattered = true,
+        }
+    }
+    if !slice.has_samples_since(mark) && slice.batch.exemplars.len() == mark.exemplars {
+        return Ok(());
+    }
+    let key = if scattered {
+        slice.scratch.clear();
+        series.gather_labels(&mut slice.scratch)?;
+        request.hasher.key(&slice.scratch)
+    } else {
+        request.hasher.key(series.leading_labels())
+    };
+    slice.finish_series(routes, request.origin(series.bytes(), key), mark)
+}
+
+/// Adds an exemplar. One that cannot be stored is dropped and counted: exemplars never fail a request of 1.0.
+fn add_exemplar(bytes: &[u8], request: &Request<'_>, slice: &mut Slice) -> Result<(), WireError> {
+    let exemplar = v1::exemplar(bytes)?;
+    match admit_exemplar(exemplar.labels.map(|pair| pair.map_err(Refusal::Wire)), request.limits) {
+        Ok(labels) => slice.add_exemplar(labels, exemplar.value, exemplar.at),
+        Err(Refusal::Invalid { .. }) => slice.counts.dropped_exemplars += 1,
+        Err(Refusal::Wire(error)) => return Err(error),
+    }
+    Ok(())
+}
+
+/// The labels of a series from the bytes of its message.
+pub(super) fn labels(request: &Request<'_>, bytes: &[u8]) -> Result<Labels, Refusal> {
+    let series = Series::new(bytes)?;
+    admit(series.labels().map(|pair| pair.map_err(Refusal::Wire)), request.limits)
+}
+
+fn describe(request: &Request<'_>, series: Series<'_>) -> String {
+    match labels(request, series.bytes()) {
+        Ok(labels) => show(&labels),
+        Err(Refusal::Invalid { text, .. }) => text,
+        Err(Refusal::Wire(error)) => error.to_string(),
+    }
+}

@@ -1,0 +1,352 @@
+//! The walk over a request of remote write 2.0, and its symbol table.
+//!
+//! A spelling is here the list of the hashes of the symbols that a series refers to, metadata included: symbol numbers
+//! differ from request to request. Since metadata belongs to the spelling, it is only decoded when it is new or has changed.
+
+use super::{Broken, Request, Slice};
+use crate::{
+    admit::{Refusal, admit, admit_exemplar, show},
+    rejections::Rejections,
+    resolve::{Key, KeyHasher, RouteReader, Routes},
+    settings::LabelLimits,
+};
+use model::label::Labels;
+use model::metadata::{Metadata, MetricType};
+use model::verdict::Reason;
+use proto::protobuf::WireError;
+use proto::remote_write::v1::RawPair;
+use proto::remote_write::v2::{self, Complete, Entries, Entry, Field, MetadataRefs, Series};
+
+/// The symbols of a request: where they stand in the body, and their hashes. Used again for the next request.
+#[derive(Debug, Default)]
+pub(crate) struct SymbolTable {
+    symbols: Vec<Symbol>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Symbol {
+    hash: Key,
+    start: u32,
+    len: u32,
+}
+
+impl SymbolTable {
+    pub(crate) fn clear(&mut self) {
+        self.symbols.clear();
+    }
+
+    pub(crate) fn retained_bytes(&self) -> usize {
+        self.symbols.capacity() * size_of::<Symbol>()
+    }
+
+    /// Reads the symbols of `body`, which must be few enough and begin with the empty one.
+    pub(crate) fn read(&mut self, body: &[u8], hasher: &KeyHasher, max: usize) -> Result<(), Broken> {
+        v2::symbols(body, |text| {
+            if self.symbols.is_empty() && !text.is_empty() {
+                return Err(Broken("symbols[0] of the request is not the empty string".to_owned()));
+            }
+            if self.symbols.len() == max {
+                return Err(Broken(format!("the request has more than the limit of {max} symbols")));
+            }
+            let start = text.as_ptr().addr() - body.as_ptr().addr();
+            self.symbols.push(Symbol {
+                hash: hasher.key(text),
+                start: start as u32,
+                len: text.len() as u32,
+            });
+            Ok(())
+        })
+    }
+
+    fn len(&self) -> usize {
+        self.symbols.len()
+    }
+
+    fn text<'a>(&self, body: &'a [u8], number: u32) -> Option<&'a [u8]> {
+        let symbol = self.symbols.get(number as usize)?;
+        body.get(symbol.start as usize..)?.get(..symbol.len as usize)
+    }
+}
+
+/// Fills a slice; answers whether the request goes on.
+pub(crate) fn fill<'a>(
+    entries: &mut Entries<'a>,
+    request: &Request<'a>,
+    routes: &Routes,
+    slice: &mut Slice,
+    rejections: &mut Rejections,
+) -> Result<bool, Broken> {
+    let mut routes = routes.reader();
+    while !slice.is_full() {
+        match entries.next_entry()? {
+            None => return Ok(false),
+            Some(Entry::Series(series)) => add_series(series, request, &mut routes, slice, rejections)?,
+            Some(Entry::Version1) => slice.counts.foreign_fields += 1,
+        }
+    }
+    Ok(true)
+}
+
+/// One series: references, samples, then its number by the hashes of its symbols.
+#[inline]
+fn add_series<'a>(
+    series: Series<'a>,
+    request: &Request<'a>,
+    routes: &mut RouteReader<'_>,
+    slice: &mut Slice,
+    rejections: &mut Rejections,
+) -> Result<(), Broken> {
+    slice.counts.own_fields += 1;
+    slice.weight += 1;
+    let mark = slice.mark();
+    let mut shape = Shape::default();
+    let refs_max = refs_max(request.limits);
+    slice.refs.clear();
+    let mut fields = series.fields();
+    while let Some(field) = fields.next_field()? {
+        match field {
+            Field::LabelRefs(refs) => {
+                if refs.append_to(&mut slice.refs, refs_max)? == Complete::No {
+                    shape.too_many_refs = true;
+                }
+            }
+            Field::Sample(sample) => {
+                shape.samples = true;
+                slice.counts.seen += 1;
+                slice.weight += 1;
+                slice.batch.floats.push(sample);
+            }
+            Field::Histogram(bytes) => {
+                shape.samples = true;
+                slice.add_histogram(bytes, rejections, || describe(request, series))?;
+            }
+            Field::Exemplar(bytes) => add_exemplar(bytes, request, slice, rejections)?,
+            Field::Metadata(metadata) => shape.metadata = metadata,
+        }
+    }
+    match key(request, slice, &shape) {
+        Ok(_) if !slice.has_samples_since(mark) && shape.samples => {
+            // All its histograms were refused, each for itself.
+            slice.abandon(mark);
+            Ok(())
+        }
+        Ok(key) => slice.finish_series(routes, request.origin(series.bytes(), key), mark),
+        Err((reason, text)) => {
+            let mut count = slice.added_since(mark);
+            if count == 0 {
+                // A series without anything good in it counts as one sample.
+                slice.counts.seen += 1;
+                count = 1;
+            }
+            rejections.add(reason, count, || text(request, series, slice));
+            slice.abandon(mark);
+            Ok(())
+        }
+    }
+}
+
+/// What a series consists of, besides references.
+#[derive(Default)]
+struct Shape {
+    samples: bool,
+    too_many_refs: bool,
+    metadata: MetadataRefs,
+}
+
+/// Describes a refused series; only called for the first of its kind.
+type Describe = fn(&Request<'_>, Series<'_>, &Slice) -> String;
+
+/// The key of the series whose references are in the slice, in the order of checks that Prometheus has.
+#[inline]
+fn key(request: &Request<'_>, slice: &mut Slice, shape: &Shape) -> Result<Key, (Reason, Describe)> {
+    if shape.too_many_refs {
+        let text: Describe = |request, _, _| format!("a series has more than {} labels", request.limits.labels_max);
+        return Err((Reason::TooManyLabels, text));
+    }
+    if !slice.refs.len().is_multiple_of(2) {
+        return Err((Reason::InvalidSymbolRef, |_, _, slice| {
+            format!(
+                "parsing labels for series {:?}: invalid labelRefs length {}",
+                slice.refs,
+                slice.refs.len()
+            )
+        }));
+    }
+    slice.scratch.clear();
+    let symbols = &request.symbols.symbols;
+    for number in &slice.refs {
+        let Some(symbol) = symbols.get(*number as usize) else {
+            return Err((Reason::InvalidSymbolRef, describe_ref));
+        };
+        slice.scratch.extend_from_slice(&symbol.hash.to_bytes());
+    }
+    let metadata = shape.metadata;
+    if metadata != MetadataRefs::default() {
+        let (Some(help), Some(unit)) = (symbols.get(metadata.help as usize), symbols.get(metadata.unit as usize))
+        else {
+            return Err((Reason::InvalidSymbolRef, describe_metadata));
+        };
+        slice.scratch.push(metadata.kind as u8);
+        slice.scratch.extend_from_slice(&help.hash.to_bytes());
+        slice.scratch.extend_from_slice(&unit.hash.to_bytes());
+    }
+    if !shape.samples {
+        return Err((Reason::NoSamples, |request, series, _| {
+            format!("{} for series {}", Reason::NoSamples, describe(request, series))
+        }));
+    }
+    Ok(request.hasher.key(&slice.scratch))
+}
+
+fn describe_ref(request: &Request<'_>, _: Series<'_>, slice: &Slice) -> String {
+    let size = request.symbols.len();
+    let bad = slice
+        .refs
+        .chunks(2)
+        .find(|pair| pair.iter().any(|number| *number as usize >= size));
+    let (name, value) = bad.map_or((0, 0), |pair| (pair[0], pair.get(1).copied().unwrap_or_default()));
+    format!("labelRefs {name} (name) = {value} (value) outside of symbols table (size {size})")
+}
+
+fn describe_metadata(request: &Request<'_>, series: Series<'_>, _: &Slice) -> String {
+    let size = request.symbols.len();
+    let metadata = metadata_refs(series).unwrap_or_default();
+    let (field, number) = if metadata.help as usize >= size {
+        ("help_ref", metadata.help)
+    } else {
+        ("unit_ref", metadata.unit)
+    };
+    format!("metadata {field} {number} outside of symbols table (size {size})")
+}
+
+/// Adds an exemplar, or refuses it alone: 2.0 must not answer success when a part was not stored.
+fn add_exemplar(
+    bytes: &[u8],
+    request: &Request<'_>,
+    slice: &mut Slice,
+    rejections: &mut Rejections,
+) -> Result<(), WireError> {
+    slice.counts.seen += 1;
+    let exemplar = v2::exemplar(bytes)?;
+    let mut refs = Vec::new();
+    let admitted = match exemplar.label_refs(&mut refs, refs_max(request.limits))? {
+        Complete::Yes => admit_exemplar(pairs(request, &refs), request.limits),
+        Complete::No => Err(Refusal::Invalid {
+            reason: Reason::InvalidExemplar,
+            text: format!(
+                "invalid exemplar: it has more than {} labels",
+                request.limits.labels_max
+            ),
+        }),
+    };
+    match admitted {
+        Ok(labels) => slice.add_exemplar(labels, exemplar.value, exemplar.at),
+        Err(Refusal::Invalid { text, .. }) => rejections.add(Reason::InvalidExemplar, 1, || text),
+        Err(Refusal::Wire(error)) => return Err(error),
+    }
+    Ok(())
+}
+
+/// References of so many labels, and a few more, so that empty values do not count against the limit too early.
+fn refs_max(limits: &LabelLimits) -> usize {
+    2 * limits.labels_max.saturating_mul(2)
+}
+
+/// Name and value of each pair of references.
+fn pairs<'r>(request: &'r Request<'_>, refs: &'r [u32]) -> impl Iterator<Item = Result<RawPair<'r>, Refusal>> {
+    refs.chunks(2).map(|pair| {
+        let text = |number: u32| request.symbols.text(request.body, number);
+        match pair {
+            [name, value] if text(*name).is_some() && text(*value).is_some() => {
+                Ok((text(*name).unwrap_or_default(), text(*value).unwrap_or_default()))
+            }
+            [_, _] => Err(Refusal::Invalid {
+                reason: Reason::InvalidSymbolRef,
+                text: format!(
+                    "labelRefs {pair:?} outside of symbols table (size {})",
+                    request.symbols.len()
+                ),
+            }),
+            _ => Err(Refusal::Invalid {
+                reason: Reason::InvalidSymbolRef,
+                text: format!("invalid labelRefs length {}", refs.len()),
+            }),
+        }
+    })
+}
+
+/// The labels of a series, and its metadata if it has any, from the bytes of its message.
+pub(super) fn labels_and_metadata(request: &Request<'_>, bytes: &[u8]) -> Result<(Labels, Option<Metadata>), Refusal> {
+    let series = Series::new(bytes);
+    let mut refs = Vec::new();
+    let mut fields = series.fields();
+    while let Some(field) = fields.next_field()? {
+        if let Field::LabelRefs(more) = field {
+            more.append_to(&mut refs, refs_max(request.limits))?;
+        }
+    }
+    let labels = admit(pairs(request, &refs), request.limits)?;
+    let metadata = metadata_refs(series)?;
+    if metadata == MetadataRefs::default() {
+        return Ok((labels, None));
+    }
+    let text = |number: u32| {
+        let text = request.symbols.text(request.body, number).unwrap_or_default();
+        String::from_utf8_lossy(text).into_owned()
+    };
+    let metadata = Metadata {
+        family: family(labels.metric_name(), metadata.kind).to_owned(),
+        kind: metadata.kind,
+        unit: text(metadata.unit),
+        help: text(metadata.help),
+    };
+    Ok((labels, Some(metadata)))
+}
+
+fn metadata_refs(series: Series<'_>) -> Result<MetadataRefs, WireError> {
+    let mut metadata = MetadataRefs::default();
+    let mut fields = series.fields();
+    while let Some(field) = fields.next_field()? {
+        if let Field::Metadata(found) = field {
+            metadata = found;
+        }
+    }
+    Ok(metadata)
+}
+
+/// The metric family that a series belongs to: 2.0 gives metadata with each series, such as the buckets of a histogram.
+fn family(name: &str, kind: MetricType) -> &str {
+    let suffixes: &[&str] = match kind {
+        MetricType::Histogram => &["_bucket", "_count", "_sum"],
+        MetricType::GaugeHistogram => &["_bucket", "_gcount", "_gsum"],
+        MetricType::Summary => &["_count", "_sum"],
+        _ => &[],
+    };
+    suffixes
+        .iter()
+        .find_map(|suffix| name.strip_suffix(suffix))
+        .filter(|family| !family.is_empty())
+        .unwrap_or(name)
+}
+
+fn describe(request: &Request<'_>, series: Series<'_>) -> String {
+    match labels_and_metadata(request, series.bytes()) {
+        Ok((labels, _)) => show(&labels),
+        Err(Refusal::Invalid { text, .. }) => text,
+        Err(Refusal::Wire(error)) => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_of_a_histogram_belong_to_its_family() {
+        assert_eq!(family("latency_bucket", MetricType::Histogram), "latency");
+        assert_eq!(family("latency_sum", MetricType::Summary), "latency");
+        assert_eq!(family("latency", MetricType::Histogram), "latency");
+        assert_eq!(family("jobs_count", MetricType::Gauge), "jobs_count");
+        assert_eq!(family("_sum", MetricType::Summary), "_sum");
+    }
+}

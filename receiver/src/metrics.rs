@@ -1,0 +1,157 @@
+//! What the receiver counts about itself.
+
+use model::verdict::Reason;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram};
+use prometheus_client::registry::Registry;
+use std::fmt;
+
+/// Labels of a finished request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct RequestLabels {
+    /// Protocol version, or `unknown` when the headers were refused.
+    pub(crate) version: &'static str,
+    /// Status code of the answer.
+    pub(crate) code: u16,
+}
+
+/// Label of refused samples.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ReasonLabel {
+    pub(crate) reason: ReasonId,
+}
+
+/// A reason by its stable id.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct ReasonId(pub(crate) Reason);
+
+impl EncodeLabelValue for ReasonId {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        self.0.id().encode(encoder)
+    }
+}
+
+/// Label of samples taken.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct KindLabel {
+    /// `float`, `histogram` or `exemplar`.
+    pub(crate) kind: &'static str,
+}
+
+/// Handles of the receiver's metrics.
+pub(crate) struct Metrics {
+    pub(crate) requests: Family<RequestLabels, Counter>,
+    pub(crate) request_seconds: Histogram,
+    pub(crate) written: Family<KindLabel, Counter>,
+    pub(crate) rejected: Family<ReasonLabel, Counter>,
+    pub(crate) dropped_exemplars: Counter,
+    pub(crate) dropped_metadata: Counter,
+    pub(crate) body_bytes: Counter,
+    pub(crate) decoded_bytes: Counter,
+    pub(crate) route_hits: Counter,
+    pub(crate) route_misses: Counter,
+    pub(crate) routes_refused: Counter,
+    pub(crate) spellings: Gauge,
+    pub(crate) in_flight_bytes: Gauge,
+    pub(crate) overloads: Counter,
+}
+
+/// From a quarter of a millisecond to some seconds.
+const SECONDS_BUCKETS: [f64; 9] = [0.000_25, 0.001, 0.0025, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0];
+
+impl Metrics {
+    pub(crate) fn new(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            requests: Family::default(),
+            request_seconds: Histogram::new(SECONDS_BUCKETS),
+            written: Family::default(),
+            rejected: Family::default(),
+            dropped_exemplars: Counter::default(),
+            dropped_metadata: Counter::default(),
+            body_bytes: Counter::default(),
+            decoded_bytes: Counter::default(),
+            route_hits: Counter::default(),
+            route_misses: Counter::default(),
+            routes_refused: Counter::default(),
+            spellings: Gauge::default(),
+            in_flight_bytes: Gauge::default(),
+            overloads: Counter::default(),
+        };
+        for reason in Reason::ALL {
+            drop(metrics.rejected.get_or_create(&ReasonLabel {
+                reason: ReasonId(reason),
+            }));
+        }
+        metrics.register(registry.sub_registry_with_prefix("narthex_receiver"));
+        metrics
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "write_requests",
+            "Remote write requests answered",
+            self.requests.clone(),
+        );
+        registry.register(
+            "write_request_seconds",
+            "Time from the body to the answer",
+            self.request_seconds.clone(),
+        );
+        registry.register(
+            "samples_written",
+            "Samples stored, duplicates included",
+            self.written.clone(),
+        );
+        registry.register(
+            "samples_rejected",
+            "Samples that can never be stored, by reason",
+            self.rejected.clone(),
+        );
+        registry.register(
+            "exemplars_dropped",
+            "Exemplars left out silently",
+            self.dropped_exemplars.clone(),
+        );
+        registry.register(
+            "metadata_dropped",
+            "Metadata left out silently",
+            self.dropped_metadata.clone(),
+        );
+        registry.register("body_bytes", "Bytes of bodies as received", self.body_bytes.clone());
+        registry.register(
+            "decoded_bytes",
+            "Bytes of bodies decompressed",
+            self.decoded_bytes.clone(),
+        );
+        registry.register(
+            "route_hits",
+            "Series found by their label bytes",
+            self.route_hits.clone(),
+        );
+        registry.register(
+            "route_misses",
+            "Series whose labels had to be decoded",
+            self.route_misses.clone(),
+        );
+        registry.register(
+            "routes_refused",
+            "Series numbers that the taker no longer knew",
+            self.routes_refused.clone(),
+        );
+        registry.register(
+            "route_spellings",
+            "Spellings of series remembered",
+            self.spellings.clone(),
+        );
+        registry.register(
+            "in_flight_bytes",
+            "Bytes of requests in progress",
+            self.in_flight_bytes.clone(),
+        );
+        registry.register(
+            "overloads",
+            "Requests told to come again for lack of memory",
+            self.overloads.clone(),
+        );
+    }
+}

@@ -1,0 +1,169 @@
+//! The routes of one tenant: slots in first-seen order, found by prediction or through a hash index.
+//!
+//! A remote write shard sends its series in the same order each time, so the series behind the last one is guessed from
+//! what followed it before, and the guess is checked against the stored hash: one comparison of memory that lies next to
+//! the last one, where an index would go to a random place. A wrong guess costs the index lookup and corrects the guess.
+
+use super::Key;
+use hashbrown::HashTable;
+use model::push::SeriesRef;
+use parking_lot::{RwLock, RwLockReadGuard};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Number of a slot in its half.
+type SlotNumber = u32;
+
+/// No slot has this number.
+const NO_SLOT: SlotNumber = SlotNumber::MAX;
+
+struct Slot {
+    key: Key,
+    /// The taker's number of the series; replaced in place when the taker numbers anew.
+    reference: AtomicU64,
+    /// The slot that followed when this one was last used.
+    next: AtomicU32,
+}
+
+/// One generation of routes.
+#[derive(Default)]
+pub(crate) struct Half {
+    slots: Vec<Slot>,
+    index: HashTable<SlotNumber>,
+}
+
+impl Half {
+    fn find(&self, key: Key) -> Option<SlotNumber> {
+        self.index
+            .find(key.low(), |number| self.slots[*number as usize].key == key)
+            .copied()
+    }
+
+    /// Adds a route or renews it; whether it was added.
+    fn put(&mut self, key: Key, reference: SeriesRef) -> bool {
+        if let Some(number) = self.find(key) {
+            self.slots[number as usize]
+                .reference
+                .store(reference.0, Ordering::Relaxed);
+            return false;
+        }
+        let number = self.slots.len() as SlotNumber;
+        // What is learnt together stood together in a request, so the next slot is the first guess.
+        self.slots.push(Slot {
+            key,
+            reference: AtomicU64::new(reference.0),
+            next: AtomicU32::new(number.wrapping_add(1)),
+        });
+        let slots = &self.slots;
+        self.index
+            .insert_unique(key.low(), number, |number| slots[*number as usize].key.low());
+        true
+    }
+}
+
+impl Key {
+    #[inline]
+    fn low(self) -> u64 {
+        self.0 as u64
+    }
+}
+
+#[derive(Default)]
+struct Halves {
+    young: Half,
+    old: Half,
+}
+
+/// The routes of one tenant.
+#[derive(Default)]
+pub(crate) struct Routes {
+    halves: RwLock<Halves>,
+}
+
+impl Routes {
+    /// For looking up the series of one request; others may do so at the same time.
+    pub(crate) fn reader(&self) -> RouteReader<'_> {
+        RouteReader {
+            halves: self.halves.read(),
+            last: NO_SLOT,
+        }
+    }
+
+    /// Adds and renews routes; answers how many were added.
+    pub(super) fn learn(&self, learnt: &[(Key, SeriesRef)]) -> usize {
+        let mut halves = self.halves.write();
+        learnt
+            .iter()
+            .filter(|(key, reference)| halves.young.put(*key, *reference))
+            .count()
+    }
+
+    /// Makes the young half the old one. The one forgotten is handed out, to be dropped where no lock is held.
+    pub(super) fn rotate(&self) -> Half {
+        let mut halves = self.halves.write();
+        let young = std::mem::take(&mut halves.young);
+        std::mem::replace(&mut halves.old, young)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        let halves = self.halves.read();
+        halves.young.slots.len() + halves.old.slots.len()
+    }
+}
+
+/// What is known of a spelling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Its series has this number.
+    Known(SeriesRef),
+    /// The same, but it is about to be forgotten and should be learnt again.
+    Fading(SeriesRef),
+    /// Nothing.
+    Missing,
+}
+
+/// Looks up the series of one request in their order.
+pub(crate) struct RouteReader<'a> {
+    halves: RwLockReadGuard<'a, Halves>,
+    /// Slot of the series before.
+    last: SlotNumber,
+}
+
+impl RouteReader<'_> {
+    /// The route of the next series.
+    #[inline]
+    pub(crate) fn find(&mut self, key: Key) -> Found {
+        let slots = &self.halves.young.slots;
+        if let Some(last) = slots.get(self.last as usize) {
+            let guess = last.next.load(Ordering::Relaxed);
+            if let Some(slot) = slots.get(guess as usize)
+                && slot.key == key
+            {
+                self.last = guess;
+                return Found::Known(SeriesRef(slot.reference.load(Ordering::Relaxed)));
+            }
+        }
+        self.search(key)
+    }
+
+    /// Without a guess, or after a wrong one.
+    fn search(&mut self, key: Key) -> Found {
+        let Some(number) = self.halves.young.find(key) else {
+            self.last = NO_SLOT;
+            return match self.halves.old.find(key) {
+                Some(number) => Found::Fading(self.halves.old.reference(number)),
+                None => Found::Missing,
+            };
+        };
+        if let Some(last) = self.halves.young.slots.get(self.last as usize) {
+            last.next.store(number, Ordering::Relaxed);
+        }
+        self.last = number;
+        Found::Known(self.halves.young.reference(number))
+    }
+}
+
+impl Half {
+    fn reference(&self, number: SlotNumber) -> SeriesRef {
+        SeriesRef(self.slots[number as usize].reference.load(Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,389 @@
+//! One write from its first check to its answer: negotiate, decompress, gather, push, settle, answer.
+//!
+//! The HTTP layer calls [`Receiver::write`], and so do tests, without a socket. It is safe to drop the future at any
+//! await: what was pushed is stored or not, and the sender, which got no answer, sends it again.
+
+use crate::{
+    answer::WriteAnswer,
+    budget::{Budget, Reservation},
+    gather::{Broken, Request, Slice, v1, v2},
+    metrics::{KindLabel, Metrics, ReasonId, ReasonLabel, RequestLabels},
+    negotiate::{self, Refusal, Version},
+    replicate::Replicator,
+    resolve::{Resolver, Routes},
+    settings::ReceiverSettings,
+    tally::{Tally, Written},
+};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use model::env::Env;
+use model::push::{Push, PushError};
+use model::tenant::Tenant;
+use model::time::Timestamp;
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use proto::compression::{CompressionError, Decompressor, Encoding};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Scratch memory that is kept for requests to come, and how much of it each may keep.
+const POOL_MAX: usize = 64;
+const POOLED_BYTES_MAX: usize = 8 << 20;
+
+/// After how long a sender may come again when memory is short.
+const OVERLOAD_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What gzip and headerless zstd are thought to unfold to before it is known.
+const ASSUMED_RATIO: usize = 20;
+
+/// Takes remote write requests and hands them on.
+pub struct Receiver {
+    pub(crate) env: Env,
+    pub(crate) settings: ReceiverSettings,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) metrics: Metrics,
+    resolver: Resolver,
+    replicator: Replicator,
+    pool: Mutex<Vec<Scratch>>,
+}
+
+/// A write as it came.
+#[derive(Debug, Clone, Default)]
+pub struct WriteRequest {
+    /// Headers of the request.
+    pub headers: HeaderMap,
+    /// The tenant that the path names, if it does.
+    pub tenant: Option<String>,
+    /// The body as it came over the wire.
+    pub body: Bytes,
+}
+
+/// Memory of one request, used again by later ones.
+#[derive(Default)]
+struct Scratch {
+    decompressor: Decompressor,
+    symbols: v2::SymbolTable,
+    slice: Slice,
+}
+
+/// Why a request ends early.
+enum Stop {
+    Refused(StatusCode, String),
+    Unavailable(String, Duration),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Stop::Refused(refusal.status, refusal.text)
+    }
+}
+
+impl From<Broken> for Stop {
+    fn from(broken: Broken) -> Self {
+        Stop::Refused(StatusCode::BAD_REQUEST, broken.0)
+    }
+}
+
+impl From<PushError> for Stop {
+    fn from(error: PushError) -> Self {
+        let PushError::Unavailable { reason, retry_after } = error;
+        Stop::Unavailable(reason, retry_after)
+    }
+}
+
+impl From<CompressionError> for Stop {
+    fn from(error: CompressionError) -> Self {
+        let status = match error {
+            CompressionError::WrongEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            CompressionError::TooLarge { .. } | CompressionError::Corrupt { .. } | CompressionError::SnappyFramed => {
+                StatusCode::BAD_REQUEST
+            }
+        };
+        Stop::Refused(status, error.to_string())
+    }
+}
+
+impl Receiver {
+    /// A receiver that hands everything to `push`.
+    pub fn new(env: Env, settings: ReceiverSettings, push: Arc<dyn Push>, registry: &mut Registry) -> Arc<Self> {
+        Arc::new(Self {
+            budget: Budget::new(settings.in_flight_bytes_max),
+            metrics: Metrics::new(registry),
+            resolver: Resolver::new(&*env.rng, settings.spellings_max, settings.tenants_max),
+            replicator: Replicator::new(push),
+            pool: Mutex::default(),
+            env,
+            settings,
+        })
+    }
+
+    /// Takes one request and answers it.
+    pub async fn write(&self, request: WriteRequest) -> WriteAnswer {
+        let begun = self.env.clock.monotonic();
+        let mut tally = Tally::default();
+        let version = negotiate::version(&request.headers);
+        let result = match &version {
+            Ok(version) => self.process(*version, &request, &mut tally).await,
+            Err(refusal) => Err(refusal.clone().into()),
+        };
+        let answer = self
+            .answer(result, &tally)
+            .with_written(*version.as_ref().unwrap_or(&Version::V1), tally.written);
+        self.observe(version.map_or("unknown", Version::as_str), &answer, &tally);
+        self.metrics
+            .request_seconds
+            .observe(self.env.clock.monotonic().saturating_sub(begun).as_secs_f64());
+        answer
+    }
+
+    /// The answer to a request that never came to its end: too large, too slow, or one too many.
+    pub(crate) fn answer_unread(&self, headers: &HeaderMap, answer: WriteAnswer) -> WriteAnswer {
+        let version = negotiate::version(headers).unwrap_or(Version::V1);
+        let answer = answer.with_written(version, Written::default());
+        self.observe(version.as_str(), &answer, &Tally::default());
+        answer
+    }
+
+    /// Not now: too many bytes are in progress.
+    pub(crate) fn overloaded(&self) -> WriteAnswer {
+        self.metrics.overloads.inc();
+        let text = format!(
+            "overloaded: requests in progress hold {} of {} bytes; send again later",
+            self.budget.used(),
+            self.budget.max()
+        );
+        WriteAnswer::unavailable(text, OVERLOAD_RETRY_AFTER, &*self.env.rng)
+    }
+
+    async fn process(&self, version: Version, request: &WriteRequest, tally: &mut Tally) -> Result<(), Stop> {
+        let tenant = negotiate::tenant(&request.headers, request.tenant.as_deref())?;
+        let encoding = negotiate::encoding(&request.headers)?;
+        let received = self.env.clock.now();
+        let mut reservation = self.budget.reservation();
+        let mut scratch = self.scratch();
+        let Scratch {
+            decompressor,
+            symbols,
+            slice,
+        } = &mut scratch.inner;
+        let body = self.decompress(encoding, &request.body, decompressor, &mut reservation)?;
+        symbols.clear();
+        if version == Version::V2 {
+            symbols.read(body, self.resolver.hasher(), self.settings.symbols_max)?;
+        }
+        let request = Request {
+            version,
+            body,
+            symbols,
+            hasher: self.resolver.hasher(),
+            limits: &self.settings.labels,
+        };
+        self.store(&tenant, received, &request, slice, tally).await?;
+        if tally.counts.own_fields == 0 && tally.counts.foreign_fields > 0 {
+            return Err(other_version(version));
+        }
+        Ok(())
+    }
+
+    /// Walks the request and pushes it, slice by slice.
+    async fn store(
+        &self,
+        tenant: &Tenant,
+        received: Timestamp,
+        request: &Request<'_>,
+        slice: &mut Slice,
+        tally: &mut Tally,
+    ) -> Result<(), Stop> {
+        let routes = self.resolver.routes(tenant);
+        let mut v1_entries = proto::remote_write::v1::entries(request.body);
+        let mut v2_entries = proto::remote_write::v2::entries(request.body);
+        slice.batch.tenant = tenant.clone();
+        let mut more = true;
+        while more {
+            slice.clear();
+            let rejections = &mut tally.rejections;
+            let filled = match request.version {
+                Version::V1 => v1::fill(&mut v1_entries, request, &routes, slice, rejections),
+                Version::V2 => v2::fill(&mut v2_entries, request, &routes, slice, rejections),
+            };
+            more = filled?;
+            slice.admit_missing(request, rejections)?;
+            tally.met(slice.counts);
+            self.push(slice, received, request, &routes, tally).await?;
+        }
+        Ok(())
+    }
+
+    /// Pushes a slice, and once more with labels what the taker does not know by number.
+    async fn push(
+        &self,
+        slice: &Slice,
+        received: Timestamp,
+        request: &Request<'_>,
+        routes: &Routes,
+        tally: &mut Tally,
+    ) -> Result<(), Stop> {
+        if slice.batch.series.is_empty() && slice.batch.metadata.is_empty() {
+            return Ok(());
+        }
+        let outcome = self.replicator.push(&slice.batch, received).await?;
+        tally.settle(slice, &outcome, request);
+        self.learn(slice, &outcome, routes);
+        if outcome.unknown.is_empty() {
+            return Ok(());
+        }
+        tally.refused_routes += outcome.unknown.len() as u64;
+        let again = slice.with_labels(&outcome.unknown, request, &mut tally.rejections)?;
+        let outcome = self.replicator.push(&again.batch, received).await?;
+        if !outcome.unknown.is_empty() {
+            let text = "the taker does not know series that were sent with their labels";
+            return Err(Stop::Unavailable(text.to_owned(), OVERLOAD_RETRY_AFTER));
+        }
+        tally.settle(&again, &outcome, request);
+        self.learn(&again, &outcome, routes);
+        Ok(())
+    }
+
+    /// Remembers the numbers that an outcome gave.
+    fn learn(&self, slice: &Slice, outcome: &model::push::WriteOutcome, routes: &Routes) {
+        if outcome.refs.is_empty() && slice.fading.is_empty() {
+            return;
+        }
+        let mut learnt = slice.fading.clone();
+        // In the order of the request, so that the routes lie in memory as they will be asked for.
+        let mut refs = outcome.refs.clone();
+        refs.sort_unstable();
+        for (series, reference) in refs {
+            if let Some(origin) = slice.origins.get(series as usize) {
+                learnt.push((origin.key, reference));
+            }
+        }
+        self.resolver.learn(routes, &learnt);
+        self.metrics.spellings.set(self.resolver.spellings() as i64);
+    }
+
+    /// Decompresses a body after memory for it was reserved.
+    fn decompress<'a>(
+        &self,
+        encoding: Encoding,
+        body: &'a [u8],
+        decompressor: &'a mut Decompressor,
+        reservation: &mut Reservation,
+    ) -> Result<&'a [u8], Stop> {
+        let limit = self.settings.decoded_bytes_max;
+        let declared = Decompressor::declared_len(encoding, body);
+        let expected = declared.map_or(body.len().saturating_mul(ASSUMED_RATIO), |declared| declared as usize);
+        if !reservation.resize(expected.min(limit)) {
+            return Err(self.out_of_memory());
+        }
+        let decoded = decompressor.decompress(encoding, body, limit)?;
+        if !reservation.resize(decoded.len()) {
+            return Err(self.out_of_memory());
+        }
+        self.metrics.body_bytes.inc_by(body.len() as u64);
+        self.metrics.decoded_bytes.inc_by(decoded.len() as u64);
+        Ok(decoded)
+    }
+
+    fn out_of_memory(&self) -> Stop {
+        self.metrics.overloads.inc();
+        Stop::Unavailable(
+            format!(
+                "overloaded: requests in progress hold {} of {} bytes; send again later",
+                self.budget.used(),
+                self.budget.max()
+            ),
+            OVERLOAD_RETRY_AFTER,
+        )
+    }
+
+    fn answer(&self, result: Result<(), Stop>, tally: &Tally) -> WriteAnswer {
+        match result {
+            Ok(()) if tally.rejections.is_empty() => WriteAnswer::stored(),
+            Ok(()) => WriteAnswer::refused(StatusCode::BAD_REQUEST, tally.rejections.text(tally.counts.seen)),
+            Err(Stop::Refused(status, text)) => WriteAnswer::refused(status, text),
+            Err(Stop::Unavailable(text, retry_after)) => WriteAnswer::unavailable(text, retry_after, &*self.env.rng),
+        }
+    }
+
+    fn observe(&self, version: &'static str, answer: &WriteAnswer, tally: &Tally) {
+        let metrics = &self.metrics;
+        let labels = RequestLabels {
+            version,
+            code: answer.status.as_u16(),
+        };
+        metrics.requests.get_or_create(&labels).inc();
+        let written = tally.written;
+        for (kind, count) in [
+            ("float", written.floats),
+            ("histogram", written.histograms),
+            ("exemplar", written.exemplars),
+        ] {
+            if count > 0 {
+                metrics.written.get_or_create(&KindLabel { kind }).inc_by(count);
+            }
+        }
+        for (reason, count) in tally.rejections.counts() {
+            metrics
+                .rejected
+                .get_or_create(&ReasonLabel {
+                    reason: ReasonId(reason),
+                })
+                .inc_by(count);
+        }
+        metrics.dropped_exemplars.inc_by(tally.counts.dropped_exemplars);
+        metrics.dropped_metadata.inc_by(tally.counts.dropped_metadata);
+        metrics.route_hits.inc_by(tally.counts.hits);
+        metrics.route_misses.inc_by(tally.counts.misses);
+        metrics.routes_refused.inc_by(tally.refused_routes);
+        metrics.in_flight_bytes.set(self.budget.used() as i64);
+    }
+
+    fn scratch(&self) -> Pooled<'_> {
+        Pooled {
+            inner: self.pool.lock().pop().unwrap_or_default(),
+            pool: &self.pool,
+        }
+    }
+}
+
+/// Scratch memory on loan; it goes back to the pool unless it grew too large.
+struct Pooled<'a> {
+    inner: Scratch,
+    pool: &'a Mutex<Vec<Scratch>>,
+}
+
+impl Drop for Pooled<'_> {
+    fn drop(&mut self) {
+        let Scratch {
+            decompressor,
+            symbols,
+            slice,
+        } = &self.inner;
+        if decompressor.retained_bytes() + symbols.retained_bytes() + slice.retained_bytes() > POOLED_BYTES_MAX {
+            return;
+        }
+        let scratch = std::mem::take(&mut self.inner);
+        let mut pool = self.pool.lock();
+        if pool.len() < POOL_MAX {
+            pool.push(scratch);
+        }
+    }
+}
+
+/// The body speaks the other version than its content type says. By the letter it is an empty request, but to answer
+/// success would lose what it holds.
+fn other_version(version: Version) -> Stop {
+    let (says, is) = match version {
+        Version::V1 => (Version::V1, Version::V2),
+        Version::V2 => (Version::V2, Version::V1),
+    };
+    Stop::Refused(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        format!(
+            "the Content-Type header says remote write {}, but the body is a message of remote write {}",
+            says.as_str(),
+            is.as_str()
+        ),
+    )
+}
