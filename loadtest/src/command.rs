@@ -2,24 +2,22 @@
 
 use crate::{
     api::Api,
+    clock::{now_ms, run_name},
+    compare::{Binaries, Contestant, contest, table},
     http::{Url, parse_header},
     ledger::{Ledger, LedgerWorkload, Run},
     meter::Usage,
-    population::Population,
+    outcome::Outcome,
+    population::{Population, Workload},
+    report::{Report, progress_bar, settle, write_json},
     verify::verify,
     wire::Protocol,
-    write::{Observer, Order, Outcome, Plan, last_scrapes_start, write},
+    write::{Observer, Order, Plan, last_scrapes_start, write},
 };
 use anyhow::{Context, bail, ensure};
 use clap::{Parser, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
-use std::{
-    path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
-    thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use indicatif::ProgressBar;
+use std::{path::PathBuf, sync::atomic::AtomicBool, time::Duration};
 
 /// Writes samples to a remote write endpoint, measures the server, and proves what it kept.
 #[derive(Parser)]
@@ -29,6 +27,8 @@ pub enum Command {
     Write(Box<WriteArguments>),
     /// Read everything in a ledger back and compare.
     Verify(VerifyArguments),
+    /// Measure Narthex and its installed peers side by side.
+    Compare(CompareArguments),
 }
 
 impl Command {
@@ -37,6 +37,7 @@ impl Command {
         match self {
             Command::Write(arguments) => arguments.run(),
             Command::Verify(arguments) => arguments.run(),
+            Command::Compare(arguments) => arguments.run(),
         }
     }
 }
@@ -109,6 +110,56 @@ enum OrderArgument {
     Shuffled,
 }
 
+/// Arguments of `loadtest compare`.
+#[derive(clap::Args)]
+pub struct CompareArguments {
+    /// Who takes part, in this order (repeatable) [default: all that are installed].
+    #[arg(long = "server", value_enum)]
+    servers: Vec<Contestant>,
+    /// How often the whole order is run; more than once shows how far figures scatter.
+    #[arg(long, default_value_t = 1)]
+    rounds: usize,
+    /// Number of series.
+    #[arg(long, default_value_t = 100_000)]
+    series: usize,
+    /// Number of scrapes.
+    #[arg(long, default_value_t = 200)]
+    scrapes: u64,
+    /// Time between scrapes.
+    #[arg(long, default_value = "15s", value_parser = parse_duration)]
+    step: Duration,
+    /// Samples per request.
+    #[arg(long, default_value_t = 2_000)]
+    batch: usize,
+    /// Samples of each series in a request.
+    #[arg(long, default_value_t = 1)]
+    samples_each: usize,
+    /// Connections, each with one request in flight.
+    #[arg(long, default_value_t = 4)]
+    connections: usize,
+    /// Order of the series in a scrape.
+    #[arg(long, value_enum, default_value = "steady")]
+    order: OrderArgument,
+    /// Remote write version.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    protocol: u8,
+    /// How long to wait after the last answer before a server is measured a second time.
+    #[arg(long, default_value = "5s", value_parser = parse_duration)]
+    settle: Duration,
+    /// Where servers keep their data while they run; needs room for some gigabytes on a real disk.
+    #[arg(long, default_value_os_t = std::env::temp_dir())]
+    dir: PathBuf,
+    /// The Prometheus to compare with.
+    #[arg(long, default_value = crate::process::PROMETHEUS)]
+    prometheus: PathBuf,
+    /// The VictoriaMetrics to compare with.
+    #[arg(long, default_value = crate::process::VICTORIA_METRICS)]
+    victoria_metrics: PathBuf,
+    /// Write the result to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
 /// Arguments of `loadtest verify`.
 #[derive(clap::Args)]
 pub struct VerifyArguments {
@@ -124,47 +175,6 @@ pub struct VerifyArguments {
     /// Write the result to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-}
-
-/// What `loadtest write --json` leaves behind.
-#[derive(Serialize)]
-pub struct Report {
-    /// What the generator saw.
-    #[serde(flatten)]
-    pub outcome: Outcome,
-    /// CPU seconds of the generator itself.
-    pub generator_cpu_seconds: f64,
-    /// What the server used, if it was named.
-    pub server: Option<ServerUsage>,
-}
-
-/// What a server used for a run.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct ServerUsage {
-    /// User CPU seconds per million acknowledged samples, until the last answer.
-    pub user_seconds_per_million: f64,
-    /// Kernel CPU seconds per million acknowledged samples, until the last answer.
-    pub system_seconds_per_million: f64,
-    /// Both, with the work after the last answer.
-    pub settled_seconds_per_million: f64,
-    /// Bytes it wrote to storage per sample, with the work after the last answer.
-    pub written_per_sample: f64,
-    /// Usage before, right after, and settled.
-    pub readings: [Usage; 3],
-}
-
-impl ServerUsage {
-    /// Relates three readings to a number of samples.
-    pub fn new(before: Usage, after: Usage, settled: Usage, samples: u64) -> Self {
-        let millions = samples as f64 / 1e6;
-        Self {
-            user_seconds_per_million: (after.user - before.user) / millions,
-            system_seconds_per_million: (after.system - before.system) / millions,
-            settled_seconds_per_million: (settled.cpu() - before.cpu()) / millions,
-            written_per_sample: settled.written.saturating_sub(before.written) as f64 / samples as f64,
-            readings: [before, after, settled],
-        }
-    }
 }
 
 impl WriteArguments {
@@ -212,7 +222,7 @@ impl WriteArguments {
     fn drive(
         &self,
         plan: &Plan,
-        workload: &impl crate::population::Workload,
+        workload: &impl Workload,
         observer: &dyn Observer,
         stop: &AtomicBool,
         bar: &ProgressBar,
@@ -236,15 +246,108 @@ impl WriteArguments {
             samples_each: self.samples_each,
             connections: self.connections,
             rate: self.rate,
-            order: match self.order {
-                OrderArgument::Steady => Order::Steady,
-                OrderArgument::Shuffled => Order::Shuffled,
-            },
-            protocol: if self.protocol == 2 { Protocol::V2 } else { Protocol::V1 },
+            order: self.order.into(),
+            protocol: protocol(self.protocol),
             retries: self.retries,
             ..Plan::new(Url::parse(&self.url)?, now)
         })
     }
+}
+
+impl CompareArguments {
+    fn run(self) -> anyhow::Result<bool> {
+        let binaries = Binaries {
+            prometheus: self.prometheus.clone(),
+            victoria_metrics: self.victoria_metrics.clone(),
+        };
+        let plan = self.plan()?;
+        let population = Population::new(self.series, Vec::new());
+        let mut rows = Vec::new();
+        for contestant in self.contestants(&binaries)?.repeat(self.rounds) {
+            let bar = progress_bar(self.series as u64 * self.scrapes);
+            bar.set_message(format!("{contestant:?}"));
+            let progress = |samples| bar.inc(samples);
+            let row = contest(
+                contestant,
+                &binaries,
+                &self.dir,
+                &plan,
+                &population,
+                self.settle,
+                &progress,
+            );
+            bar.finish_and_clear();
+            rows.push(row.with_context(|| format!("measure {contestant:?}"))?);
+        }
+        println!(
+            "{} series × {} scrapes, {} samples per request, {} of each series, {} connections, remote write {}.0, {}\n",
+            self.series,
+            self.scrapes,
+            self.batch,
+            self.samples_each,
+            self.connections,
+            self.protocol,
+            if plan.order == Order::Steady {
+                "steady order"
+            } else {
+                "shuffled order"
+            },
+        );
+        println!("{}", table(&rows));
+        println!("\nNarthex acknowledges what is fsynced; the others acknowledge before that.");
+        write_json(self.json.as_deref(), &rows)?;
+        Ok(rows
+            .iter()
+            .all(|row| row.outcome.refused == 0 && row.outcome.unknown == 0))
+    }
+
+    fn contestants(&self, binaries: &Binaries) -> anyhow::Result<Vec<Contestant>> {
+        let mut contestants = Vec::new();
+        let asked = if self.servers.is_empty() {
+            Contestant::value_variants()
+        } else {
+            &self.servers
+        };
+        for &contestant in asked {
+            match contestant.missing(binaries) {
+                Some(why) if !self.servers.is_empty() => bail!("{why}"),
+                Some(why) => eprintln!("left out: {why}"),
+                None => contestants.push(contestant),
+            }
+        }
+        ensure!(!contestants.is_empty(), "there is no server to measure");
+        Ok(contestants)
+    }
+
+    fn plan(&self) -> anyhow::Result<Plan> {
+        let (now, step) = (now_ms(), self.step.as_millis() as i64);
+        ensure!(step > 0, "the step between scrapes must be at least 1 ms");
+        let nowhere = Url::parse("http://127.0.0.1:1")?;
+        Ok(Plan {
+            scrapes: self.scrapes,
+            start: last_scrapes_start(now, self.scrapes, step),
+            step,
+            batch: self.batch,
+            samples_each: self.samples_each,
+            connections: self.connections,
+            order: self.order.into(),
+            protocol: protocol(self.protocol),
+            ..Plan::new(nowhere, now)
+        })
+    }
+}
+
+impl From<OrderArgument> for Order {
+    fn from(order: OrderArgument) -> Self {
+        match order {
+            OrderArgument::Steady => Order::Steady,
+            OrderArgument::Shuffled => Order::Shuffled,
+        }
+    }
+}
+
+fn protocol(version: u8) -> Protocol {
+    if version == 2 { Protocol::V2 } else { Protocol::V1 }
 }
 
 impl VerifyArguments {
@@ -260,97 +363,6 @@ impl VerifyArguments {
         write_json(self.json.as_deref(), &findings)?;
         Ok(findings.is_clean())
     }
-}
-
-impl Report {
-    /// The result in a few lines.
-    pub fn summary(&self) -> String {
-        let Outcome {
-            samples,
-            seconds,
-            ack_ms,
-            errors,
-            refused,
-            unknown,
-            ..
-        } = &self.outcome;
-        let samples_f = (*samples).max(1) as f64;
-        let mut lines = vec![format!(
-            "{samples} samples in {seconds:.2} s, {:.0} per second; acks p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms; \
-             {:.1} bytes per sample sent, generator {:.3} CPU-s per million",
-            samples_f / seconds,
-            ack_ms.p50,
-            ack_ms.p99,
-            ack_ms.max,
-            self.outcome.body_bytes as f64 / samples_f,
-            self.generator_cpu_seconds / samples_f * 1e6,
-        )];
-        if let Some(server) = &self.server {
-            let [_, after, settled] = &server.readings;
-            let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-            lines.push(format!(
-                "server: {:.3} CPU-s per million ({:.3} user, {:.3} system), {:.3} when settled; {:.0} MiB resident, \
-                 {:.0} at the end, {:.0} peak; {:.2} bytes per sample written",
-                server.user_seconds_per_million + server.system_seconds_per_million,
-                server.user_seconds_per_million,
-                server.system_seconds_per_million,
-                server.settled_seconds_per_million,
-                mib(after.resident),
-                mib(settled.resident),
-                mib(settled.resident_peak),
-                server.written_per_sample,
-            ));
-        }
-        if !errors.is_empty() {
-            let list: Vec<String> = errors
-                .iter()
-                .map(|(error, count)| format!("{error} × {count}"))
-                .collect();
-            lines.push(format!(
-                "errors: {}; {refused} samples refused, {unknown} given up",
-                list.join(", ")
-            ));
-        }
-        if let Some(text) = &self.outcome.first_refusal {
-            lines.push(format!("first refusal: {}", text.trim()));
-        }
-        lines.join("\n")
-    }
-}
-
-/// Reads a server's usage now and after `settle`.
-pub fn settle(pid: u32, before: Usage, settle: Duration, samples: u64) -> anyhow::Result<ServerUsage> {
-    ensure!(
-        samples > 0,
-        "no sample was acknowledged, so there is nothing to relate the server's usage to"
-    );
-    let after = Usage::of(pid)?;
-    thread::sleep(settle);
-    Ok(ServerUsage::new(before, after, Usage::of(pid)?, samples))
-}
-
-/// A progress bar on a terminal, nothing elsewhere.
-pub fn progress_bar(samples: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} {per_sec} {eta}");
-    ProgressBar::new(samples).with_style(style.expect("the template is valid"))
-}
-
-/// Writes a result as JSON, if a file is named.
-pub fn write_json(path: Option<&Path>, result: &impl Serialize) -> anyhow::Result<()> {
-    let Some(path) = path else { return Ok(()) };
-    let text = serde_json::to_string_pretty(result)?;
-    std::fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))
-}
-
-/// Milliseconds since the epoch.
-pub fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as i64)
-}
-
-/// A name that no other run has.
-pub fn run_name() -> String {
-    format!("{}-{}", now_ms(), std::process::id())
 }
 
 fn parse_headers(headers: &[String]) -> anyhow::Result<Vec<(String, String)>> {

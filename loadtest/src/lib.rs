@@ -8,18 +8,22 @@
 // A load generator and the tests built on it live in real time with real sockets, threads and processes.
 #![expect(clippy::disallowed_methods, reason = "this crate measures real servers from outside")]
 
-pub mod api;
-pub mod command;
+pub mod clock;
 mod families;
+pub mod population;
+pub mod wire;
 pub mod http;
+pub mod outcome;
+pub mod write;
 pub mod ledger;
+pub mod api;
+pub mod verify;
+pub mod probe;
 pub mod meter;
 pub mod process;
-pub mod population;
-pub mod verify;
-pub mod wire;
-pub mod probe;
-pub mod write;
+pub mod compare;
+pub mod report;
+pub mod command;
 
 /// Version of this crate, which is that of Narthex.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

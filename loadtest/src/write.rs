@@ -7,13 +7,12 @@
 
 use crate::{
     http::{Client, Url},
+    outcome::{Outcome, Tally},
     population::{Workload, mix},
     wire::{Body, LabelTable, Protocol, check_timestamps},
 };
 use anyhow::ensure;
-use hdrhistogram::Histogram;
 use std::{
-    collections::BTreeMap,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -147,42 +146,6 @@ impl Observer for () {
     fn ended(&self, _part: &Part<'_>, _ending: Ending) {}
 }
 
-/// What came of a run.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct Outcome {
-    /// Samples acknowledged.
-    pub samples: u64,
-    /// Samples in requests that were refused for good.
-    pub refused: u64,
-    /// Samples in requests that were given up.
-    pub unknown: u64,
-    /// Requests acknowledged.
-    pub requests: u64,
-    /// From the first request to the last answer.
-    pub seconds: f64,
-    /// Milliseconds from when a request was due until its acknowledgement.
-    pub ack_ms: Latency,
-    /// Answers other than 2xx, by status, and failed connections.
-    pub errors: BTreeMap<String, u64>,
-    /// Text of the first refusal.
-    pub first_refusal: Option<String>,
-    /// Bytes of the messages before compression.
-    pub message_bytes: u64,
-    /// Bytes of the request bodies.
-    pub body_bytes: u64,
-}
-
-/// A distribution in milliseconds.
-#[derive(Debug, Clone, Copy, serde::Serialize)]
-pub struct Latency {
-    /// Half of them took at most this long.
-    pub p50: f64,
-    /// 99 of 100 took at most this long.
-    pub p99: f64,
-    /// The slowest.
-    pub max: f64,
-}
-
 /// Sends `workload` as `plan` says until it is done or `stop` is set. `progress` hears the number of samples of each
 /// request that ended.
 pub fn write<W: Workload>(
@@ -212,71 +175,6 @@ pub fn write<W: Workload>(
         total.join(tally);
     }
     Ok(total.outcome(started.elapsed()))
-}
-
-/// What one connection counts.
-struct Tally {
-    samples: u64,
-    refused: u64,
-    unknown: u64,
-    /// Microseconds.
-    acks: Histogram<u64>,
-    errors: BTreeMap<String, u64>,
-    first_refusal: Option<String>,
-    message_bytes: u64,
-    body_bytes: u64,
-}
-
-impl Tally {
-    fn new() -> Self {
-        Self {
-            samples: 0,
-            refused: 0,
-            unknown: 0,
-            acks: Histogram::new(3).expect("three digits are a valid precision"),
-            errors: BTreeMap::new(),
-            first_refusal: None,
-            message_bytes: 0,
-            body_bytes: 0,
-        }
-    }
-
-    fn join(&mut self, other: Tally) {
-        self.samples += other.samples;
-        self.refused += other.refused;
-        self.unknown += other.unknown;
-        self.acks.add(&other.acks).expect("the histograms grow as needed");
-        for (error, count) in other.errors {
-            *self.errors.entry(error).or_default() += count;
-        }
-        self.first_refusal = self.first_refusal.take().or(other.first_refusal);
-        self.message_bytes += other.message_bytes;
-        self.body_bytes += other.body_bytes;
-    }
-
-    fn count_error(&mut self, error: String) {
-        *self.errors.entry(error).or_default() += 1;
-    }
-
-    fn outcome(self, elapsed: Duration) -> Outcome {
-        let ms = |us: u64| us as f64 / 1000.0;
-        Outcome {
-            samples: self.samples,
-            refused: self.refused,
-            unknown: self.unknown,
-            requests: self.acks.len(),
-            seconds: elapsed.as_secs_f64(),
-            ack_ms: Latency {
-                p50: ms(self.acks.value_at_quantile(0.5)),
-                p99: ms(self.acks.value_at_quantile(0.99)),
-                max: ms(self.acks.max()),
-            },
-            errors: self.errors,
-            first_refusal: self.first_refusal,
-            message_bytes: self.message_bytes,
-            body_bytes: self.body_bytes,
-        }
-    }
 }
 
 /// One connection with its share of the series.

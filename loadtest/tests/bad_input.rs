@@ -3,7 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests live in real time beside a real server")]
 
 use loadtest::{
-    command::now_ms,
+    clock::now_ms,
     http::Client,
     probe::{Probe, compress},
     process::{Launch, Server},

@@ -2,12 +2,13 @@
 #![expect(clippy::disallowed_methods, reason = "tests live in real time beside a real server")]
 
 use loadtest::{
-    command::{now_ms, run_name},
+    clock::{now_ms, run_name},
     ledger::{Ledger, LedgerWorkload, Run},
+    outcome::Outcome,
     population::mix,
     process::{Launch, Server},
     verify::verify,
-    write::{Outcome, Plan, last_scrapes_start, write},
+    write::{Plan, last_scrapes_start, write},
 };
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},

@@ -4,11 +4,12 @@
 
 use anyhow::Context;
 use loadtest::{
-    command::{now_ms, run_name},
+    clock::{now_ms, run_name},
     ledger::{Ledger, LedgerWorkload, METRIC, Run},
+    outcome::Outcome,
     process::{Launch, Server},
     verify::verify,
-    write::{Outcome, Plan, last_scrapes_start, write},
+    write::{Plan, last_scrapes_start, write},
 };
 use std::{
     fs::OpenOptions,

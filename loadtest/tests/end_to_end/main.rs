@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 use compare::{Question, Reply, ask_all, disagreements};
 use loadtest::{
     api::{Answer, Api, seconds},
-    command::now_ms,
+    clock::now_ms,
     process::{Launch, NODE_EXPORTER, PROMETHEUS, PROMTOOL, Server, installed},
 };
 use serde::Deserialize;
