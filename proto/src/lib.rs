@@ -7,8 +7,8 @@
 #![warn(missing_docs)]
 
 pub mod compression;
+pub mod protobuf;
+pub mod histogram;
+pub mod remote_write;
 #[cfg(feature = "grpc")]
 pub mod grpc;
-pub mod histogram;
-pub mod protobuf;
-pub mod remote_write;

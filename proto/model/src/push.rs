@@ -16,6 +16,9 @@ use crate::{
 use futures::future::BoxFuture;
 use std::time::Duration;
 
+pub mod conformance;
+pub mod memory;
+
 /// A series as one taker numbers it: valid for that taker, until it restarts or drops the series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SeriesRef(pub u64);
@@ -142,5 +145,6 @@ pub enum PushError {
 pub trait Push: Send + Sync {
     /// Takes a batch. When it answers `Ok`, every sample with verdict written or duplicate is as durable as the policy of the
     /// taker says (promise P1). Batches of one caller may be pushed at the same time.
-    fn push<'a>(&'a self, batch: &'a WriteBatch, received: Timestamp) -> BoxFuture<'a, Result<WriteOutcome, PushError>>;
+    fn push<'a>(&'a self, batch: &'a WriteBatch, received: Timestamp)
+    -> BoxFuture<'a, Result<WriteOutcome, PushError>>;
 }

@@ -121,7 +121,10 @@ impl Histogram {
             return Err(HistogramFault::BoundNotFinite(*bound));
         }
         if let Some(pair) = self.custom_values.windows(2).find(|pair| pair[1] <= pair[0]) {
-            return Err(HistogramFault::BoundOrder { previous: pair[0], next: pair[1] });
+            return Err(HistogramFault::BoundOrder {
+                previous: pair[0],
+                next: pair[1],
+            });
         }
         let bounds = self.custom_values.len();
         let first = self.positive_spans.first().map_or(0, |span| i64::from(span.offset));
@@ -133,7 +136,11 @@ impl Histogram {
 
     fn check_counts(&self) -> Result<(), HistogramFault> {
         let check = |what, count: f64| {
-            if count >= 0.0 { Ok(count) } else { Err(HistogramFault::NegativeCount { what, count }) }
+            if count >= 0.0 {
+                Ok(count)
+            } else {
+                Err(HistogramFault::NegativeCount { what, count })
+            }
         };
         check("the histogram", self.count)?;
         let mut sum = check("the zero bucket", self.zero_count)?;
@@ -146,10 +153,13 @@ impl Histogram {
         // Observations that were NaN count, but lie in no bucket; the sum is NaN then.
         let too_few_allowed = self.sum.is_nan();
         if self.integer && (sum > self.count || (sum < self.count && !too_few_allowed)) {
-            let tolerated = self.count.max(sum) > EXACT_COUNT_MAX
-                && (sum - self.count).abs() <= self.count * LARGE_COUNT_TOLERANCE;
+            let tolerated =
+                self.count.max(sum) > EXACT_COUNT_MAX && (sum - self.count).abs() <= self.count * LARGE_COUNT_TOLERANCE;
             if !tolerated {
-                return Err(HistogramFault::CountMismatch { buckets: sum, count: self.count });
+                return Err(HistogramFault::CountMismatch {
+                    buckets: sum,
+                    count: self.count,
+                });
             }
         }
         Ok(())
@@ -162,7 +172,11 @@ pub fn check_spans(side: &'static str, spans: &[Span], buckets: usize) -> Result
     let mut total = 0u64;
     for (index, span) in spans.iter().enumerate() {
         if index > 0 && span.offset < 0 {
-            return Err(HistogramFault::NegativeOffset { side, index, offset: span.offset });
+            return Err(HistogramFault::NegativeOffset {
+                side,
+                index,
+                offset: span.offset,
+            });
         }
         total += u64::from(span.length);
         next += i64::from(span.offset) + i64::from(span.length);
@@ -171,7 +185,11 @@ pub fn check_spans(side: &'static str, spans: &[Span], buckets: usize) -> Result
         }
     }
     if total != buckets as u64 {
-        return Err(HistogramFault::BucketNumber { side, spans: total, buckets });
+        return Err(HistogramFault::BucketNumber {
+            side,
+            spans: total,
+            buckets,
+        });
     }
     Ok((total > 0).then_some(next - 1))
 }
@@ -216,8 +234,17 @@ mod tests {
 
     fn check(mut histogram: Histogram, change: impl Fn(&mut Histogram), expected: &str) {
         change(&mut histogram);
-        let text = histogram.validate().map_or_else(|fault| fault.to_string(), |()| String::new());
-        assert!(if expected.is_empty() { text.is_empty() } else { text.contains(expected) }, "{text:?}: {expected:?}");
+        let text = histogram
+            .validate()
+            .map_or_else(|fault| fault.to_string(), |()| String::new());
+        assert!(
+            if expected.is_empty() {
+                text.is_empty()
+            } else {
+                text.contains(expected)
+            },
+            "{text:?}: {expected:?}"
+        );
     }
 
     #[test]
@@ -230,28 +257,72 @@ mod tests {
 
     #[test]
     fn spans_must_fit_their_buckets() {
-        check(good(), |h| h.positive_spans[1].offset = -1, "positive span 1 has the negative offset -1");
-        check(good(), |h| h.positive_spans[1].length = 2, "positive spans have 4 buckets, but 3 are given");
-        check(good(), |h| h.negative_spans.clear(), "negative spans have 0 buckets, but 1 are given");
-        check(good(), |h| h.positive_spans = vec![span(i32::MAX, u32::MAX)], "beyond the range");
-        check(good(), |h| h.positive_spans = vec![span(0, u32::MAX); 3], "beyond the range");
+        check(
+            good(),
+            |h| h.positive_spans[1].offset = -1,
+            "positive span 1 has the negative offset -1",
+        );
+        check(
+            good(),
+            |h| h.positive_spans[1].length = 2,
+            "positive spans have 4 buckets, but 3 are given",
+        );
+        check(
+            good(),
+            |h| h.negative_spans.clear(),
+            "negative spans have 0 buckets, but 1 are given",
+        );
+        check(
+            good(),
+            |h| h.positive_spans = vec![span(i32::MAX, u32::MAX)],
+            "beyond the range",
+        );
+        check(
+            good(),
+            |h| h.positive_spans = vec![span(0, u32::MAX); 3],
+            "beyond the range",
+        );
     }
 
     #[test]
     fn integer_counts_must_add_up() {
-        check(good(), |h| h.count = 13.0, "the buckets hold 12 observations, the count is 13");
-        check(good(), |h| h.count = 11.0, "the buckets hold 12 observations, the count is 11");
+        check(
+            good(),
+            |h| h.count = 13.0,
+            "the buckets hold 12 observations, the count is 13",
+        );
+        check(
+            good(),
+            |h| h.count = 11.0,
+            "the buckets hold 12 observations, the count is 11",
+        );
         check(good(), |h| (h.count, h.sum) = (13.0, f64::NAN), "");
         check(good(), |h| (h.count, h.sum) = (11.0, f64::NAN), "the count is 11");
-        check(good(), |h| h.positive_buckets[0] = -1.0, "a positive bucket has the count -1");
+        check(
+            good(),
+            |h| h.positive_buckets[0] = -1.0,
+            "a positive bucket has the count -1",
+        );
     }
 
     #[test]
     fn float_counts_must_only_not_be_negative() {
         check(good(), |h| (h.integer, h.count) = (false, 99.5), "");
-        check(good(), |h| (h.integer, h.count) = (false, -1.0), "the histogram has the count -1");
-        check(good(), |h| (h.integer, h.zero_count) = (false, f64::NAN), "the zero bucket has the count NaN");
-        check(good(), |h| (h.integer, h.negative_buckets[0]) = (false, -0.5), "a negative bucket");
+        check(
+            good(),
+            |h| (h.integer, h.count) = (false, -1.0),
+            "the histogram has the count -1",
+        );
+        check(
+            good(),
+            |h| (h.integer, h.zero_count) = (false, f64::NAN),
+            "the zero bucket has the count NaN",
+        );
+        check(
+            good(),
+            |h| (h.integer, h.negative_buckets[0]) = (false, -0.5),
+            "a negative bucket",
+        );
     }
 
     #[test]
@@ -259,7 +330,11 @@ mod tests {
         for schema in [-54, -52, -9, -5, 9, 53, i32::MIN, i32::MAX] {
             check(good(), |h| h.schema = schema, "is none of -4 to 8 and -53");
         }
-        check(good(), |h| h.custom_values = vec![1.0], "custom bounds come with the exponential schema 3");
+        check(
+            good(),
+            |h| h.custom_values = vec![1.0],
+            "custom bounds come with the exponential schema 3",
+        );
     }
 
     #[test]
@@ -268,7 +343,11 @@ mod tests {
         check(custom(), |h| h.custom_values = vec![3.0, 2.0], "2 follows 3");
         check(custom(), |h| h.custom_values = vec![1.0, f64::INFINITY], "not finite");
         check(custom(), |h| h.custom_values = vec![1.0, f64::NAN], "not finite");
-        check(custom(), |h| h.custom_values = vec![1.0], "reach custom bucket 2, but 1 bounds make 2 buckets");
+        check(
+            custom(),
+            |h| h.custom_values = vec![1.0],
+            "reach custom bucket 2, but 1 bounds make 2 buckets",
+        );
         check(custom(), |h| h.positive_spans[0].offset = -1, "reach custom bucket");
         check(custom(), |h| h.zero_count = 1.0, "zero bucket or negative");
         check(custom(), |h| h.zero_threshold = 1.0, "zero bucket or negative");
@@ -283,6 +362,10 @@ mod tests {
     fn counts_beyond_the_exact_range_may_miss_by_rounding() {
         let large = 2f64.powi(60);
         check(good(), |h| (h.count, h.positive_buckets[0]) = (large, large), "");
-        check(good(), |h| (h.count, h.positive_buckets[0]) = (large, large * 1.1), "the count is");
+        check(
+            good(),
+            |h| (h.count, h.positive_buckets[0]) = (large, large * 1.1),
+            "the count is",
+        );
     }
 }
