@@ -1,1 +1,11 @@
 //! From an accepted batch to an uploaded block: WAL, head, cut, ship.
+//!
+//! A push is committed in memory (head and WAL buffer in one pass), waits for the WAL to be on the disk, and is answered. Every two
+//! hours the head's oldest window becomes a Prometheus block, which is uploaded; only then the WAL lets go. Modules are
+//! listed in reading order; a module imports only from those above it.
+
+pub mod settings;
+mod metrics;
+mod codec;
+mod wal;
+mod head;

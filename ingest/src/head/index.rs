@@ -1,0 +1,290 @@
+//! Who the series are: identity, labels, tenants and posting lists.
+//!
+//! Only commits that bring new series, and the maintenance that drops idle ones, change it; readers look things up in passing. Samples
+//! are elsewhere, in the shards; both sides name a series by its slot.
+
+use super::{postings::Postings, symbols::Symbols};
+use crate::codec::{Cursor, put_uvarint};
+use hashbrown::{HashMap, HashTable};
+use model::{
+    label::{Labels, LabelsBuilder},
+    matcher::Matcher,
+    tenant::Tenant,
+};
+use roaring::RoaringBitmap;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// The identity table is split so that growing it moves a small part at a time.
+const STRIPES: usize = 64;
+
+/// A series in the identity table.
+#[derive(Debug, Clone, Copy)]
+struct Identity {
+    hash: u32,
+    slot: u32,
+}
+
+/// Spreads the stored half of a hash over what the table looks at.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// What is known about a series besides its samples.
+#[derive(Debug, Default)]
+struct Record {
+    /// Symbols of name and value of each label, as LEB128.
+    labels: Box<[u8]>,
+    /// Number of the series in the WAL; 0 for a free slot.
+    number: u64,
+    tenant: u32,
+}
+
+/// A tenant of the head.
+#[derive(Debug)]
+pub(crate) struct TenantIndex {
+    pub(crate) tenant: Tenant,
+    pub(crate) postings: Postings,
+}
+
+/// A series that matched.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    pub(crate) slot: u32,
+    /// Tells the series from a later one in the same slot.
+    pub(crate) number: u64,
+    pub(crate) labels: Labels,
+}
+
+/// The index of a head.
+#[derive(Debug)]
+pub(crate) struct Index {
+    symbols: Symbols,
+    tenants: Vec<TenantIndex>,
+    by_name: HashMap<Tenant, u32>,
+    identities: Vec<HashTable<Identity>>,
+    records: Vec<Record>,
+    free: Vec<u32>,
+    /// Counts dropped series; ids that were found before may name other series once it has changed.
+    dropped: u64,
+    seed: u64,
+    scratch: Vec<u8>,
+}
+
+impl Index {
+    /// An empty index; `seed` makes its hashes unpredictable.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            symbols: Symbols::new(seed),
+            tenants: Vec::new(),
+            by_name: HashMap::new(),
+            identities: (0..STRIPES).map(|_| HashTable::new()).collect(),
+            records: Vec::new(),
+            free: Vec::new(),
+            dropped: 0,
+            seed,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// The tenants, in the order in which they came.
+    pub(crate) fn tenants(&self) -> &[TenantIndex] {
+        &self.tenants
+    }
+
+    /// The number of a tenant.
+    pub(crate) fn tenant_id(&self, tenant: &Tenant) -> Option<u32> {
+        self.by_name.get(tenant).copied()
+    }
+
+    /// The number of a tenant, who is added when new.
+    pub(crate) fn ensure_tenant(&mut self, tenant: &Tenant) -> u32 {
+        if let Some(id) = self.tenant_id(tenant) {
+            return id;
+        }
+        let id = self.tenants.len() as u32;
+        self.tenants.push(TenantIndex { tenant: tenant.clone(), postings: Postings::default() });
+        self.by_name.insert(tenant.clone(), id);
+        id
+    }
+
+    /// Number of series of a tenant.
+    pub(crate) fn tenant_series(&self, tenant: u32) -> u64 {
+        self.tenants.get(tenant as usize).map_or(0, |tenant| tenant.postings.len())
+    }
+
+    /// Number of series.
+    pub(crate) fn len(&self) -> usize {
+        self.records.len() - self.free.len()
+    }
+
+    /// Number of label names and values in use.
+    pub(crate) fn symbol_count(&self) -> usize {
+        self.symbols.len()
+    }
+
+    fn hash(&self, tenant: u32, labels: &Labels) -> u64 {
+        let begin = self.seed ^ u64::from(tenant).wrapping_mul(0xa076_1d64_78bd_642f);
+        // Each text is the seed of the next one's hash, so order and borders count.
+        labels.iter().fold(begin, |hash, (name, value)| {
+            xxh3_64_with_seed(value.as_bytes(), xxh3_64_with_seed(name.as_bytes(), hash))
+        })
+    }
+
+    /// The slot of a series.
+    pub(crate) fn find(&self, tenant: u32, labels: &Labels) -> Option<u32> {
+        let hash = self.hash(tenant, labels);
+        let half = hash as u32;
+        let is_it = |identity: &Identity| identity.hash == half && self.is_series(identity.slot, tenant, labels);
+        self.identities[(hash >> 58) as usize].find(spread(half), is_it).map(|identity| identity.slot)
+    }
+
+    fn is_series(&self, slot: u32, tenant: u32, labels: &Labels) -> bool {
+        let Some(record) = self.records.get(slot as usize) else { return false };
+        let pairs = |(name, value): (u32, u32)| (self.symbols.text(name), self.symbols.text(value));
+        record.tenant == tenant && record.number != 0 && record.pairs().map(pairs).eq(labels.iter())
+    }
+
+    /// Adds a series that is not there yet and gives its slot.
+    pub(crate) fn create(&mut self, tenant: u32, number: u64, labels: &Labels) -> u32 {
+        let hash = self.hash(tenant, labels);
+        let slot = self.free.pop().unwrap_or(self.records.len() as u32);
+        self.scratch.clear();
+        for (name, value) in labels.iter() {
+            put_uvarint(&mut self.scratch, u64::from(self.symbols.acquire(name)));
+            put_uvarint(&mut self.scratch, u64::from(self.symbols.acquire(value)));
+        }
+        let record = Record { labels: self.scratch.as_slice().into(), number, tenant };
+        self.tenants[tenant as usize].postings.insert(slot, record.pairs());
+        match self.records.get_mut(slot as usize) {
+            Some(place) => *place = record,
+            None => self.records.push(record),
+        }
+        let identity = Identity { hash: hash as u32, slot };
+        let stripe = &mut self.identities[(hash >> 58) as usize];
+        stripe.insert_unique(spread(identity.hash), identity, |other| spread(other.hash));
+        slot
+    }
+
+    /// Drops a series; its slot will be used again.
+    pub(crate) fn drop_series(&mut self, slot: u32) {
+        let Some(labels) = self.labels(slot) else { return };
+        let tenant = self.records[slot as usize].tenant;
+        let hash = self.hash(tenant, &labels);
+        let stripe = &mut self.identities[(hash >> 58) as usize];
+        if let Ok(entry) = stripe.find_entry(spread(hash as u32), |identity| identity.slot == slot) {
+            entry.remove();
+        }
+        let record = std::mem::take(&mut self.records[slot as usize]);
+        self.tenants[tenant as usize].postings.remove(slot, record.pairs());
+        for (name, value) in record.pairs() {
+            self.symbols.release(name);
+            self.symbols.release(value);
+        }
+        self.free.push(slot);
+        self.dropped += 1;
+    }
+
+    /// The labels of a series.
+    pub(crate) fn labels(&self, slot: u32) -> Option<Labels> {
+        let record = self.records.get(slot as usize).filter(|record| record.number != 0)?;
+        let mut builder = LabelsBuilder::default();
+        for (name, value) in record.pairs() {
+            builder.push(self.symbols.text(name), self.symbols.text(value));
+        }
+        Some(builder.build_sorted())
+    }
+
+    /// The number of the series in a slot, 0 when it is free.
+    pub(crate) fn number(&self, slot: u32) -> u64 {
+        self.records.get(slot as usize).map_or(0, |record| record.number)
+    }
+
+    /// The text of a symbol.
+    pub(crate) fn text(&self, symbol: u32) -> &str {
+        self.symbols.text(symbol)
+    }
+
+    /// The symbol of a text.
+    pub(crate) fn symbol(&self, text: &str) -> Option<u32> {
+        self.symbols.find(text)
+    }
+
+    /// Slots of the series of a tenant that satisfy all matchers, and the state of the index at this moment for [`Self::resolve`].
+    pub(crate) fn select(&self, tenant: &Tenant, matchers: &[Matcher]) -> (RoaringBitmap, u64) {
+        let Some(tenant) = self.tenant_id(tenant) else { return (RoaringBitmap::new(), self.dropped) };
+        let postings = &self.tenants[tenant as usize].postings;
+        (postings.select(matchers, |text| self.symbol(text), |symbol| self.text(symbol)), self.dropped)
+    }
+
+    /// The series in slots that [`Self::select`] gave. The index may have changed since: what is another series now is left out
+    /// unless it matches as well.
+    pub(crate) fn resolve(&self, tenant: &Tenant, matchers: &[Matcher], slots: &[u32], state: u64) -> Vec<Found> {
+        let tenant = self.tenant_id(tenant);
+        let still_matches = |found: &Found| {
+            let record = &self.records[found.slot as usize];
+            let value = |matcher: &Matcher| found.labels.get(&matcher.name).unwrap_or("");
+            Some(record.tenant) == tenant && matchers.iter().all(|matcher| matcher.matches(value(matcher)))
+        };
+        let found = |&slot: &u32| Some(Found { slot, number: self.number(slot), labels: self.labels(slot)? });
+        slots.iter().filter_map(found).filter(|found| state == self.dropped || still_matches(found)).collect()
+    }
+
+    /// Bytes of memory, allocator overhead and posting lists apart.
+    pub(crate) fn memory(&self) -> usize {
+        let labels: usize = self.records.iter().map(|record| record.labels.len()).sum();
+        let identities: usize = self.identities.iter().map(|stripe| stripe.capacity() * 9).sum();
+        self.symbols.memory() + self.records.capacity() * size_of::<Record>() + labels + identities
+    }
+}
+
+impl Record {
+    /// Symbols of name and value of each label.
+    fn pairs(&self) -> impl Iterator<Item = (u32, u32)> {
+        let mut cursor = Cursor::new(&self.labels);
+        std::iter::from_fn(move || {
+            let name = cursor.uvarint().ok()?;
+            let value = cursor.uvarint().ok()?;
+            Some((name as u32, value as u32))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(index: usize) -> Labels {
+        let pod = format!("pod-{}", index / 10);
+        let path = format!("/{index}");
+        Labels::new([("__name__", "requests_total"), ("pod", &pod), ("path", &path)]).unwrap()
+    }
+
+    #[test]
+    fn series_are_found_by_labels_and_tenant() {
+        let mut index = Index::new(7);
+        let (one, two) = (Tenant::new("one").unwrap(), Tenant::new("two").unwrap());
+        let (first, second) = (index.ensure_tenant(&one), index.ensure_tenant(&two));
+        let slots: Vec<_> = (0..5000).map(|i| index.create(first, i as u64 + 1, &labels(i))).collect();
+        assert_eq!(index.find(second, &labels(3)), None);
+        let other = index.create(second, 9001, &labels(3));
+        assert_ne!(other, slots[3]);
+        for (i, &slot) in slots.iter().enumerate() {
+            assert_eq!(index.find(first, &labels(i)), Some(slot));
+            assert_eq!(index.labels(slot), Some(labels(i)));
+        }
+        let matchers = [Matcher::equal("pod", "pod-7")];
+        let (ids, state) = index.select(&one, &matchers);
+        assert_eq!(ids.len(), 10);
+        assert_eq!(index.select(&two, &matchers).0.len(), 0);
+
+        // A slot that is used again must not show another tenant's series to a reader that is under way.
+        index.drop_series(slots[70]);
+        let reused = index.create(second, 9002, &labels(4));
+        assert_eq!(reused, slots[70]);
+        let slots_found: Vec<_> = ids.iter().collect();
+        let found = index.resolve(&one, &matchers, &slots_found, state);
+        assert_eq!(found.len(), 9);
+        assert!(found.iter().all(|found| found.labels.get("pod") == Some("pod-7")));
+        assert_eq!(index.len(), 5001);
+    }
+}

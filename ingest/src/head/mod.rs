@@ -1,0 +1,59 @@
+//! The head: the newest samples of every series, in memory.
+//!
+//! Two halves. The index knows who the series are, the shards hold their samples. A commit changes both under the commit
+//! lock; readers take the lock of the index for lookups and that of one shard at a time, briefly.
+
+pub(crate) mod chunk;
+pub(crate) mod index;
+pub(crate) mod postings;
+pub(crate) mod sealed;
+pub(crate) mod shard;
+pub(crate) mod symbols;
+
+use index::Index;
+use parking_lot::{Mutex, RwLock};
+use shard::{Shard, place, shard_of};
+use std::sync::Arc;
+
+/// The head of a node, for all tenants.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) index: RwLock<Index>,
+    shards: RwLock<Vec<Arc<Mutex<Shard>>>>,
+}
+
+impl Head {
+    /// An empty head; `seed` makes its hashes unpredictable.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { index: RwLock::new(Index::new(seed)), shards: RwLock::new(Vec::new()) }
+    }
+
+    /// The shards, for who goes through many of them.
+    pub(crate) fn shards(&self) -> Vec<Arc<Mutex<Shard>>> {
+        self.shards.read().clone()
+    }
+
+    /// The shard that a slot lies in, if there is one already.
+    pub(crate) fn shard(&self, slot: u32) -> Option<Arc<Mutex<Shard>>> {
+        self.shards.read().get(shard_of(slot)).cloned()
+    }
+
+    /// Makes sure that the shard of a slot exists; gives all shards when one was added.
+    pub(crate) fn ensure_shard(&self, slot: u32) -> Option<Vec<Arc<Mutex<Shard>>>> {
+        if shard_of(slot) < self.shards.read().len() {
+            return None;
+        }
+        let mut shards = self.shards.write();
+        while shards.len() <= shard_of(slot) {
+            shards.push(Arc::new(Mutex::new(Shard::new())));
+        }
+        Some(shards.clone())
+    }
+
+    /// Runs `work` on the shard of a series that is known to exist, with its place.
+    pub(crate) fn with<R>(&self, slot: u32, work: impl FnOnce(&mut Shard, usize) -> R) -> Option<R> {
+        let shard = self.shard(slot)?;
+        let mut shard = shard.lock();
+        Some(work(&mut shard, place(slot)))
+    }
+}

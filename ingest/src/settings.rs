@@ -1,0 +1,77 @@
+//! What an operator may choose about the ingester, with the defaults and what each choice costs.
+
+use std::{path::PathBuf, time::Duration};
+
+/// When accepted samples are forced to the disk, and so what a crash can lose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SyncPolicy {
+    /// Before the sender hears of it. A crash of process, kernel or power supply loses nothing that was acknowledged.
+    #[default]
+    EveryWrite,
+    /// At least this often. A crash of the process loses nothing, one of kernel or power supply at most so much time.
+    Interval(Duration),
+    /// When the kernel likes. A crash of the process loses nothing, one of kernel or power supply any amount.
+    Never,
+}
+
+/// Settings of an [`crate::Ingester`].
+#[derive(Debug, Clone)]
+pub struct IngestSettings {
+    /// Folder of everything local; created when missing, held by one process at a time.
+    pub dir: PathBuf,
+    /// Value of the external label `replica` of the blocks of this node. Two nodes that take the same samples must differ in it.
+    pub replica: String,
+    /// Further external labels of the blocks.
+    pub external_labels: Vec<(String, String)>,
+    /// When samples are forced to the disk.
+    pub sync: SyncPolicy,
+    /// A sample so far ahead of our clock is refused.
+    pub future_max: Duration,
+    /// How old the samples of a series may be. `None`: two hours before the oldest two-hour window that is not cut yet.
+    pub age_max: Option<Duration>,
+    /// Series that one tenant may have in the head, 0 for no limit.
+    pub tenant_series_max: u64,
+    /// Exemplars kept in memory for each tenant; the oldest go first. 0 keeps none.
+    pub tenant_exemplars_max: usize,
+    /// Metric families whose metadata is kept for each tenant; what comes later is not kept.
+    pub tenant_metadata_max: usize,
+    /// Size at which a WAL segment is finished and the next one begun.
+    pub segment_bytes_max: u64,
+    /// Bytes of the WAL that may wait for the disk. Beyond, pushes are answered with "unavailable".
+    pub pending_bytes_max: usize,
+    /// How long after the end of a window its block is cut, so that late samples find their place.
+    pub cut_delay: Duration,
+    /// How often the background loop looks for work.
+    pub maintenance_interval: Duration,
+    /// How long local blocks stay queryable after their upload, so that readers of the bucket have time to find them.
+    pub block_retention: Duration,
+    /// Blocks of one tenant that may wait for their upload before the head forgets their samples all the same: they
+    /// are durable locally and stay queryable, and a bucket that is away for long must not fill the memory.
+    pub unshipped_blocks_in_memory_max: usize,
+    /// WAL bytes after which a head image is written although no block was shipped, so that replay stays short.
+    pub image_bytes: u64,
+}
+
+impl IngestSettings {
+    /// Defaults for a data folder.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            replica: "narthex-0".into(),
+            external_labels: Vec::new(),
+            sync: SyncPolicy::EveryWrite,
+            future_max: Duration::from_secs(10 * 60),
+            age_max: None,
+            tenant_series_max: 0,
+            tenant_exemplars_max: 10_000,
+            tenant_metadata_max: 100_000,
+            segment_bytes_max: 128 << 20,
+            pending_bytes_max: 64 << 20,
+            cut_delay: Duration::from_secs(60 * 60),
+            maintenance_interval: Duration::from_secs(15),
+            block_retention: Duration::from_secs(30 * 60),
+            unshipped_blocks_in_memory_max: 2,
+            image_bytes: 4 << 30,
+        }
+    }
+}
