@@ -5,5 +5,6 @@ pub mod ast;
 mod lex;
 pub mod parse;
 pub mod print;
+pub mod series;
 pub mod value;
 pub mod engine;

@@ -12,6 +12,7 @@ mod selector;
 
 use crate::ast::{DEPTH_MAX, Expr, ParserOptions, Span};
 use crate::lex::{Keyword, Kind, Token, describe, tokenize, unquote};
+use model::label::Labels;
 use model::matcher::Matcher;
 use std::fmt;
 
@@ -59,6 +60,16 @@ pub fn parse_selector(text: &str) -> Result<Vec<Matcher>, ParseError> {
         let selector = parser.lone_selector()?;
         parser.end_of_input()?;
         Ok(selector.matchers)
+    })
+}
+
+/// Parses a lone series, such as `up{job="x"}`, and gives its labels.
+pub fn parse_metric(text: &str) -> Result<Labels, ParseError> {
+    with_parser(text, ParserOptions::default(), |parser| {
+        let start = parser.token().span;
+        let pairs = parser.label_set()?;
+        parser.end_of_input()?;
+        Labels::new(pairs).map_err(|error| parser.error(start, error.to_string()))
     })
 }
 

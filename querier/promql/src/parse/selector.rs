@@ -103,6 +103,49 @@ impl Parser<'_> {
         Matcher::new(op, name, &value).map_err(|error| self.error(span, error.to_string()))
     }
 
+    /// Name and value of each label of a lone series, the metric name included.
+    pub(super) fn label_set(&mut self) -> Parsed<Vec<(String, String)>> {
+        let mut pairs = Vec::new();
+        if !self.at_selector() {
+            return Err(self.unexpected("", ""));
+        }
+        if self.kind() != Kind::LeftBrace {
+            let name = self.advance();
+            pairs.push((METRIC_NAME.to_owned(), self.text_of(name.span).to_owned()));
+        }
+        if self.accept(Kind::LeftBrace).is_none() {
+            return Ok(pairs);
+        }
+        while self.accept(Kind::RightBrace).is_none() {
+            pairs.push(self.label_pair()?);
+            if self.accept(Kind::Comma).is_none() && self.kind() != Kind::RightBrace {
+                return Err(self.unexpected("label set", "\",\" or \"}\""));
+            }
+        }
+        Ok(pairs)
+    }
+
+    /// `name="value"`, `"name"="value"`, or `"metric name"`.
+    fn label_pair(&mut self) -> Parsed<(String, String)> {
+        let label = self.token();
+        let name = match label.kind {
+            Kind::Identifier => self.text_of(label.span).to_owned(),
+            Kind::String => self.utf8_string(label)?,
+            _ => return Err(self.unexpected("label set", "identifier or \"}\"")),
+        };
+        self.advance();
+        if self.accept(Kind::Assign).is_none() {
+            return match label.kind {
+                Kind::String => Ok((METRIC_NAME.to_owned(), name)),
+                _ => Err(self.unexpected("label set", "\"=\"")),
+            };
+        }
+        let Some(value) = self.accept(Kind::String) else {
+            return Err(self.unexpected("label set", "string"));
+        };
+        Ok((name, self.utf8_string(value)?))
+    }
+
     /// Whether a range, a subquery, or a modifier follows.
     pub(super) fn at_modifier(&self) -> bool {
         matches!(
