@@ -15,6 +15,7 @@ use model::{
     tenant::Tenant,
 };
 use prometheus_client::registry::Registry;
+use promql::ast::ParserOptions;
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 /// Answers questions about the samples behind a [`SelectTenants`].
@@ -23,6 +24,8 @@ pub struct Querier {
     pub(crate) settings: QuerierSettings,
     pub(crate) status: Arc<dyn StatusProvider>,
     pub(crate) metrics: Metrics,
+    /// Which parts of PromQL are spoken.
+    pub(crate) parser: ParserOptions,
     /// Whose pages may read answers.
     pub(crate) origins: Option<Origins>,
     select: Arc<dyn SelectTenants>,
@@ -76,11 +79,16 @@ impl Querier {
         let metrics = Metrics::new(registry);
         let lookups = Gate::new("lookup", settings.lookups_max, settings.queue_max, metrics.clone());
         let origins = settings.cors_origin.as_deref().and_then(Origins::new);
+        let parser = ParserOptions {
+            experimental_functions: settings.experimental_functions,
+            ..ParserOptions::default()
+        };
         Arc::new(Self {
             env,
             settings,
             status,
             metrics,
+            parser,
             origins,
             select,
             lookups,

@@ -5,8 +5,8 @@
 use super::{
     answer::{Answer, ApiError},
     params::Asked,
-    time::quoted,
 };
+use promql::format::quote;
 
 fn constant(data: &str) -> Answer {
     let mut answer = Answer::new();
@@ -19,7 +19,7 @@ pub(super) async fn rules(asked: Asked) -> Result<Answer, ApiError> {
         "" | "alert" | "record" => Ok(constant("{\"groups\":[]}")),
         other => Err(ApiError::parameter(
             "type",
-            format!("not supported value {}", quoted(other)),
+            format!("not supported value {}", quote(other)),
         )),
     }
 }

@@ -10,6 +10,9 @@ mod layers;
 mod number;
 mod params;
 mod status;
+mod lookup;
+mod tree;
+mod federate;
 mod time;
 
 use crate::querier::Querier;
@@ -36,6 +39,16 @@ fn calls(querier: &Arc<Querier>) -> Router {
         let observe = middleware::from_fn_with_state((querier.clone(), path), layers::observe);
         router = std::mem::take(&mut router).route(path, method.layer(observe).with_state(querier.clone()));
     };
+    add("/api/v1/labels", get(lookup::label_names).post(lookup::label_names));
+    add("/api/v1/label/{name}/values", get(lookup::label_values));
+    add("/api/v1/series", get(lookup::series).post(lookup::series));
+    add("/api/v1/metadata", get(lookup::metadata));
+    add(
+        "/api/v1/query_exemplars",
+        get(lookup::exemplars).post(lookup::exemplars),
+    );
+    add("/api/v1/parse_query", get(tree::parse_query).post(tree::parse_query));
+    add("/federate", get(federate::federate));
     add("/api/v1/status/buildinfo", get(status::buildinfo));
     add("/api/v1/status/flags", get(status::flags));
     add("/api/v1/status/config", get(status::config));

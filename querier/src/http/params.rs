@@ -2,7 +2,7 @@
 
 use super::{
     answer::ApiError,
-    time::{TIME_MAX, TIME_MIN, parse_duration, parse_time, quoted},
+    time::{TIME_MAX, TIME_MIN, parse_duration, parse_time},
 };
 use ::http::{HeaderMap, Method, header};
 use axum::{
@@ -13,6 +13,7 @@ use model::{
     tenant::{Tenant, tenant_of},
     time::{TimeRange, Timestamp},
 };
+use promql::format::quote;
 use std::time::Duration;
 
 /// Size of a form; the same bound as in Go.
@@ -168,7 +169,7 @@ impl Asked {
             "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
             other => Err(ApiError::parameter(
                 "partial_response",
-                format!("cannot parse {} to a bool", quoted(other)),
+                format!("cannot parse {} to a bool", quote(other)),
             )),
         }
     }
@@ -182,7 +183,7 @@ pub(crate) fn atoi(text: &str) -> Result<i64, String> {
             PosOverflow | NegOverflow => "value out of range",
             _ => "invalid syntax",
         };
-        format!("strconv.Atoi: parsing {}: {what}", quoted(text))
+        format!("strconv.Atoi: parsing {}: {what}", quote(text))
     })
 }
 

@@ -1,6 +1,7 @@
 //! Times and durations as clients write them in parameters.
 
 use model::time::Timestamp;
+use promql::format::quote;
 
 /// The earliest time that Prometheus can express; clients send it to mean "from the beginning". It leaves room for arithmetic.
 pub(crate) const TIME_MIN: Timestamp = -9_223_309_901_257_974_000;
@@ -22,7 +23,7 @@ pub(crate) fn parse_time(text: &str) -> Result<Timestamp, String> {
             _ => parse_rfc3339(text.as_bytes()),
         },
     };
-    parsed.ok_or_else(|| format!("cannot parse {} to a valid timestamp", quoted(text)))
+    parsed.ok_or_else(|| format!("cannot parse {} to a valid timestamp", quote(text)))
 }
 
 /// A duration in milliseconds: seconds as a decimal number, or a Prometheus duration such as `1h30m`.
@@ -32,7 +33,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<i64, String> {
         if seconds.abs() * 1e9 > i64::MAX as f64 {
             return Err(format!(
                 "cannot parse {} to a valid duration. It overflows int64",
-                quoted(text)
+                quote(text)
             ));
         }
         return millis_of(seconds).ok_or_else(|| no_duration(text));
@@ -41,26 +42,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<i64, String> {
 }
 
 fn no_duration(text: &str) -> String {
-    format!("cannot parse {} to a valid duration", quoted(text))
-}
-
-/// The text in quotes, as Go quotes it.
-pub(crate) fn quoted(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
+    format!("cannot parse {} to a valid duration", quote(text))
 }
 
 /// Rounds seconds to milliseconds; `None` when they are no number or do not fit.

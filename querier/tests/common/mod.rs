@@ -1,6 +1,8 @@
 //! A world in memory for the tests: samples of tenants, sources that fail or are slow, and an environment without files.
 #![allow(dead_code, reason = "each test program uses its own part of it")]
 
+pub mod api;
+
 use futures::future::BoxFuture;
 use model::{
     env::{Clock, Entry, Env, File, Fs, Mapped, Rng, Spawn},

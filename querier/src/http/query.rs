@@ -1,0 +1,226 @@
+//! `query` and `query_range`: PromQL over HTTP.
+
+use super::{
+    answer::{Answer, ApiError, ErrorKind, json_response},
+    json::Json,
+    lookup::TRUNCATED,
+    number::write_value,
+    params::Asked,
+    result::ValueWriter,
+};
+use crate::{
+    evaluate::{EvaluateError, Evaluated, Spent},
+    querier::Querier,
+};
+use ::http::StatusCode;
+use axum::{body::Body, extract::State, response::Response};
+use bytes::Bytes;
+use futures::stream;
+use promql::{
+    engine::{Query, QueryError, QueryStats, Times},
+    value::Value,
+};
+use std::{io, sync::Arc, time::Duration};
+use tokio::sync::mpsc;
+
+/// Evaluations of one range query. Enough for a week at a minute or a year at an hour; clients know the bound by its text.
+const POINTS_MAX: i64 = 11_000;
+
+/// Pieces of a large answer that wait for the client.
+const PIECES_MAX: usize = 2;
+
+/// Headers by which Grafana says who asks; a slow query is logged with them.
+const ASKER_HEADERS: [&str; 8] = [
+    "x-dashboard-uid",
+    "x-panel-id",
+    "x-grafana-user",
+    "x-grafana-org-id",
+    "fromalert",
+    "x-rule-uid",
+    "x-rule-name",
+    "user-agent",
+];
+
+pub(super) async fn instant(State(querier): State<Arc<Querier>>, asked: Asked) -> Result<Response, ApiError> {
+    let limit = asked.limit()?;
+    let at = asked.time_or("time", querier.env.clock.now())?;
+    run(&querier, &asked, Times::Instant(at), limit).await
+}
+
+pub(super) async fn range(State(querier): State<Arc<Querier>>, asked: Asked) -> Result<Response, ApiError> {
+    let limit = asked.limit()?;
+    let start = asked.time("start")?;
+    let end = asked.time("end")?;
+    if end < start {
+        return Err(ApiError::parameter("end", "end timestamp must not be before start time"));
+    }
+    let step_ms = asked.step()?;
+    // A step below a millisecond counts as none: time goes in milliseconds.
+    if step_ms <= 0 {
+        let text = "zero or negative query resolution step widths are not accepted. Try a positive integer";
+        return Err(ApiError::parameter("step", text));
+    }
+    if end.saturating_sub(start) / step_ms > POINTS_MAX {
+        return Err(ApiError::bad_data(
+            "exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)",
+        ));
+    }
+    run(&querier, &asked, Times::Range { start, end, step_ms }, limit).await
+}
+
+async fn run(querier: &Arc<Querier>, asked: &Asked, times: Times, limit: usize) -> Result<Response, ApiError> {
+    let timeout = asked.timeout()?.unwrap_or(Duration::MAX).min(querier.settings.timeout);
+    let lookback_ms = asked.lookback()?;
+    let partial = asked.partial(querier.settings.partial_response)?;
+    let query = Query { text: asked.first("query").to_owned(), times, lookback_ms, samples_max: None };
+    let source = querier.select_of(&asked.tenant, partial);
+    let started = querier.env.clock.monotonic();
+    let evaluated = querier.evaluator.run(&*source, query, timeout).await;
+    let elapsed = querier.env.clock.monotonic().saturating_sub(started);
+    if elapsed >= querier.settings.slow_query {
+        log_slow(asked, times, elapsed, evaluated.as_ref().ok());
+    }
+    let Evaluated { mut result, spent } = evaluated?;
+    querier.metrics.samples.inc_by(result.stats.total_queryable_samples);
+    if truncate(&mut result.value, limit) {
+        result.warnings.push(TRUNCATED.to_owned());
+    }
+    if !result.warnings.is_empty() {
+        querier.metrics.warned.inc();
+    }
+    let mut tail = Json::new();
+    if !asked.first("stats").is_empty() {
+        write_stats(&mut tail, &result.stats, &spent);
+    }
+    tail.raw("}");
+    tail.out.extend(Answer::tail(&mut result.warnings, &mut result.infos));
+    let mut json = Answer::new().json;
+    let writer = ValueWriter::new(&mut json, result.value, tail.out);
+    Ok(respond(querier, json, writer, !result.warnings.is_empty()))
+}
+
+/// Cuts a value to `limit` elements; says whether some went away.
+fn truncate(value: &mut Value, limit: usize) -> bool {
+    let before = match value {
+        Value::Vector(samples) => samples.len(),
+        Value::Matrix(series) => series.len(),
+        Value::Scalar { .. } | Value::String { .. } => 0,
+    };
+    if limit == 0 || before <= limit {
+        return false;
+    }
+    match value {
+        Value::Vector(samples) => samples.truncate(limit),
+        Value::Matrix(series) => series.truncate(limit),
+        Value::Scalar { .. } | Value::String { .. } => {}
+    }
+    true
+}
+
+fn write_stats(json: &mut Json, stats: &QueryStats, spent: &Spent) {
+    let total = spent.queued + spent.prepared + spent.evaluated;
+    let timings = [
+        ("evalTotalTime", spent.prepared + spent.evaluated),
+        ("resultSortTime", Duration::ZERO),
+        ("queryPreparationTime", spent.prepared),
+        ("innerEvalTime", spent.evaluated),
+        ("execQueueTime", spent.queued),
+        ("execTotalTime", total),
+    ];
+    json.raw(",\"stats\":{\"timings\":{");
+    for (name, duration) in timings {
+        json.key(name);
+        write_value(&mut json.out, duration.as_secs_f64());
+    }
+    json.raw("},\"samples\":{").int_member("totalQueryableSamples", stats.total_queryable_samples as i64);
+    json.int_member("peakSamples", stats.peak_samples as i64).raw("}}");
+}
+
+/// A small answer in one piece with its length, a large one as a stream.
+fn respond(querier: &Arc<Querier>, mut json: Json, mut writer: ValueWriter, incomplete: bool) -> Response {
+    writer.write(&mut json);
+    let body = if writer.finished() { Body::from(json.out) } else { stream_body(querier.clone(), json, writer) };
+    json_response(StatusCode::OK, body, incomplete)
+}
+
+/// Writes piece by piece as the client reads. A client that stops reading gets a broken answer after the time for sending, and what
+/// was left of the result is freed.
+fn stream_body(querier: Arc<Querier>, mut json: Json, mut writer: ValueWriter) -> Body {
+    let (sender, receiver) = mpsc::channel(PIECES_MAX);
+    let sending = querier.clone();
+    let write = async move {
+        loop {
+            let last = writer.finished();
+            let piece = Bytes::from(std::mem::take(&mut json.out));
+            if sender.send(Piece { bytes: piece, last }).await.is_err() || last {
+                return;
+            }
+            writer.write(&mut json);
+        }
+    };
+    let bounded = async move {
+        if sending.within(sending.settings.send_timeout, write).await.is_none() {
+            tracing::info!("a client did not read its answer in time; the connection is broken off");
+        }
+    };
+    querier.env.spawn.task("send answer", Box::pin(bounded));
+    Body::from_stream(stream::unfold(Some(receiver), next_piece))
+}
+
+/// A part of an answer.
+struct Piece {
+    bytes: Bytes,
+    last: bool,
+}
+
+/// The next piece; an error when the writer gave up before the last one, so that the client cannot take a torn answer for whole.
+async fn next_piece(
+    receiver: Option<mpsc::Receiver<Piece>>,
+) -> Option<(io::Result<Bytes>, Option<mpsc::Receiver<Piece>>)> {
+    let mut receiver = receiver?;
+    match receiver.recv().await {
+        Some(Piece { bytes, last }) => Some((Ok(bytes), (!last).then_some(receiver))),
+        None => Some((Err(io::Error::new(io::ErrorKind::TimedOut, "the answer was not read in time")), None)),
+    }
+}
+
+fn log_slow(asked: &Asked, times: Times, elapsed: Duration, evaluated: Option<&Evaluated>) {
+    /// Longest text of a query in the log.
+    const TEXT_CHARS_MAX: usize = 2000;
+    let mut asker = String::new();
+    for name in ASKER_HEADERS {
+        if let Some(value) = asked.headers.get(name).and_then(|value| value.to_str().ok()) {
+            let value: String = value.chars().take(100).collect();
+            asker.push_str(&format!("{name}={value:?} "));
+        }
+    }
+    let text: String = asked.first("query").chars().take(TEXT_CHARS_MAX).collect();
+    let stats = evaluated.map(|evaluated| evaluated.result.stats).unwrap_or_default();
+    tracing::info!(
+        tenant = asked.tenant.as_str(),
+        query = text,
+        ?times,
+        seconds = elapsed.as_secs_f64(),
+        samples = stats.total_queryable_samples,
+        series = stats.series,
+        answered = evaluated.is_some(),
+        asker = asker.trim_end(),
+        "slow query"
+    );
+}
+
+impl From<EvaluateError> for ApiError {
+    fn from(error: EvaluateError) -> Self {
+        let text = error.to_string();
+        let kind = match error {
+            EvaluateError::Full(full) => return full.into(),
+            EvaluateError::Query(QueryError::Parse(text)) => return ApiError::parameter("query", text),
+            EvaluateError::Query(QueryError::Select(error)) => ApiError::from(error).kind,
+            EvaluateError::Query(QueryError::Execution(_) | QueryError::TooManySamples) => ErrorKind::Execution,
+            EvaluateError::Query(QueryError::Timeout(_)) => ErrorKind::Timeout,
+            EvaluateError::Query(QueryError::Canceled(_)) => ErrorKind::Canceled,
+            EvaluateError::Query(QueryError::Internal(_)) => ErrorKind::Internal,
+        };
+        ApiError::new(kind, text)
+    }
+}
