@@ -276,8 +276,8 @@ async fn the_ui_explains_a_query_by_its_tree() {
     assert_eq!(tree["bool"], true);
     assert_eq!(tree["rhs"], json!({"type": "numberLiteral", "val": "2"}));
     assert_eq!(tree["lhs"]["lhs"]["grouping"], json!(["job"]));
-    let expected = json!({"card": "many-to-one", "include": [], "labels": ["job"], "on": true});
-    assert_eq!(tree["lhs"]["matching"], expected);
+    let matching = &tree["lhs"]["matching"];
+    assert_eq!((&matching["card"], &matching["labels"], &matching["on"]), (&json!("many-to-one"), &json!(["job"]), &json!(true)));
     let function = json!({"name": "rate", "argTypes": ["matrix"], "variadic": 0, "returnType": "vector"});
     assert_eq!(rate["func"], function);
     let selector = json!({
@@ -291,6 +291,8 @@ async fn the_ui_explains_a_query_by_its_tree() {
         ],
         "timestamp": null,
         "startOrEnd": null,
+        "anchored": false,
+        "smoothed": false,
     });
     assert_eq!(rate["args"], json!([selector]));
     let at = api()
@@ -317,6 +319,14 @@ async fn the_ui_explains_a_query_by_its_tree() {
         "bad_data",
         "invalid parameter \"query\": 1:5: parse error: unclosed left parenthesis",
     );
+}
+
+#[tokio::test]
+async fn the_ui_formats_a_query() {
+    let expected = r#"{"status":"success","data":"sum by (job) (rate(up{a=\"b\"}[5m]))"}"#;
+    api().post("/api/v1/format_query", "query=sum(rate(up{a='b'}[5m]))by(job)").await.is(expected);
+    let wrong = api().get("/api/v1/format_query?query=invalid_expression/").await;
+    wrong.fails(400, "bad_data", "invalid parameter \"query\": 1:20: parse error: unexpected end of input");
 }
 
 // --- Federation ----------------------------------------------------------------------------------------------------
