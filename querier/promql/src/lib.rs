@@ -8,3 +8,4 @@ pub mod print;
 pub mod series;
 pub mod value;
 pub mod engine;
+pub mod script;
