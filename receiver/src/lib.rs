@@ -13,6 +13,7 @@ mod budget;
 mod negotiate;
 mod rejections;
 mod admit;
+pub mod ring;
 mod resolve;
 mod gather;
 mod replicate;

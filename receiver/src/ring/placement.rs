@@ -45,7 +45,7 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Builds the look-up table. It takes some 50 ms for a hundred members, so it does not belong on a thread that serves requests.
+    /// Builds the look-up table. It takes some 100 ms for a hundred members, so it does not belong on a thread that serves requests.
     pub fn new(document: &Document) -> Self {
         let node = |member: &cluster::member::Member| Node {
             id: Some(member.id),
@@ -113,7 +113,7 @@ impl Ring {
                 way = self.circle.walk(start);
             }
             let fits = |&node: &NodeIndex| {
-                count[self.zone(node)] == level && subset.usable[node as usize] && !chosen.contains(&node)
+                subset.usable[node as usize] && count[self.zone(node)] == level && !chosen.contains(&node)
             };
             let Some(node) = way.find(fits) else { break };
             chosen.push(node);
