@@ -9,3 +9,7 @@ mod cursor;
 mod sink;
 pub mod index;
 pub mod block;
+pub mod external;
+pub mod bucket;
+mod metrics;
+pub mod gateway;

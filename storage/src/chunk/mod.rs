@@ -6,6 +6,7 @@
 mod bits;
 mod histogram;
 mod overlap;
+mod samples;
 mod layout;
 mod start;
 mod xor;
@@ -13,6 +14,7 @@ mod xor2;
 
 pub(crate) use bits::{put_uvarint, put_varint};
 pub use overlap::{decode_run, merge_samples};
+pub use samples::ChunkSamples;
 pub use xor::{XOR_APPEND_ROOM, XOR_SAMPLES_MAX, XorAppender, XorReader};
 
 use bytes::Bytes;

@@ -1,0 +1,190 @@
+//! Uploading a local block: never half visible, never an object twice, and verified before anybody is told of it.
+
+use super::{BucketError, block_object};
+use crate::block::{BlockError, BlockFile, BlockMeta, CHUNKS_DIR, INDEX_FILE, META_FILE, TOMBSTONES_FILE, Tombstones};
+use bytes::Bytes;
+use model::{env::Fs, time::Timestamp};
+use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload, WriteMultipart, path::Path as ObjectPath};
+use std::{io, path::Path};
+
+/// Files above this size are uploaded in parts.
+const SINGLE_PUT_BYTES_MAX: usize = 16 << 20;
+/// Size of a part. S3 takes at most 10,000 of them, so this reaches 160 GiB.
+const PART_BYTES: usize = 16 << 20;
+/// Parts in flight at once: bounds memory to four parts.
+const PARTS_IN_FLIGHT: usize = 4;
+
+/// What an upload did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Uploaded {
+    /// The description as it is in the bucket.
+    pub meta: BlockMeta,
+    /// Objects that were uploaded.
+    pub objects: usize,
+    /// Objects that an earlier attempt had uploaded.
+    pub objects_present: usize,
+    /// Bytes that were uploaded.
+    pub bytes: u64,
+}
+
+/// Why a block could not be uploaded. What is in the bucket by then stays invisible, and the next attempt goes on from there.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// A local file could not be read.
+    #[error("read local block: {0}")]
+    Local(#[from] io::Error),
+    /// The local block is damaged, or lacks what a bucket needs.
+    #[error("local block: {0}")]
+    Block(#[from] BlockError),
+    /// The block must carry external labels, which say whose it is.
+    #[error("block {0} has no external labels; a bucket does not take it without")]
+    NoLabels(ulid::Ulid),
+    /// The block has deletions, and a bucket knows no tombstones: uploaded as it is, deleted samples would come back.
+    #[error("block {0} has deleted samples, which a bucket cannot express; compact it before")]
+    Deletions(ulid::Ulid),
+    /// The bucket refused or did not answer.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+}
+
+/// Uploads the block in the local folder `dir`: chunks, then index, then the description. Each object is verified by its size; those
+/// that are there already with the right size are not sent again. `now` becomes the upload time.
+pub async fn upload_block(
+    store: &dyn ObjectStore,
+    fs: &dyn Fs,
+    dir: &Path,
+    now: Timestamp,
+) -> Result<Uploaded, UploadError> {
+    let mut meta = read_local_meta(fs, dir)?;
+    let ulid = meta.ulid;
+    if has_deletions(fs, dir)? {
+        return Err(UploadError::Deletions(ulid));
+    }
+    let files = local_files(fs, dir)?;
+    let Some(thanos) = meta.thanos.as_mut().filter(|thanos| !thanos.labels.is_empty()) else {
+        return Err(UploadError::NoLabels(ulid));
+    };
+    thanos.files = files.clone();
+    thanos.files.push(BlockFile {
+        rel_path: META_FILE.to_owned(),
+        size_bytes: 0,
+        hash: None,
+    });
+    thanos.upload_time = jiff::Timestamp::from_millisecond(now).ok().map(|time| time.to_string());
+
+    let mut uploaded = Uploaded {
+        meta,
+        objects: 0,
+        objects_present: 0,
+        bytes: 0,
+    };
+    for file in &files {
+        let path = block_object(ulid, &file.rel_path);
+        if size_in_bucket(store, &path).await? == Some(file.size_bytes) {
+            uploaded.objects_present += 1;
+            continue;
+        }
+        let content = Bytes::from_owner(fs.map(&dir.join(&file.rel_path))?);
+        uploaded.send(store, &path, content).await?;
+    }
+    // Only now may anybody see the block. A description that is there already is of an upload that came this far before.
+    match super::read_meta(store, ulid).await {
+        Ok(meta) => {
+            uploaded.meta = meta;
+            uploaded.objects_present += 1;
+        }
+        Err(
+            BucketError::Store {
+                error: object_store::Error::NotFound { .. },
+                ..
+            }
+            | BucketError::Invalid { .. },
+        ) => {
+            let content = Bytes::from(uploaded.meta.to_json());
+            uploaded.send(store, &block_object(ulid, META_FILE), content).await?;
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(uploaded)
+}
+
+impl Uploaded {
+    /// Sends one object and verifies that the bucket has it.
+    async fn send(&mut self, store: &dyn ObjectStore, path: &ObjectPath, content: Bytes) -> Result<(), BucketError> {
+        let size = content.len() as u64;
+        put(store, path, content)
+            .await
+            .map_err(BucketError::store(format!("upload {path}")))?;
+        match size_in_bucket(store, path).await? {
+            Some(found) if found == size => {}
+            Some(found) => {
+                return Err(BucketError::invalid(
+                    path,
+                    format!("{size} bytes were uploaded, the bucket has {found}"),
+                ));
+            }
+            None => return Err(BucketError::invalid(path, "it was uploaded and is not in the bucket")),
+        }
+        self.objects += 1;
+        self.bytes += size;
+        Ok(())
+    }
+}
+
+async fn put(store: &dyn ObjectStore, path: &ObjectPath, content: Bytes) -> object_store::Result<()> {
+    if content.len() <= SINGLE_PUT_BYTES_MAX {
+        return store.put(path, PutPayload::from(content)).await.map(drop);
+    }
+    let mut upload = WriteMultipart::new_with_chunk_size(store.put_multipart(path).await?, PART_BYTES);
+    let mut rest = content;
+    while !rest.is_empty() {
+        if let Err(error) = upload.wait_for_capacity(PARTS_IN_FLIGHT).await {
+            // Parts that stay behind would be paid for.
+            let _ = upload.abort().await;
+            return Err(error);
+        }
+        upload.put(rest.split_to(rest.len().min(PART_BYTES)));
+    }
+    upload.finish().await.map(drop)
+}
+
+async fn size_in_bucket(store: &dyn ObjectStore, path: &ObjectPath) -> Result<Option<u64>, BucketError> {
+    match store.head(path).await {
+        Ok(object) => Ok(Some(object.size)),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(BucketError::store(format!("look for {path}"))(error)),
+    }
+}
+
+fn read_local_meta(fs: &dyn Fs, dir: &Path) -> Result<BlockMeta, UploadError> {
+    let path = dir.join(META_FILE);
+    let meta = BlockMeta::from_json(&fs.read(&path)?);
+    meta.map_err(|reason| BlockError::Meta { path, reason }.into())
+}
+
+fn has_deletions(fs: &dyn Fs, dir: &Path) -> Result<bool, UploadError> {
+    let path = dir.join(TOMBSTONES_FILE);
+    let bytes = match fs.read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    let tombstones = Tombstones::read(&bytes).map_err(|error| BlockError::Tombstones { path, error })?;
+    Ok(!tombstones.is_empty())
+}
+
+/// The files that go to the bucket, in the order in which they go: chunks, then index.
+fn local_files(fs: &dyn Fs, dir: &Path) -> io::Result<Vec<BlockFile>> {
+    let file = |rel_path: String, size_bytes| BlockFile {
+        rel_path,
+        size_bytes,
+        hash: None,
+    };
+    let chunks = fs.list(&dir.join(CHUNKS_DIR))?;
+    let mut files: Vec<BlockFile> = chunks
+        .into_iter()
+        .map(|entry| file(format!("{CHUNKS_DIR}/{}", entry.name), entry.size))
+        .collect();
+    files.push(file(INDEX_FILE.to_owned(), fs.size(&dir.join(INDEX_FILE))?));
+    Ok(files)
+}

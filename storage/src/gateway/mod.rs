@@ -1,0 +1,111 @@
+//! The store gateway: queries over the blocks of a bucket.
+//!
+//! [`Gateway::sync`] looks through the bucket and keeps a copy of each block's index in a local folder; queries evaluate matchers
+//! there and read chunks from the bucket by ranges. Each tenant sees the blocks that carry its label. A block that cannot be read
+//! is set aside with its reason, answers that lack it say so, and the others serve.
+
+mod settings;
+mod fetch;
+mod remote;
+mod state;
+mod sync;
+mod select;
+
+pub use settings::GatewaySettings;
+pub use state::AsideBlock;
+pub use sync::SyncReport;
+
+use crate::{block::BlockMeta, bucket::BucketError, metrics::GatewayMetrics};
+use model::{
+    env::Env,
+    select::{Select, SelectTenants},
+    tenant::Tenant,
+};
+use object_store::ObjectStore;
+use parking_lot::RwLock;
+use prometheus_client::registry::Registry;
+use select::TenantBlocks;
+use state::State;
+use std::sync::Arc;
+use ulid::Ulid;
+
+/// Serves the blocks of a bucket. Clones share everything.
+#[derive(Clone)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+}
+
+/// What queries and syncs share.
+struct Shared {
+    env: Env,
+    bucket: Arc<dyn ObjectStore>,
+    settings: GatewaySettings,
+    metrics: GatewayMetrics,
+    /// Replaced as a whole by each sync; queries keep the one they began with.
+    state: RwLock<Arc<State>>,
+    /// Held by the sync that runs.
+    syncing: tokio::sync::Mutex<()>,
+}
+
+impl Shared {
+    fn state(&self) -> Arc<State> {
+        self.state.read().clone()
+    }
+}
+
+impl Gateway {
+    /// A gateway that knows no block yet; call [`Self::sync`] before serving, and from time to time.
+    pub fn new(env: Env, bucket: Arc<dyn ObjectStore>, settings: GatewaySettings, registry: &mut Registry) -> Self {
+        let metrics = GatewayMetrics::new(registry);
+        let (state, syncing) = (RwLock::default(), tokio::sync::Mutex::new(()));
+        Self {
+            shared: Arc::new(Shared {
+                env,
+                bucket,
+                settings,
+                metrics,
+                state,
+                syncing,
+            }),
+        }
+    }
+
+    /// Looks through the bucket: new blocks are served from now on, vanished and deletion-marked ones are not. When the bucket
+    /// cannot be listed, what was known stays. Concurrent calls wait for each other.
+    pub async fn sync(&self) -> Result<SyncReport, BucketError> {
+        self.shared.sync().await
+    }
+
+    /// Descriptions of the blocks that are served, by time.
+    pub fn blocks(&self) -> Vec<BlockMeta> {
+        let mut metas: Vec<BlockMeta> = self.shared.state().blocks().map(|block| block.meta.clone()).collect();
+        metas.sort_by_key(|meta| (meta.min_time, meta.ulid));
+        metas
+    }
+
+    /// Blocks that cannot be served, with the reason.
+    pub fn aside(&self) -> Vec<(Ulid, AsideBlock)> {
+        self.shared
+            .state()
+            .aside
+            .iter()
+            .map(|(ulid, block)| (*ulid, block.clone()))
+            .collect()
+    }
+}
+
+impl SelectTenants for Gateway {
+    fn tenant(&self, tenant: &Tenant) -> Arc<dyn Select> {
+        Arc::new(TenantBlocks {
+            shared: self.shared.clone(),
+            tenant: tenant.clone(),
+        })
+    }
+
+    fn tenants(&self) -> Vec<Tenant> {
+        self.shared.state().tenants()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,335 @@
+//! Queries of one tenant over its blocks.
+//!
+//! First the series of all blocks are found in the local indexes and those with the same labels joined, then their chunks are read
+//! batch by batch while the asker consumes them.
+
+use super::{Shared, fetch::Want, remote::RemoteBlock};
+use crate::{
+    block::label_list,
+    chunk::ChunkSamples,
+    external::{rewrite_matchers, with_external},
+    index::{ChunkRef, Scan},
+};
+use futures::{StreamExt as _, TryStreamExt as _, future::BoxFuture};
+use model::{
+    label::Labels,
+    matcher::Matcher,
+    select::{Chunk, LabelList, ReadySet, Samples, Select, SelectError, SelectRequest, Series, SeriesSet},
+    tenant::Tenant,
+    time::TimeRange,
+};
+use std::{collections::BTreeSet, future::ready, sync::Arc};
+
+/// Series whose chunks are read at once, at most.
+const BATCH_SERIES: usize = 8192;
+
+/// Bytes of chunks read at once, at most, unless one series has more.
+const BATCH_BYTES: u64 = 32 << 20;
+
+/// Series found between two looks at the limit.
+const SCAN_SERIES: usize = 4096;
+
+/// The blocks of one tenant.
+pub(super) struct TenantBlocks {
+    pub(super) shared: Arc<Shared>,
+    pub(super) tenant: Tenant,
+}
+
+impl Select for TenantBlocks {
+    fn select(&self, request: SelectRequest) -> BoxFuture<'_, Result<Box<dyn SeriesSet>, SelectError>> {
+        Box::pin(ready(self.find(&request)))
+    }
+
+    fn label_names(
+        &self,
+        matchers: Vec<Matcher>,
+        range: TimeRange,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<LabelList, SelectError>> {
+        let names = self.collect(&matchers, range, limit, |block, own, found| {
+            let names = block
+                .index
+                .names_matching(own)
+                .map_err(|error| block.suspect_index(error))?;
+            if !names.is_empty() {
+                found.extend(block.visible.iter().map(|(name, _)| name.to_owned()));
+            }
+            found.extend(names);
+            Ok(())
+        });
+        Box::pin(ready(names))
+    }
+
+    fn label_values(
+        &self,
+        name: String,
+        matchers: Vec<Matcher>,
+        range: TimeRange,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<LabelList, SelectError>> {
+        let values = self.collect(&matchers, range, limit, |block, own, found| {
+            let suspect = |error| block.suspect_index(error);
+            match block.visible.get(&name) {
+                // The value exists where a series does.
+                Some(value) => {
+                    if !block.index.matching_exactly(own).map_err(suspect)?.is_empty() {
+                        found.insert(value.to_owned());
+                    }
+                }
+                None => found.extend(block.index.values_matching(&name, own).map_err(suspect)?),
+            }
+            Ok(())
+        });
+        Box::pin(ready(values))
+    }
+}
+
+impl TenantBlocks {
+    /// Gathers strings from all blocks in the range; `gather` gets the matchers that are left for a block's own labels.
+    fn collect(
+        &self,
+        matchers: &[Matcher],
+        range: TimeRange,
+        limit: usize,
+        gather: impl Fn(&RemoteBlock, &[Matcher], &mut BTreeSet<String>) -> Result<(), SelectError>,
+    ) -> Result<LabelList, SelectError> {
+        let state = self.shared.state();
+        let mut found = BTreeSet::new();
+        for block in state.overlapping(&self.tenant, range) {
+            if let Some(own) = rewrite_matchers(matchers, &block.external) {
+                gather(&block, &own, &mut found)?;
+            }
+        }
+        let list = label_list(found.into_iter().collect(), limit);
+        Ok(LabelList {
+            warnings: state.warnings(&self.tenant, range),
+            ..list
+        })
+    }
+
+    /// Finds the series and where their chunks are.
+    fn find(&self, request: &SelectRequest) -> Result<Box<dyn SeriesSet>, SelectError> {
+        let state = self.shared.state();
+        let warnings = state.warnings(&self.tenant, request.range);
+        let blocks = state.overlapping(&self.tenant, request.range);
+        let mut parts = Vec::new();
+        for (number, block) in blocks.iter().enumerate() {
+            self.find_in(block, number, request, &mut parts)?;
+        }
+        let mut series = join(parts);
+        if request.limit > 0 {
+            series.truncate(request.limit);
+        }
+        if request.labels_only {
+            let bare = series.into_iter().map(|series| {
+                let samples: Box<dyn Samples> = Box::new(ChunkSamples::new(Vec::new(), "labels only".into()));
+                Series {
+                    labels: series.labels,
+                    samples,
+                }
+            });
+            return Ok(Box::new(ReadySet::new(bare.collect(), warnings)));
+        }
+        let (shared, left) = (self.shared.clone(), self.shared.settings.query_bytes_max);
+        Ok(Box::new(RemoteSet {
+            shared,
+            blocks,
+            series: series.into_iter(),
+            held: None,
+            warnings,
+            bytes_left: left,
+        }))
+    }
+
+    fn find_in(
+        &self,
+        block: &RemoteBlock,
+        number: usize,
+        request: &SelectRequest,
+        parts: &mut Vec<Part>,
+    ) -> Result<(), SelectError> {
+        let Some(own) = rewrite_matchers(&request.matchers, &block.external) else {
+            return Ok(());
+        };
+        let suspect = |error| block.suspect_index(error);
+        let mut scan = Scan::new(&block.index, &own, request.range, request.labels_only).map_err(suspect)?;
+        loop {
+            let found = scan.next_batch(&block.index, SCAN_SERIES).map_err(suspect)?;
+            if found.is_empty() {
+                return Ok(());
+            }
+            parts.extend(found.into_iter().map(|found| Part {
+                labels: with_external(&found.labels, &block.visible),
+                block: number,
+                chunks: found.chunks,
+                behind: found.behind,
+            }));
+            let limit = self.shared.settings.query_series_max;
+            if parts.len() > limit {
+                let text =
+                    format!("the query finds more than {limit} series in the blocks of the bucket; narrow it down");
+                return Err(SelectError::Limit(text));
+            }
+        }
+    }
+}
+
+/// A series of one block.
+struct Part {
+    labels: Labels,
+    /// Which of the query's blocks.
+    block: usize,
+    chunks: Vec<ChunkRef>,
+    behind: Option<ChunkRef>,
+}
+
+/// A series with its parts in all blocks.
+struct JoinedSeries {
+    labels: Labels,
+    parts: Vec<Part>,
+}
+
+/// Sorts by labels and joins the parts of each series.
+fn join(mut parts: Vec<Part>) -> Vec<JoinedSeries> {
+    parts.sort_by(|a, b| a.labels.cmp(&b.labels).then(a.block.cmp(&b.block)));
+    let mut series: Vec<JoinedSeries> = Vec::new();
+    for part in parts {
+        match series.last_mut() {
+            Some(last) if last.labels == part.labels => last.parts.push(part),
+            _ => series.push(JoinedSeries {
+                labels: part.labels.clone(),
+                parts: vec![part],
+            }),
+        }
+    }
+    series
+}
+
+/// Series whose chunks are read batch by batch.
+struct RemoteSet {
+    shared: Arc<Shared>,
+    blocks: Vec<Arc<RemoteBlock>>,
+    series: std::vec::IntoIter<JoinedSeries>,
+    /// A series that did not fit into the batch before.
+    held: Option<(JoinedSeries, Vec<(usize, Want)>)>,
+    warnings: Vec<String>,
+    /// How much the query may still read.
+    bytes_left: u64,
+}
+
+/// What is read at once.
+struct Batch {
+    labels: Vec<Labels>,
+    /// Of each series the first block it is in.
+    origins: Vec<usize>,
+    /// Of each block the chunks to read.
+    wants: Vec<Vec<Want>>,
+}
+
+impl RemoteSet {
+    async fn next_batch(&mut self) -> Result<Vec<Series>, SelectError> {
+        let Batch { labels, origins, wants } = self.gather()?;
+        let mut chunks: Vec<Vec<Chunk>> = labels.iter().map(|_| Vec::new()).collect();
+        let mut reads = Vec::new();
+        for (block, wants) in self.blocks.iter().zip(wants) {
+            let fetches = block.fetches(&self.shared, wants);
+            reads.extend(fetches.into_iter().map(|fetch| block.read(&self.shared, fetch)));
+        }
+        let in_flight = self.shared.settings.fetches_in_flight.max(1);
+        let mut reads = futures::stream::iter(reads).buffer_unordered(in_flight);
+        while let Some(found) = reads.try_next().await? {
+            for (series, chunk) in found {
+                chunks[series].push(chunk);
+            }
+        }
+        let series = labels
+            .into_iter()
+            .zip(origins)
+            .zip(chunks)
+            .map(|((labels, origin), chunks)| {
+                let origin = format!("block {}", self.blocks[origin].meta.ulid).into();
+                Series {
+                    labels,
+                    samples: Box::new(ChunkSamples::new(chunks, origin)) as Box<dyn Samples>,
+                }
+            });
+        Ok(series.collect())
+    }
+
+    /// Takes the series of the next batch.
+    fn gather(&mut self) -> Result<Batch, SelectError> {
+        let wants = self.blocks.iter().map(|_| Vec::new()).collect();
+        let mut batch = Batch {
+            labels: Vec::new(),
+            origins: Vec::new(),
+            wants,
+        };
+        let mut bytes = 0;
+        while batch.labels.len() < BATCH_SERIES {
+            let Some((series, own)) = self.take_one()? else { break };
+            let size: u64 = own
+                .iter()
+                .map(|(_, want)| want.end - u64::from(want.chunk.offset()))
+                .sum();
+            if !batch.labels.is_empty() && bytes + size > BATCH_BYTES {
+                self.held = Some((series, own));
+                break;
+            }
+            bytes += size;
+            for (block, want) in own {
+                batch.wants[block].push(Want {
+                    series: batch.labels.len(),
+                    ..want
+                });
+            }
+            batch.origins.push(series.parts.first().map_or(0, |part| part.block));
+            batch.labels.push(series.labels);
+        }
+        self.bytes_left = self.bytes_left.checked_sub(bytes).ok_or_else(|| {
+            let limit = self.shared.settings.query_bytes_max;
+            let text = format!("the query reads more than {limit} bytes from the bucket; narrow it down");
+            SelectError::Limit(text)
+        })?;
+        Ok(batch)
+    }
+
+    /// The next series with its chunks, each with the block it is in.
+    fn take_one(&mut self) -> Result<Option<(JoinedSeries, Vec<(usize, Want)>)>, SelectError> {
+        if let Some(held) = self.held.take() {
+            return Ok(Some(held));
+        }
+        let Some(series) = self.series.next() else {
+            return Ok(None);
+        };
+        let mut wants = Vec::new();
+        for part in &series.parts {
+            let own = self.blocks[part.block].wants(&part.chunks, part.behind.as_ref(), 0)?;
+            wants.extend(own.into_iter().map(|want| (part.block, want)));
+        }
+        Ok(Some((series, wants)))
+    }
+
+    /// Nothing comes after an error.
+    fn end(&mut self) {
+        self.series = Vec::new().into_iter();
+        self.held = None;
+    }
+}
+
+impl SeriesSet for RemoteSet {
+    fn next(&mut self) -> BoxFuture<'_, Option<Result<Vec<Series>, SelectError>>> {
+        Box::pin(async move {
+            let batch = self.next_batch().await;
+            if batch.is_err() {
+                self.end();
+            }
+            batch
+                .map(|series| Some(series).filter(|series| !series.is_empty()))
+                .transpose()
+        })
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.clone()
+    }
+}

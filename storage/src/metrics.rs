@@ -1,0 +1,72 @@
+//! What the gateway tells about itself.
+
+use prometheus_client::{
+    metrics::{counter::Counter, gauge::Gauge},
+    registry::{Registry, Unit},
+};
+
+/// Handles of the gateway's metrics.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct GatewayMetrics {
+    /// Blocks that are served.
+    pub(crate) blocks: Gauge,
+    /// Blocks that cannot be served.
+    pub(crate) blocks_aside: Gauge,
+    /// Blocks whose upload is not complete.
+    pub(crate) blocks_partial: Gauge,
+    pub(crate) syncs: Counter,
+    pub(crate) sync_failures: Counter,
+    /// Seconds since the Unix epoch of the last successful sync.
+    pub(crate) last_sync: Gauge,
+    pub(crate) fetches: Counter,
+    pub(crate) fetched_bytes: Counter,
+    /// Bytes of the chunks that were asked for, without what lay between them.
+    pub(crate) needed_bytes: Counter,
+    pub(crate) index_downloads: Counter,
+}
+
+impl GatewayMetrics {
+    pub(crate) fn new(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let registry = registry.sub_registry_with_prefix("narthex_storage_gateway");
+        let m = &metrics;
+        registry.register("blocks", "Blocks of the bucket that are served", m.blocks.clone());
+        registry.register(
+            "blocks_aside",
+            "Blocks set aside because they cannot be read",
+            m.blocks_aside.clone(),
+        );
+        registry.register(
+            "blocks_partial",
+            "Blocks whose upload is not complete",
+            m.blocks_partial.clone(),
+        );
+        registry.register("syncs", "Times that the bucket was looked through", m.syncs.clone());
+        registry.register(
+            "sync_failures",
+            "Times that the bucket could not be listed",
+            m.sync_failures.clone(),
+        );
+        let help = "Time of the last successful look through the bucket";
+        registry.register_with_unit("last_sync_timestamp", help, Unit::Seconds, m.last_sync.clone());
+        registry.register("fetches", "Ranged reads of chunks", m.fetches.clone());
+        registry.register_with_unit(
+            "fetched",
+            "Bytes of chunks and gaps read",
+            Unit::Bytes,
+            m.fetched_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "needed",
+            "Bytes of the chunks asked for",
+            Unit::Bytes,
+            m.needed_bytes.clone(),
+        );
+        registry.register(
+            "index_downloads",
+            "Indexes copied to the local cache",
+            m.index_downloads.clone(),
+        );
+        metrics
+    }
+}
