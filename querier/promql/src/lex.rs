@@ -206,10 +206,14 @@ impl Lexer<'_> {
 
     /// Emits a token, and keeps the books of open brackets.
     fn bracket_or_operator(&mut self, kind: Kind) -> Step {
+        if kind == Kind::RightParen && self.parens == 0 {
+            // Prometheus points behind the parenthesis.
+            self.start = self.position;
+            return Err("unexpected right parenthesis ')'".to_owned());
+        }
         self.emit(kind);
         match kind {
             Kind::LeftParen => self.parens += 1,
-            Kind::RightParen if self.parens == 0 => return Err("unexpected right parenthesis ')'".to_owned()),
             Kind::RightParen => self.parens -= 1,
             Kind::LeftBrace => self.mood = Mood::Braces,
             Kind::LeftBracket => {

@@ -239,3 +239,6 @@ impl<'a> Parser<'a> {
         unquote(self.text_of(token.span)).map_err(|reason| self.error(token.span, reason))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -266,7 +266,7 @@ impl Parser<'_> {
         if negative || self.kind() == Kind::Op(BinaryOp::Add) {
             self.advance();
         }
-        if self.kind() != Kind::Number {
+        if !matches!(self.kind(), Kind::Number | Kind::Duration) {
             return Err(self.unexpected("@", "timestamp"));
         }
         let number = self.number()?;
