@@ -9,3 +9,13 @@ mod metrics;
 mod codec;
 mod wal;
 mod head;
+mod blocks;
+mod core;
+mod commit;
+mod select;
+mod image;
+mod replay;
+mod ingester;
+
+pub use ingester::{Ingester, OpenError, ReplayProgress};
+pub use settings::{IngestSettings, SyncPolicy};

@@ -199,6 +199,12 @@ impl Index {
         self.records.get(slot as usize).map_or(0, |record| record.number)
     }
 
+    /// The tenant of the series in a slot.
+    pub(crate) fn tenant_of(&self, slot: u32) -> Option<&Tenant> {
+        let record = self.records.get(slot as usize).filter(|record| record.number != 0)?;
+        self.tenants.get(record.tenant as usize).map(|tenant| &tenant.tenant)
+    }
+
     /// The text of a symbol.
     pub(crate) fn text(&self, symbol: u32) -> &str {
         self.symbols.text(symbol)

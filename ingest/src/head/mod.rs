@@ -9,6 +9,7 @@ pub(crate) mod postings;
 pub(crate) mod sealed;
 pub(crate) mod shard;
 pub(crate) mod symbols;
+pub(crate) mod extras;
 
 use index::Index;
 use parking_lot::{Mutex, RwLock};

@@ -219,8 +219,9 @@ fn step_bytes(step: i64) -> usize {
 
 /// Gives and takes the previous values of series while records are decoded.
 pub(crate) trait Bases {
-    /// The previous value of series `number` in this segment, 0 when there is none; `bits` is what it has from now on.
-    fn replace(&mut self, number: u64, decode: impl FnOnce(u64) -> Result<u64, Damage>) -> Result<u64, Damage>;
+    /// Hands the previous value of series `number` in this segment, 0 when there is none, to `decode`, and keeps what comes back. Gives
+    /// the new value, and a mark by which the caller knows the series again.
+    fn replace(&mut self, number: u64, decode: impl FnOnce(u64) -> Result<u64, Damage>) -> Result<(u64, u32), Damage>;
 }
 
 /// A decoded sample.
@@ -229,6 +230,8 @@ pub(crate) struct FloatEntry {
     pub(crate) number: u64,
     pub(crate) at: Timestamp,
     pub(crate) bits: u64,
+    /// What [`Bases::replace`] gave.
+    pub(crate) mark: u32,
 }
 
 /// Decodes the payload of a float record into `out`, which is cleared. The answer tells whether the previous values were
@@ -297,11 +300,11 @@ impl<B: Bases> Decoder<'_, B> {
     #[inline]
     fn sample(&mut self, number: u64, at: Timestamp) -> Result<(), Damage> {
         let Self { values, check, bases, out } = self;
-        let bits = bases.replace(number, |base| {
+        let (bits, mark) = bases.replace(number, |base| {
             *check = mix(*check, base);
             read_value(values, base)
         })?;
-        out.push(FloatEntry { number, at, bits });
+        out.push(FloatEntry { number, at, bits, mark });
         Ok(())
     }
 }
@@ -350,10 +353,14 @@ mod tests {
     struct Table(HashMap<u64, u64>);
 
     impl Bases for Table {
-        fn replace(&mut self, number: u64, decode: impl FnOnce(u64) -> Result<u64, Damage>) -> Result<u64, Damage> {
+        fn replace(
+            &mut self,
+            number: u64,
+            decode: impl FnOnce(u64) -> Result<u64, Damage>,
+        ) -> Result<(u64, u32), Damage> {
             let base = self.0.entry(number).or_default();
             *base = decode(*base)?;
-            Ok(*base)
+            Ok((*base, 0))
         }
     }
 
@@ -387,8 +394,8 @@ mod tests {
         runs.prop_map(|runs| {
             let expand = |(number, at, values, column): (u64, i64, Vec<u64>, bool)| {
                 let place = move |(index, bits): (usize, u64)| match column {
-                    true => FloatEntry { number, at: at.wrapping_add(index as i64 * 15_000), bits },
-                    false => FloatEntry { number: number.wrapping_add(index as u64), at, bits },
+                    true => FloatEntry { number, at: at.wrapping_add(index as i64 * 15_000), bits, mark: 0 },
+                    false => FloatEntry { number: number.wrapping_add(index as u64), at, bits, mark: 0 },
                 };
                 values.into_iter().enumerate().map(place).collect::<Vec<_>>()
             };
@@ -434,7 +441,7 @@ mod tests {
         let mut bases = Table::default();
         let scrape = |time: i64| -> Vec<FloatEntry> {
             let value = |number: u64| if number.is_multiple_of(3) { 1.0 } else { (time * number as i64 % 140) as f64 + 1e6 };
-            (0..2000).map(|number| FloatEntry { number, at: time * 15_000, bits: value(number).to_bits() }).collect()
+            (0..2000).map(|number| FloatEntry { number, at: time * 15_000, bits: value(number).to_bits(), mark: 0 }).collect()
         };
         encode(&scrape(1), &mut bases);
         let bytes = encode(&scrape(2), &mut bases).len();
@@ -444,7 +451,7 @@ mod tests {
     #[test]
     fn ten_samples_of_a_series_share_their_run() {
         let samples: Vec<_> =
-            (0..10).map(|index| FloatEntry { number: 9, at: 1_700_000_000_000 + index * 15_000, bits: 0 }).collect();
+            (0..10).map(|index| FloatEntry { number: 9, at: 1_700_000_000_000 + index * 15_000, bits: 0, mark: 0 }).collect();
         let bytes = encode(&samples, &mut Table::default()).len();
         assert!(bytes < 45, "{bytes} bytes");
     }

@@ -20,7 +20,7 @@ use parking_lot::{Mutex, MutexGuard};
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -49,7 +49,9 @@ pub(crate) struct Wal {
     /// The last record that is on the disk for certain.
     durable: AtomicU64,
     /// Bytes taken from the log that the disk does not have for certain.
-    unsettled_bytes: AtomicU64,
+    unsettled_bytes: AtomicUsize,
+    /// Bytes in the log, for who must not wait for its lock.
+    pending_bytes: AtomicUsize,
     status: watch::Sender<Status>,
     /// Rings when there is something to write.
     bell: Notify,
@@ -61,22 +63,23 @@ pub(crate) struct Wal {
 }
 
 impl Wal {
-    /// A WAL that goes on behind what replay found.
+    /// A WAL that goes on behind what replay found; records up to `durable` are on the disk.
     pub(crate) fn new(
         log: Log,
         writer: Writer,
         segments: Vec<SegmentInfo>,
+        durable: u64,
         policy: SyncPolicy,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         metrics.wal_healthy.set(1);
-        let sequence = log.sequence();
-        let status = Status { acknowledged: sequence, ..Status::default() };
+        let status = Status { acknowledged: durable, ..Status::default() };
         Arc::new(Self {
             log: Mutex::new(log),
             policy,
-            durable: AtomicU64::new(sequence),
-            unsettled_bytes: AtomicU64::new(0),
+            durable: AtomicU64::new(durable),
+            pending_bytes: AtomicUsize::new(0),
+            unsettled_bytes: AtomicUsize::new(0),
             status: watch::Sender::new(status),
             bell: Notify::new(),
             closing: AtomicBool::new(false),
@@ -96,9 +99,12 @@ impl Wal {
         self.durable.load(Ordering::Acquire)
     }
 
-    /// Tells the writer that there is something to write.
-    pub(crate) fn ring(&self) {
-        self.bell.notify_one();
+    /// Tells the writer that so many bytes wait in the log.
+    pub(crate) fn ring(&self, pending_bytes: usize) {
+        if pending_bytes > 0 {
+            self.pending_bytes.store(pending_bytes, Ordering::Relaxed);
+            self.bell.notify_one();
+        }
     }
 
     /// Why nothing can be acknowledged at the moment.
@@ -109,7 +115,7 @@ impl Wal {
 
     /// Bytes that wait for the disk.
     pub(crate) fn waiting_bytes(&self) -> usize {
-        self.log.lock().pending_bytes() + self.unsettled_bytes.load(Ordering::Relaxed) as usize
+        self.pending_bytes.load(Ordering::Relaxed) + self.unsettled_bytes.load(Ordering::Relaxed)
     }
 
     /// Completes when everything up to record `sequence` may be acknowledged; with an error when the WAL fails before.
@@ -148,7 +154,7 @@ impl Wal {
             log.roll();
             log.sequence() + 1
         };
-        self.ring();
+        self.bell.notify_one();
         let mut status = self.status.subscribe();
         loop {
             if let Some(segment) = self
@@ -173,7 +179,7 @@ impl Wal {
     /// Asks the writer to write what there is and to end.
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::Release);
-        self.ring();
+        self.bell.notify_one();
     }
 
     /// Completes when the writer has ended.
@@ -244,11 +250,12 @@ impl Wal {
     /// Writes what has gathered; tells whether there was anything.
     async fn step(self: &Arc<Self>, env: &Env, sync: bool) -> bool {
         let parts = self.log.lock().take();
+        self.pending_bytes.store(0, Ordering::Relaxed);
         let retrying = self.status.borrow().failure.is_some();
         {
             let mut writer = self.writer.lock();
             writer.add(parts);
-            self.unsettled_bytes.store(writer.unsettled_bytes() as u64, Ordering::Relaxed);
+            self.unsettled_bytes.store(writer.unsettled_bytes(), Ordering::Relaxed);
             if !writer.is_dirty() && !retrying {
                 return false;
             }
@@ -272,7 +279,7 @@ impl Wal {
         self.segments.lock().extend(writer.take_begun());
         let unsettled = writer.unsettled_bytes();
         drop(writer);
-        self.unsettled_bytes.store(unsettled as u64, Ordering::Relaxed);
+        self.unsettled_bytes.store(unsettled, Ordering::Relaxed);
         self.metrics.wal_unsettled_bytes.set(unsettled as i64);
         self.metrics.wal_bytes.inc_by(progress.bytes);
         if sync {

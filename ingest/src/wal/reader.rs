@@ -78,6 +78,11 @@ impl<'a> Records<'a> {
         self.wounds
     }
 
+    /// Where the last good record ends.
+    pub(crate) fn good_end(&self) -> usize {
+        self.bytes.len() - self.wounds.torn_bytes as usize
+    }
+
     /// Where the next record begins.
     pub(crate) fn offset(&self) -> usize {
         self.offset

@@ -87,6 +87,12 @@ impl Writer {
         }
     }
 
+    /// Begins with records that the last run may not have made safe; the first step writes them to a segment of their own.
+    pub(crate) fn begin_with(&mut self, tail: Part) {
+        self.unsettled.push_back(Unsettled { part: tail, written: false });
+        self.failed = true;
+    }
+
     /// Takes parts over; they are safe against anything but a crash from now on.
     pub(crate) fn add(&mut self, parts: Vec<Part>) {
         self.unsettled.extend(parts.into_iter().map(|part| Unsettled { part, written: false }));

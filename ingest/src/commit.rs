@@ -1,0 +1,432 @@
+//! The commit: from an accepted batch to verdicts, the one place that touches both WAL and head.
+//!
+//! All of it happens under one short lock, in one pass over the batch: resolve each series, judge each sample, put it into the head and
+//! into the WAL buffer. What is in the buffer is not durable yet; the caller waits for that before it answers. So order in the WAL equals
+//! order in the head, and whoever gets a verdict gets it after everything that the verdict rests on is safe.
+
+use crate::{
+    core::{Acceptable, Committer, Core},
+    head::{
+        chunk::{FLAG_FREE, FLAG_HISTOGRAM, Hot, NEVER},
+        extras::StoredExemplar,
+        shard::{Lookup, Shard, place, shard_of},
+    },
+    wal::{
+        floats::FloatsEncoder,
+        format::RecordKind,
+        log::Log,
+        payload::{SeriesEncoder, encode_metadata, put_exemplar},
+    },
+};
+use model::{
+    label::Labels,
+    push::{Exception, SampleKind, SeriesId, WriteBatch, WriteOutcome},
+    sample::FloatSample,
+    time::Timestamp,
+    verdict::{Reason, Verdict},
+};
+use parking_lot::{Mutex, MutexGuard};
+use std::{ops::Range, sync::Arc};
+
+/// No slot: a series that came by labels and was not taken in.
+const NOT_TAKEN: u32 = u32::MAX;
+/// No slot: as above, because the tenant has too many series.
+const TOO_MANY: u32 = u32::MAX - 1;
+
+/// What became of a batch, before it is durable.
+#[derive(Debug, Default)]
+pub(crate) struct Committed {
+    pub(crate) outcome: WriteOutcome,
+    /// The WAL record up to which everything must be durable before the outcome may be told.
+    pub(crate) sequence: u64,
+    /// Indices of exceptions that say "out of order" or "too old" only as far as the head knows; local blocks may know the sample.
+    pub(crate) doubtful: Vec<u32>,
+    /// Floats and histograms that were stored.
+    pub(crate) written: u64,
+}
+
+/// Commits a batch that arrived at `now`.
+pub(crate) fn commit(core: &Core, batch: &WriteBatch, now: Timestamp) -> Committed {
+    let mut committed = Committed::default();
+    let Some(wal) = core.wal() else { return committed };
+    let durable = wal.durable();
+    let mut committer = core.committer.lock();
+    let mut log = wal.log();
+    log.prepare();
+    let tenant = core.ensure_tenant(&mut committer, &batch.tenant, now);
+    let acceptable = committer.tenants[tenant as usize].acceptable(now, &core.settings);
+    let step = Step { core, batch, tenant, acceptable, durable };
+    // New series first: in the WAL they stand before their samples.
+    step.resolve(&mut committer, &mut log, &mut committed);
+    step.floats(&mut committer, &mut log, &mut committed);
+    step.histograms(&mut committed);
+    step.exemplars(&mut committer, &mut log, &mut committed);
+    step.metadata(&mut log);
+    committed.sequence = log.sequence();
+    wal.ring(log.pending_bytes());
+    drop(log);
+    drop(committer);
+    committed
+}
+
+/// One commit under way.
+struct Step<'a> {
+    core: &'a Core,
+    batch: &'a WriteBatch,
+    tenant: u32,
+    acceptable: Acceptable,
+    durable: u64,
+}
+
+impl Step<'_> {
+    /// Finds the slots of the series that came by labels, taking in those that are new and have a sample that can be stored.
+    fn resolve(&self, committer: &mut Committer, log: &mut Log, committed: &mut Committed) {
+        let is_new = |id: &SeriesId| matches!(id, SeriesId::New(_));
+        let mut resolved = std::mem::take(&mut committer.resolved);
+        resolved.clear();
+        if self.batch.series.iter().any(|series| is_new(&series.id)) {
+            resolved.resize(self.batch.series.len(), NOT_TAKEN);
+            let mut missing = Vec::new();
+            let index = self.core.head.index.read();
+            for (position, series) in self.batch.series.iter().enumerate() {
+                let SeriesId::New(labels) = &series.id else { continue };
+                match index.find(self.tenant, labels) {
+                    Some(slot) => {
+                        resolved[position] = slot;
+                        let series_ref = self.core.series_ref(slot, index.number(slot));
+                        committed.outcome.refs.push((position as u32, series_ref));
+                    }
+                    None => missing.push((position, labels)),
+                }
+            }
+            drop(index);
+            if !missing.is_empty() {
+                self.create(&missing, &mut resolved, committer, log, committed);
+            }
+        }
+        committer.resolved = resolved;
+    }
+
+    fn create(
+        &self,
+        missing: &[(usize, &Labels)],
+        resolved: &mut [u32],
+        committer: &mut Committer,
+        log: &mut Log,
+        committed: &mut Committed,
+    ) {
+        let limit = self.core.settings.tenant_series_max;
+        let mut created = Vec::new();
+        for &(position, labels) in missing {
+            // The batch may name a new series twice.
+            let index = self.core.head.index.read();
+            let (known, count) = (index.find(self.tenant, labels), index.tenant_series(self.tenant));
+            drop(index);
+            let slot = match known {
+                Some(slot) => slot,
+                None if !self.has_acceptable(position) => continue,
+                None if limit > 0 && count >= limit => {
+                    resolved[position] = TOO_MANY;
+                    continue;
+                }
+                None => {
+                    let number = committer.next_number;
+                    created.push((number, labels));
+                    self.core.create_series(committer, self.tenant, number, labels)
+                }
+            };
+            resolved[position] = slot;
+            let number = self.core.head.index.read().number(slot);
+            committed.outcome.refs.push((position as u32, self.core.series_ref(slot, number)));
+        }
+        if created.is_empty() {
+            return;
+        }
+        log.record(RecordKind::Series, self.durable, |out| {
+            let mut encoder = SeriesEncoder::new(out, &self.batch.tenant);
+            created.iter().for_each(|(number, labels)| encoder.push(out, *number, labels));
+        });
+    }
+
+    /// Whether a series of the batch has a sample that a new series can begin with.
+    fn has_acceptable(&self, position: usize) -> bool {
+        let fits = |at: Timestamp| at >= self.acceptable.min && at <= self.acceptable.max;
+        let Columns { floats, .. } = self.columns(position);
+        self.batch.floats[floats].iter().any(|sample| fits(sample.at))
+    }
+
+    /// The samples of a series of the batch. Ends that run backwards or over the column, which no honest caller sends, are cut.
+    fn columns(&self, position: usize) -> Columns {
+        let series = &self.batch.series;
+        let before = position.checked_sub(1).map(|before| &series[before]);
+        let range = |begin: Option<u32>, end: u32, len: usize| {
+            let end = (end as usize).min(len);
+            (begin.unwrap_or(0) as usize).min(end)..end
+        };
+        let this = &series[position];
+        Columns {
+            floats: range(before.map(|b| b.floats_end), this.floats_end, self.batch.floats.len()),
+            histograms: range(before.map(|b| b.histograms_end), this.histograms_end, self.batch.histograms.len()),
+            exemplars: range(before.map(|b| b.exemplars_end), this.exemplars_end, self.batch.exemplars.len()),
+        }
+    }
+
+    fn floats(&self, committer: &mut Committer, log: &mut Log, committed: &mut Committed) {
+        if self.batch.floats.is_empty() {
+            return self.find_unknown(committer, committed);
+        }
+        let epoch = log.epoch();
+        let begin = log.begin();
+        let mut encoder = log.floats();
+        let Committer { shards, tenants, resolved, .. } = committer;
+        let tenant = &mut tenants[self.tenant as usize];
+        let mut walk = ShardWalk { shards, current: None };
+        let (mut newest, mut oldest, mut from) = (tenant.newest, tenant.oldest, 0usize);
+        for (position, series) in self.batch.series.iter().enumerate() {
+            let end = (series.floats_end as usize).min(self.batch.floats.len());
+            let range = from.min(end)..end;
+            from = end;
+            let (slot, generation) = match series.id {
+                SeriesId::Known(known) => {
+                    let (slot, generation) = self.core.open_ref(known);
+                    (slot, Some(generation))
+                }
+                SeriesId::New(_) => (resolved[position], None),
+            };
+            let Some(shard) = walk.shard(slot) else {
+                self.not_there(position, slot, generation.is_some(), range, committed);
+                continue;
+            };
+            let place = place(slot);
+            if !is_series(shard, place, generation, self.tenant) {
+                committed.outcome.unknown.push(position as u32);
+                continue;
+            }
+            for (index, sample) in range.clone().zip(&self.batch.floats[range]) {
+                let verdict = self.float(shard, place, sample, epoch, &mut encoder, |at| tenant.note_chunk(at));
+                if verdict == Verdict::Written {
+                    newest = newest.max(sample.at);
+                    oldest = oldest.min(sample.at);
+                    continue;
+                }
+                note(committed, position, index, SampleKind::Float, verdict, sample.at < shard.hot[place].last_at);
+            }
+        }
+        (tenant.newest, tenant.oldest) = (newest, oldest);
+        let samples = encoder.samples();
+        encoder.finish();
+        committed.written += samples as u64;
+        if samples > 0 {
+            log.end(begin, RecordKind::Floats, self.durable);
+        } else {
+            log.abandon(begin);
+        }
+    }
+
+    /// Judges a float and, when it is new, stores it.
+    #[inline(always)]
+    fn float(
+        &self,
+        shard: &mut Shard,
+        place: usize,
+        sample: &FloatSample,
+        epoch: u32,
+        encoder: &mut FloatsEncoder<'_>,
+        begun: impl FnOnce(Timestamp),
+    ) -> Verdict {
+        let (at, bits) = (sample.at, sample.value.to_bits());
+        let hot = &mut shard.hot[place];
+        if at <= hot.last_at {
+            return self.old_float(shard, place, at, bits);
+        }
+        if at > self.acceptable.max {
+            return Verdict::Rejected(Reason::TooFarInFuture);
+        }
+        if at < self.acceptable.min {
+            return Verdict::Rejected(Reason::TooOld);
+        }
+        let base = if hot.epoch == epoch { hot.last_bits } else { 0 };
+        let number = hot.number;
+        hot.epoch = epoch;
+        if shard.append_float(place, at, bits) {
+            begun(at);
+        }
+        encoder.push(number, at, bits, base);
+        Verdict::Written
+    }
+
+    /// Judges a float that is not newer than the newest sample of its series.
+    #[cold]
+    fn old_float(&self, shard: &Shard, place: usize, at: Timestamp, bits: u64) -> Verdict {
+        let hot: &Hot = &shard.hot[place];
+        let known = if hot.last_at == NEVER {
+            Lookup::Absent
+        } else if at == hot.last_at && hot.flags & FLAG_HISTOGRAM == 0 {
+            Lookup::Float(hot.last_bits)
+        } else {
+            shard.lookup(place, at)
+        };
+        match known {
+            Lookup::Float(known) if known == bits => Verdict::Duplicate,
+            Lookup::Float(_) | Lookup::Histogram => Verdict::Rejected(Reason::DuplicateTimestamp),
+            Lookup::Absent if at < self.acceptable.min => Verdict::Rejected(Reason::TooOld),
+            Lookup::Absent => Verdict::Rejected(Reason::OutOfOrder),
+        }
+    }
+
+    /// Verdicts for the samples of a series that is in no slot.
+    fn not_there(&self, position: usize, slot: u32, by_ref: bool, floats: Range<usize>, committed: &mut Committed) {
+        if by_ref {
+            committed.outcome.unknown.push(position as u32);
+            return;
+        }
+        for index in floats {
+            let at = self.batch.floats[index].at;
+            let reason = match slot {
+                TOO_MANY => Reason::SeriesLimit,
+                _ if at > self.acceptable.max => Reason::TooFarInFuture,
+                _ => Reason::TooOld,
+            };
+            // The series may have been dropped from the head while its block is still here.
+            let may_be_known = reason == Reason::TooOld;
+            note(committed, position, index, SampleKind::Float, Verdict::Rejected(reason), may_be_known);
+        }
+    }
+
+    /// Finds series by ref that are gone, for a batch without floats.
+    fn find_unknown(&self, committer: &Committer, committed: &mut Committed) {
+        let mut walk = ShardWalk { shards: &committer.shards, current: None };
+        for (position, series) in self.batch.series.iter().enumerate() {
+            let SeriesId::Known(known) = series.id else { continue };
+            let (slot, generation) = self.core.open_ref(known);
+            let shard = walk.shard(slot);
+            if !shard.is_some_and(|shard| is_series(shard, place(slot), Some(generation), self.tenant)) {
+                committed.outcome.unknown.push(position as u32);
+            }
+        }
+    }
+
+    /// Histograms have no place in this version of the head and are refused aloud.
+    fn histograms(&self, committed: &mut Committed) {
+        for position in 0..self.batch.series.len() {
+            if self.batch.histograms.is_empty() {
+                return;
+            }
+            if committed.outcome.unknown.binary_search(&(position as u32)).is_ok() {
+                continue;
+            }
+            for index in self.columns(position).histograms {
+                let verdict = Verdict::Rejected(Reason::InvalidHistogram);
+                note(committed, position, index, SampleKind::Histogram, verdict, false);
+            }
+        }
+    }
+
+    /// Exemplars of series that are there.
+    fn exemplars(&self, committer: &mut Committer, log: &mut Log, committed: &mut Committed) {
+        if self.batch.exemplars.is_empty() {
+            return;
+        }
+        let max = self.core.settings.tenant_exemplars_max;
+        let mut extras = self.core.extras.lock();
+        let mut payload = Vec::new();
+        for (position, series) in self.batch.series.iter().enumerate() {
+            let slot = match series.id {
+                SeriesId::Known(known) => self.core.open_ref(known).0,
+                SeriesId::New(_) => committer.resolved[position],
+            };
+            let number = self.core.head.index.read().number(slot);
+            let is_unknown = committed.outcome.unknown.binary_search(&(position as u32)).is_ok();
+            for index in self.columns(position).exemplars {
+                let exemplar = &self.batch.exemplars[index];
+                let verdict = match number {
+                    _ if is_unknown => continue,
+                    0 => Verdict::Rejected(Reason::InvalidExemplar),
+                    _ if max == 0 || exemplar.at > self.acceptable.max => Verdict::Rejected(Reason::InvalidExemplar),
+                    _ => extras.judge(self.tenant, number, exemplar),
+                };
+                if verdict != Verdict::Written {
+                    note(committed, position, index, SampleKind::Exemplar, verdict, false);
+                    continue;
+                }
+                put_exemplar(&mut payload, number, exemplar);
+                let exemplar = exemplar.clone();
+                extras.put_exemplar(self.tenant, StoredExemplar { slot, number, exemplar }, max);
+            }
+        }
+        if !payload.is_empty() {
+            log.record(RecordKind::Exemplars, self.durable, |out| out.extend_from_slice(&payload));
+        }
+    }
+
+    /// Metadata that is news.
+    fn metadata(&self, log: &mut Log) {
+        if self.batch.metadata.is_empty() {
+            return;
+        }
+        let max = self.core.settings.tenant_metadata_max;
+        let mut extras = self.core.extras.lock();
+        let is_new = |metadata: &&_| extras.put_metadata(self.tenant, metadata, max);
+        let new: Vec<_> = self.batch.metadata.iter().filter(is_new).collect();
+        if !new.is_empty() {
+            log.record(RecordKind::Metadata, self.durable, |out| {
+                encode_metadata(out, &self.batch.tenant, new.into_iter());
+            });
+        }
+    }
+}
+
+/// Where the samples of one series lie in the columns of its batch.
+struct Columns {
+    floats: Range<usize>,
+    histograms: Range<usize>,
+    exemplars: Range<usize>,
+}
+
+/// Goes from shard to shard; a run of series in one shard costs one lock.
+struct ShardWalk<'a> {
+    shards: &'a [Arc<Mutex<Shard>>],
+    current: Option<(usize, MutexGuard<'a, Shard>)>,
+}
+
+impl<'a> ShardWalk<'a> {
+    #[inline(always)]
+    fn shard(&mut self, slot: u32) -> Option<&mut Shard> {
+        let number = shard_of(slot);
+        if self.current.as_ref().is_none_or(|(current, _)| *current != number) {
+            // The old lock goes before the new one comes, so nobody ever holds two.
+            self.current = None;
+            let shards: &'a [Arc<Mutex<Shard>>] = self.shards;
+            self.current = Some((number, shards.get(number)?.lock()));
+        }
+        self.current.as_mut().map(|(_, shard)| &mut **shard)
+    }
+}
+
+/// Whether the place holds the series that the caller means: of this tenant and, when it came by ref, of this generation.
+#[inline(always)]
+fn is_series(shard: &Shard, place: usize, generation: Option<u32>, tenant: u32) -> bool {
+    shard.hot.get(place).is_some_and(|hot| {
+        hot.flags & FLAG_FREE == 0
+            && hot.tenant == tenant
+            && generation.is_none_or(|generation| generation == hot.number as u32)
+    })
+}
+
+/// Notes a sample that was not simply written. `older` says that local blocks may know better about a sample that the head has not.
+#[cold]
+fn note(
+    committed: &mut Committed,
+    position: usize,
+    sample: usize,
+    kind: SampleKind,
+    verdict: Verdict,
+    older: bool,
+) {
+    let is_open = matches!(verdict, Verdict::Rejected(Reason::OutOfOrder | Reason::TooOld));
+    if older && is_open {
+        committed.doubtful.push(committed.outcome.exceptions.len() as u32);
+    }
+    let exception = Exception { series: position as u32, sample: sample as u32, kind, verdict };
+    committed.outcome.exceptions.push(exception);
+}

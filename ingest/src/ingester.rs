@@ -1,0 +1,312 @@
+//! The ingester as the node sees it: opened on a data folder, takes batches, answers queries.
+
+use crate::{
+    blocks::{LocalBlock, LocalBlocks, read_series},
+    commit::{Committed, commit},
+    core::{Core, ReplayState},
+    head::{Head, extras::Extras},
+    metrics::Metrics,
+    replay::replay,
+    select::AllTenants,
+    settings::{IngestSettings, SyncPolicy},
+    wal::{Wal, log::Log, writer::Writer},
+};
+use futures::{executor::block_on, future::BoxFuture};
+use model::{
+    env::Env,
+    label::Labels,
+    push::{Push, PushError, SampleKind, SeriesId, WriteBatch, WriteOutcome},
+    sample::SampleBuffer,
+    select::{Select, SelectTenants},
+    tenant::Tenant,
+    time::{TimeRange, Timestamp},
+    verdict::{Reason, Verdict},
+};
+use object_store::ObjectStore;
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::{Arc, OnceLock, atomic::Ordering},
+    time::Duration,
+};
+
+/// When to try again after a start, a full disk or an overload.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Why an ingester cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process works in the folder.
+    #[error(
+        "data folder {} is in use by another process; end it, or give this one a folder of its own",
+        dir.display()
+    )]
+    Locked {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// The folder cannot be used.
+    #[error("open data folder {}: {error}", dir.display())]
+    Io {
+        /// The folder.
+        dir: PathBuf,
+        /// What went wrong.
+        error: io::Error,
+    },
+}
+
+/// How far the replay of the WAL is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplayProgress {
+    /// Bytes replayed.
+    pub bytes_done: u64,
+    /// Bytes to replay in all.
+    pub bytes_total: u64,
+    /// Whether replay is over and batches are taken.
+    pub ready: bool,
+}
+
+/// Takes samples, keeps the newest of them in memory, and makes blocks of them.
+pub struct Ingester {
+    core: Arc<Core>,
+    /// Held as long as this process works in the folder.
+    lock: Mutex<Option<Box<dyn Send + Sync>>>,
+    tenants: AllTenants,
+}
+
+impl Ingester {
+    /// Opens the data folder of `settings` and begins to replay it in the background; until that is done, pushes and queries are
+    /// answered with "unavailable". Blocks go to `bucket`.
+    pub fn open(
+        env: Env,
+        settings: IngestSettings,
+        _bucket: Arc<dyn ObjectStore>,
+        registry: &mut Registry,
+    ) -> Result<Arc<Self>, OpenError> {
+        let dir = settings.dir.clone();
+        let io = |error| OpenError::Io { dir: dir.clone(), error };
+        let wal_dir = dir.join("wal");
+        env.fs.create_dir(&wal_dir).map_err(io)?;
+        let lock = env.fs.lock(&dir.join("lock")).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => OpenError::Locked { dir: dir.clone() },
+            _ => io(error),
+        })?;
+        env.fs.sync_dir(&dir).map_err(io)?;
+        let blocks = LocalBlocks::open(Arc::clone(&env.fs), dir.join("blocks")).map_err(io)?;
+        let core = Arc::new(Core {
+            head: Head::new(env.rng.next_u64()),
+            salt: env.rng.next_u64() as u32,
+            extras: Mutex::new(Extras::default()),
+            committer: Mutex::default(),
+            wal: OnceLock::new(),
+            replay: ReplayState::default(),
+            metrics: Arc::new(Metrics::new(registry)),
+            blocks,
+            settings,
+            env,
+        });
+        let start = Arc::clone(&core);
+        core.env.spawn.task("ingest start", Box::pin(async move { start_up(start, wal_dir).await }));
+        let tenants = AllTenants(Arc::clone(&core));
+        Ok(Arc::new(Self { core, lock: Mutex::new(Some(lock)), tenants }))
+    }
+
+    /// How far the replay is.
+    pub fn progress(&self) -> ReplayProgress {
+        let state = &self.core.replay;
+        ReplayProgress {
+            bytes_done: state.bytes_done.load(Ordering::Relaxed),
+            bytes_total: state.bytes_total.load(Ordering::Relaxed),
+            ready: self.is_ready(),
+        }
+    }
+
+    /// Whether replay is over and batches are taken.
+    pub fn is_ready(&self) -> bool {
+        self.core.wal().is_some()
+    }
+
+    /// Makes durable what was accepted and ends. Nothing is cut or uploaded: the next start finds everything in the WAL.
+    pub async fn shutdown(&self) {
+        if let Some(wal) = self.core.wal() {
+            wal.close();
+            wal.closed().await;
+        }
+        *self.lock.lock() = None;
+    }
+
+    /// Takes a batch if it can be taken now.
+    async fn push_batch(&self, batch: &WriteBatch, received: Timestamp) -> Result<WriteOutcome, PushError> {
+        let core = &self.core;
+        let wal = self.admit().map_err(|reason| {
+            core.metrics.pushes_unavailable.inc();
+            PushError::Unavailable { reason, retry_after: RETRY_AFTER }
+        })?;
+        let mut committed = commit(core, batch, received);
+        // Also a batch of nothing but duplicates waits: the samples that it repeats may not be durable yet.
+        if let Err(reason) = wal.wait(committed.sequence).await {
+            core.metrics.pushes_unavailable.inc();
+            return Err(PushError::Unavailable { reason: reason.to_string(), retry_after: RETRY_AFTER });
+        }
+        if !committed.doubtful.is_empty() {
+            self.ask_blocks(batch, &mut committed).await;
+        }
+        self.count(&committed);
+        Ok(committed.outcome)
+    }
+
+    fn admit(&self) -> Result<&Arc<Wal>, String> {
+        let wal = self.core.wal().ok_or_else(|| self.core.not_ready())?;
+        if let Some(failure) = wal.failure() {
+            return Err(failure.to_string());
+        }
+        let waiting = wal.waiting_bytes();
+        if waiting > self.core.settings.pending_bytes_max {
+            return Err(format!("overloaded: {waiting} bytes of the write-ahead log wait for the disk"));
+        }
+        Ok(wal)
+    }
+
+    /// Looks up samples that the head knows no more in the local blocks: what is there was stored before.
+    async fn ask_blocks(&self, batch: &WriteBatch, committed: &mut Committed) {
+        let mut series: BTreeMap<u32, Vec<(usize, Timestamp, u64)>> = BTreeMap::new();
+        for &position in &committed.doubtful {
+            let exception = &committed.outcome.exceptions[position as usize];
+            if exception.kind == SampleKind::Float {
+                let sample = &batch.floats[exception.sample as usize];
+                let asked = (position as usize, sample.at, sample.value.to_bits());
+                series.entry(exception.series).or_default().push(asked);
+            }
+        }
+        let times = || series.values().flatten().map(|(_, at, _)| *at);
+        let (Some(min), Some(max)) = (times().min(), times().max()) else { return };
+        let blocks = self.core.blocks.of(&batch.tenant, TimeRange::new(min, max));
+        if blocks.is_empty() {
+            return;
+        }
+        let asked: Vec<_> = series
+            .into_iter()
+            .filter_map(|(position, samples)| Some((self.labels_of(batch, position)?, samples)))
+            .collect();
+        let answers = Arc::new(Mutex::new(Vec::new()));
+        let out = Arc::clone(&answers);
+        let work = move || *out.lock() = look_up(&blocks, asked);
+        self.core.env.spawn.blocking("old samples", Box::new(work)).await;
+        for (position, verdict) in std::mem::take(&mut *answers.lock()) {
+            committed.outcome.exceptions[position].verdict = verdict;
+        }
+    }
+
+    fn labels_of(&self, batch: &WriteBatch, position: u32) -> Option<Labels> {
+        match &batch.series.get(position as usize)?.id {
+            SeriesId::New(labels) => Some(labels.clone()),
+            SeriesId::Known(known) => self.core.head.index.read().labels(self.core.open_ref(*known).0),
+        }
+    }
+
+    fn count(&self, committed: &Committed) {
+        let metrics = &self.core.metrics;
+        metrics.pushes.inc();
+        metrics.samples_written.inc_by(committed.written);
+        for exception in &committed.outcome.exceptions {
+            match exception.verdict {
+                Verdict::Duplicate => metrics.samples_duplicate.inc(),
+                Verdict::Rejected(reason) => metrics.rejected(reason).inc(),
+                Verdict::Written => 0,
+            };
+        }
+    }
+}
+
+/// Replays, then starts what runs in the background.
+async fn start_up(core: Arc<Core>, wal_dir: PathBuf) {
+    let begin = core.env.clock.monotonic();
+    let result = Arc::new(Mutex::new(None));
+    let (out, replaying, dir) = (Arc::clone(&result), Arc::clone(&core), wal_dir.clone());
+    let work = move || *out.lock() = Some(replay(&replaying, &dir));
+    core.env.spawn.blocking("replay", Box::new(work)).await;
+    let replayed = match result.lock().take() {
+        Some(Ok(replayed)) => replayed,
+        Some(Err(error)) => return fail(&core, error.to_string()),
+        None => return fail(&core, "the replay ended before it was done".to_owned()),
+    };
+    let seconds = (core.env.clock.monotonic() - begin).as_secs_f64();
+    core.metrics.replay_seconds.set(seconds);
+    tracing::info!(seconds, samples = replayed.samples, segments = replayed.segments.len(), "replayed the write-ahead log");
+    let policy = core.settings.sync;
+    let trusting = policy == SyncPolicy::Never;
+    let mut writer =
+        Writer::new(Arc::clone(&core.env.fs), &wal_dir, replayed.next_segment, replayed.previous_end, trusting);
+    let durable = replayed.tail.as_ref().map_or(replayed.sequence, |tail| tail.first_sequence - 1);
+    if let Some(tail) = replayed.tail {
+        writer.begin_with(tail);
+    }
+    let log = Log::new(replayed.sequence, core.settings.segment_bytes_max);
+    let metrics = Arc::clone(&core.metrics);
+    let wal = Wal::new(log, writer, replayed.segments, durable, policy, metrics);
+    core.env.spawn.task("wal", Box::pin(Arc::clone(&wal).run(core.env.clone())));
+    // Whoever sees the WAL may use it.
+    let _ = core.wal.set(wal);
+}
+
+fn fail(core: &Core, reason: String) {
+    tracing::error!(reason, "the write-ahead log could not be replayed");
+    *core.replay.failure.lock() = Some(reason);
+}
+
+/// Verdicts for samples that may be in blocks: (what the caller named them by, verdict).
+fn look_up(
+    blocks: &[Arc<LocalBlock>],
+    asked: Vec<(Labels, Vec<(usize, Timestamp, u64)>)>,
+) -> Vec<(usize, Verdict)> {
+    let mut verdicts = Vec::new();
+    for (labels, samples) in asked {
+        let times = || samples.iter().map(|(_, at, _)| *at);
+        let range = TimeRange::new(times().min().unwrap_or(0), times().max().unwrap_or(0));
+        // A block that cannot be read knows nothing; the verdict stays what it is.
+        let known = block_on(read_series(blocks, &labels, range)).unwrap_or_default();
+        for (name, at, bits) in samples {
+            if let Some(verdict) = verdict_of(&known, at, bits) {
+                verdicts.push((name, verdict));
+            }
+        }
+    }
+    verdicts
+}
+
+fn verdict_of(known: &SampleBuffer, at: Timestamp, bits: u64) -> Option<Verdict> {
+    if let Ok(index) = known.timestamps.binary_search(&at) {
+        let same = known.values[index].to_bits() == bits;
+        return Some(if same { Verdict::Duplicate } else { Verdict::Rejected(Reason::DuplicateTimestamp) });
+    }
+    let histogram = known.histograms.binary_search_by_key(&at, |sample| sample.at);
+    histogram.ok().map(|_| Verdict::Rejected(Reason::DuplicateTimestamp))
+}
+
+impl Push for Ingester {
+    fn push<'a>(&'a self, batch: &'a WriteBatch, received: Timestamp) -> BoxFuture<'a, Result<WriteOutcome, PushError>> {
+        Box::pin(self.push_batch(batch, received))
+    }
+}
+
+impl SelectTenants for Ingester {
+    fn tenant(&self, tenant: &Tenant) -> Arc<dyn Select> {
+        self.tenants.tenant(tenant)
+    }
+
+    fn tenants(&self) -> Vec<Tenant> {
+        self.tenants.tenants()
+    }
+}
+
+impl Drop for Ingester {
+    fn drop(&mut self) {
+        // Without this the background would go on writing for an ingester that nobody has any more.
+        if let Some(wal) = self.core.wal() {
+            wal.close();
+        }
+    }
+}

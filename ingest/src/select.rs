@@ -1,0 +1,401 @@
+//! Reading: series of one tenant, from the head and from the local blocks.
+//!
+//! A query takes the lock of the index to find its series, and that of one shard at a time to copy the few hundred bytes of an open
+//! chunk and to share complete ones. Samples are decoded by whoever reads them, outside of all locks. Blocks and head may hold the
+//! same samples for a while; each timestamp comes out once.
+
+use crate::{core::Core, head::index::Found, head::shard::place};
+use futures::future::BoxFuture;
+use model::{
+    matcher::Matcher,
+    metadata::Metadata,
+    sample::SampleBuffer,
+    select::{
+        Chunk, ExemplarSeries, LabelList, Samples, Select, SelectError, SelectRequest, SelectTenants, Series, SeriesSet,
+    },
+    tenant::Tenant,
+    time::TimeRange,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+use storage::chunk::{ChunkSamples, merge_samples};
+
+/// Series handed out in one go.
+const BATCH_SERIES: usize = 256;
+
+/// What errors call this source.
+const ORIGIN: &str = "head";
+
+/// The read side of one tenant.
+pub(crate) struct TenantSelect {
+    core: Arc<Core>,
+    tenant: Tenant,
+}
+
+/// The read sides of all tenants.
+pub(crate) struct AllTenants(pub(crate) Arc<Core>);
+
+impl SelectTenants for AllTenants {
+    fn tenant(&self, tenant: &Tenant) -> Arc<dyn Select> {
+        Arc::new(TenantSelect { core: Arc::clone(&self.0), tenant: tenant.clone() })
+    }
+
+    fn tenants(&self) -> Vec<Tenant> {
+        let index = self.0.head.index.read();
+        let in_head = index.tenants().iter().filter(|tenant| tenant.postings.len() > 0);
+        let mut tenants: BTreeSet<Tenant> = in_head.map(|tenant| tenant.tenant.clone()).collect();
+        tenants.extend(self.0.blocks.all().into_iter().map(|block| block.tenant.clone()));
+        tenants.into_iter().collect()
+    }
+}
+
+impl TenantSelect {
+    fn check_ready(&self) -> Result<(), SelectError> {
+        match self.core.wal() {
+            Some(_) => Ok(()),
+            None => Err(SelectError::Unavailable(self.core.not_ready())),
+        }
+    }
+
+    /// The series of the head that match, in no particular order.
+    fn find(&self, matchers: &[Matcher]) -> HeadScan {
+        let (slots, state) = self.core.head.index.read().select(&self.tenant, matchers);
+        HeadScan {
+            core: Arc::clone(&self.core),
+            tenant: self.tenant.clone(),
+            matchers: matchers.to_vec(),
+            slots: slots.iter().collect::<Vec<_>>().into_iter(),
+            state,
+        }
+    }
+
+    async fn select_series(&self, request: SelectRequest) -> Result<Box<dyn SeriesSet>, SelectError> {
+        self.check_ready()?;
+        let blocks = self.core.blocks.of(&self.tenant, request.range);
+        // Series of a block come sorted; to join them with those of the head, the head's must be sorted as well.
+        let sorted = request.sorted || !blocks.is_empty();
+        let scan = self.find(&request.matchers);
+        let head = HeadSeries::new(scan, request.range, request.labels_only, sorted);
+        let mut sources = Vec::with_capacity(blocks.len());
+        for local in &blocks {
+            let mut inner = request.clone();
+            // A limit counts joined series, and which of a block's go into them is not known before.
+            (inner.sorted, inner.limit) = (true, 0);
+            sources.push(Source { set: local.block.select(inner).await?, ready: VecDeque::new(), done: false });
+        }
+        let left = if request.limit == 0 { usize::MAX } else { request.limit };
+        Ok(Box::new(JoinedSet { head, sources, left }))
+    }
+
+    async fn names(&self, matchers: Vec<Matcher>, range: TimeRange, limit: usize) -> Result<LabelList, SelectError> {
+        self.check_ready()?;
+        let mut items: BTreeSet<String> = {
+            let index = self.core.head.index.read();
+            let (slots, _) = index.select(&self.tenant, &matchers);
+            let postings = index.tenant_id(&self.tenant).map(|tenant| &index.tenants()[tenant as usize].postings);
+            let names = postings.into_iter().flat_map(|postings| postings.names_among(&slots));
+            names.map(|name| index.text(name).to_owned()).collect()
+        };
+        for local in self.core.blocks.of(&self.tenant, range) {
+            items.extend(local.block.label_names(matchers.clone(), range, 0).await?.items);
+        }
+        Ok(label_list(items, limit))
+    }
+
+    async fn values(
+        &self,
+        name: String,
+        matchers: Vec<Matcher>,
+        range: TimeRange,
+        limit: usize,
+    ) -> Result<LabelList, SelectError> {
+        self.check_ready()?;
+        let mut items: BTreeSet<String> = {
+            let index = self.core.head.index.read();
+            let postings = index.tenant_id(&self.tenant).map(|tenant| &index.tenants()[tenant as usize].postings);
+            let found = postings.zip(index.symbol(&name)).map(|(postings, name)| {
+                let text = |value: u32| index.text(value).to_owned();
+                if matchers.is_empty() {
+                    return postings.values(name).map(|(value, _)| text(value)).collect();
+                }
+                let (slots, _) = index.select(&self.tenant, &matchers);
+                postings.values_among(name, &slots).map(text).collect()
+            });
+            found.unwrap_or_default()
+        };
+        for local in self.core.blocks.of(&self.tenant, range) {
+            items.extend(local.block.label_values(name.clone(), matchers.clone(), range, 0).await?.items);
+        }
+        Ok(label_list(items, limit))
+    }
+
+    fn find_exemplars(
+        &self,
+        selectors: &[Vec<Matcher>],
+        range: TimeRange,
+    ) -> Result<Vec<ExemplarSeries>, SelectError> {
+        self.check_ready()?;
+        let index = self.core.head.index.read();
+        let Some(tenant) = index.tenant_id(&self.tenant) else { return Ok(Vec::new()) };
+        let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for stored in self.core.extras.lock().exemplars(tenant, range) {
+            let labels = index.labels(stored.slot).filter(|_| index.number(stored.slot) == stored.number);
+            let Some(labels) = labels else { continue };
+            let fits = |matcher: &Matcher| matcher.matches(labels.get(&matcher.name).unwrap_or(""));
+            if selectors.iter().any(|matchers| matchers.iter().all(fits)) {
+                found.entry(labels).or_default().push(stored.exemplar);
+            }
+        }
+        let series = |(labels, mut exemplars): (_, Vec<model::sample::Exemplar>)| {
+            exemplars.sort_by_key(|exemplar| exemplar.at);
+            ExemplarSeries { labels, exemplars }
+        };
+        Ok(found.into_iter().map(series).collect())
+    }
+
+    fn find_metadata(&self, family: Option<&str>) -> Result<Vec<Metadata>, SelectError> {
+        self.check_ready()?;
+        let tenant = self.core.head.index.read().tenant_id(&self.tenant);
+        Ok(tenant.map(|tenant| self.core.extras.lock().metadata(tenant, family)).unwrap_or_default())
+    }
+}
+
+impl Select for TenantSelect {
+    fn select(&self, request: SelectRequest) -> BoxFuture<'_, Result<Box<dyn SeriesSet>, SelectError>> {
+        Box::pin(self.select_series(request))
+    }
+
+    fn label_names(
+        &self,
+        matchers: Vec<Matcher>,
+        range: TimeRange,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<LabelList, SelectError>> {
+        Box::pin(self.names(matchers, range, limit))
+    }
+
+    fn label_values(
+        &self,
+        name: String,
+        matchers: Vec<Matcher>,
+        range: TimeRange,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<LabelList, SelectError>> {
+        Box::pin(self.values(name, matchers, range, limit))
+    }
+
+    fn exemplars(
+        &self,
+        selectors: Vec<Vec<Matcher>>,
+        range: TimeRange,
+    ) -> BoxFuture<'_, Result<Vec<ExemplarSeries>, SelectError>> {
+        Box::pin(async move { self.find_exemplars(&selectors, range) })
+    }
+
+    fn metadata(&self, family: Option<String>) -> BoxFuture<'_, Result<Vec<Metadata>, SelectError>> {
+        Box::pin(async move { self.find_metadata(family.as_deref()) })
+    }
+}
+
+/// The first `limit` items, 0 for all.
+fn label_list(items: BTreeSet<String>, limit: usize) -> LabelList {
+    let take = if limit == 0 { usize::MAX } else { limit };
+    LabelList { items: items.into_iter().take(take).collect(), warnings: Vec::new() }
+}
+
+/// Series of the head that match, resolved bit by bit so that the index is never locked for long.
+struct HeadScan {
+    core: Arc<Core>,
+    tenant: Tenant,
+    matchers: Vec<Matcher>,
+    slots: std::vec::IntoIter<u32>,
+    /// State of the index when the slots were found.
+    state: u64,
+}
+
+impl HeadScan {
+    /// The next series; empty at the end.
+    fn next(&mut self) -> Vec<Found> {
+        loop {
+            let slots: Vec<u32> = self.slots.by_ref().take(BATCH_SERIES).collect();
+            if slots.is_empty() {
+                return Vec::new();
+            }
+            let found = self.core.head.index.read().resolve(&self.tenant, &self.matchers, &slots, self.state);
+            if !found.is_empty() {
+                return found;
+            }
+        }
+    }
+}
+
+/// Series of the head with their samples.
+struct HeadSeries {
+    core: Arc<Core>,
+    scan: HeadScan,
+    range: TimeRange,
+    labels_only: bool,
+    /// Everything, sorted, when order matters; else what the scan gave last.
+    found: VecDeque<Found>,
+    ready: VecDeque<Series>,
+}
+
+impl HeadSeries {
+    fn new(mut scan: HeadScan, range: TimeRange, labels_only: bool, sorted: bool) -> Self {
+        let mut found = Vec::new();
+        if sorted {
+            loop {
+                let more = scan.next();
+                if more.is_empty() {
+                    break;
+                }
+                found.extend(more);
+            }
+            found.sort_unstable_by(|a, b| a.labels.cmp(&b.labels));
+        }
+        let core = Arc::clone(&scan.core);
+        Self { core, scan, range, labels_only, found: found.into(), ready: VecDeque::new() }
+    }
+
+    /// Makes sure that the next series is in `ready`, unless there is none.
+    fn fill(&mut self) {
+        while self.ready.is_empty() {
+            if self.found.is_empty() {
+                self.found = self.scan.next().into();
+            }
+            if self.found.is_empty() {
+                return;
+            }
+            let count = self.found.len().min(BATCH_SERIES);
+            for found in self.found.drain(..count) {
+                let chunks = chunks_of(&self.core, &found, self.range, self.labels_only);
+                if let Some(chunks) = chunks {
+                    let samples = Box::new(ChunkSamples::new(chunks, ORIGIN.into()));
+                    self.ready.push_back(Series { labels: found.labels, samples });
+                }
+            }
+        }
+    }
+}
+
+/// The chunks of a series in `range`; `None` when it has none there.
+fn chunks_of(core: &Core, found: &Found, range: TimeRange, labels_only: bool) -> Option<Vec<Chunk>> {
+    let shard = core.head.shard(found.slot)?;
+    let shard = shard.lock();
+    let place = place(found.slot);
+    shard.series(place, found.number)?;
+    if !shard.has_samples(place, range) {
+        return None;
+    }
+    let mut chunks = Vec::new();
+    if !labels_only {
+        shard.copy_chunks(place, range, &mut chunks);
+    }
+    Some(chunks)
+}
+
+/// The series of a block, sorted.
+struct Source {
+    set: Box<dyn SeriesSet>,
+    ready: VecDeque<Series>,
+    done: bool,
+}
+
+impl Source {
+    async fn fill(&mut self) -> Result<(), SelectError> {
+        while self.ready.is_empty() && !self.done {
+            match self.set.next().await {
+                Some(batch) => self.ready = batch?.into(),
+                None => self.done = true,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Head and blocks as one set.
+struct JoinedSet {
+    head: HeadSeries,
+    sources: Vec<Source>,
+    /// Series that may still come.
+    left: usize,
+}
+
+impl JoinedSet {
+    async fn next_batch(&mut self) -> Result<Vec<Series>, SelectError> {
+        let mut batch = Vec::new();
+        while batch.len() < BATCH_SERIES.min(self.left) {
+            self.head.fill();
+            for source in &mut self.sources {
+                source.fill().await?;
+            }
+            match self.next_series() {
+                Some(series) => batch.push(series),
+                None => break,
+            }
+        }
+        self.left -= batch.len();
+        Ok(batch)
+    }
+
+    /// The series that comes first of all that are ready, joined from all sources that have it.
+    fn next_series(&mut self) -> Option<Series> {
+        let head = &mut self.head.ready;
+        if self.sources.is_empty() {
+            return head.pop_front();
+        }
+        let fronts = self.sources.iter().filter_map(|source| source.ready.front()).chain(head.front());
+        let labels = fronts.map(|series| &series.labels).min()?.clone();
+        let queues = self.sources.iter_mut().map(|source| &mut source.ready).chain([head]);
+        let take = |queue: &mut VecDeque<Series>| queue.pop_front_if(|series| series.labels == labels);
+        let mut parts: Vec<Box<dyn Samples>> = queues.filter_map(take).map(|series| series.samples).collect();
+        let samples = if parts.len() == 1 { parts.remove(0) } else { Box::new(Joined(parts)) };
+        Some(Series { labels, samples })
+    }
+}
+
+impl SeriesSet for JoinedSet {
+    fn next(&mut self) -> BoxFuture<'_, Option<Result<Vec<Series>, SelectError>>> {
+        Box::pin(async move {
+            let batch = self.next_batch().await;
+            if batch.is_err() {
+                self.left = 0;
+            }
+            Some(batch).filter(|batch| !matches!(batch, Ok(series) if series.is_empty()))
+        })
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// The samples of one series from several sources.
+struct Joined(Vec<Box<dyn Samples>>);
+
+impl Samples for Joined {
+    fn read(&self, range: TimeRange, buffer: &mut SampleBuffer) -> Result<(), SelectError> {
+        let (mut joined, mut part) = (SampleBuffer::default(), SampleBuffer::default());
+        for samples in &self.0 {
+            part.clear();
+            samples.read(range, &mut part)?;
+            merge_samples(&part, &mut joined);
+        }
+        // What the buffer holds lies before the range, so this only appends.
+        merge_samples(&joined, buffer);
+        Ok(())
+    }
+
+    fn chunks(&self) -> Result<Vec<Chunk>, SelectError> {
+        let mut chunks = Vec::new();
+        for samples in &self.0 {
+            chunks.extend(samples.chunks()?);
+        }
+        chunks.sort_by_key(|chunk| (chunk.min_time, chunk.max_time));
+        // A chunk that was cut and not yet forgotten is in the block and in the head.
+        chunks.dedup();
+        Ok(chunks)
+    }
+}
