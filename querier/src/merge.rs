@@ -55,8 +55,15 @@ struct Input {
     batch: vec::IntoIter<Series>,
     /// Whether its next series is among the heads.
     has_head: bool,
-    /// Labels of its newest head, to notice when it is not sorted.
-    last: Option<Labels>,
+}
+
+impl Input {
+    /// Takes nothing more from it.
+    fn abandon(&mut self) {
+        self.set = None;
+        self.batch = Vec::new().into_iter();
+        self.has_head = false;
+    }
 }
 
 /// The next series of an input. The greatest is the one with the smallest labels, since the heap gives the greatest first.
@@ -98,7 +105,6 @@ impl<F: OnFailure> MergedSet<F> {
                 set,
                 batch: Vec::new().into_iter(),
                 has_head: false,
-                last: None,
             })
             .collect();
         Self {
@@ -123,28 +129,43 @@ impl<F: OnFailure> MergedSet<F> {
         Ok(out)
     }
 
-    /// Takes one head: it joins the pending series or replaces it.
+    /// Takes the smallest series: it joins the pending one or replaces it.
     fn step(&mut self, out: &mut Vec<Series>) -> Result<(), SelectError> {
-        let Some(head) = self.heads.peek_mut() else {
+        let Some(series) = self.pop()? else {
             self.finish_pending(out);
             self.done = true;
             return Ok(());
         };
-        if let Some((labels, parts)) = &mut self.pending
-            && *labels == head.series.labels
-        {
-            let Head { series, input } = PeekMut::pop(head);
-            parts.push(series.samples);
-            return self.advance(input);
+        match &mut self.pending {
+            Some((labels, parts)) if *labels == series.labels => parts.push(series.samples),
+            _ => {
+                self.finish_pending(out);
+                self.done = self.left == 0;
+                self.pending = (!self.done).then(|| (series.labels, vec![series.samples]));
+            }
         }
-        let Head { series, input } = PeekMut::pop(head);
-        self.finish_pending(out);
-        if self.left == 0 {
-            self.done = true;
-            return Ok(());
+        Ok(())
+    }
+
+    /// Takes the smallest series from the heads; the next one of its input takes the place.
+    fn pop(&mut self) -> Result<Option<Series>, SelectError> {
+        let Some(mut head) = self.heads.peek_mut() else {
+            return Ok(None);
+        };
+        let index = head.input;
+        let input = &mut self.inputs[index];
+        let Some(next) = input.batch.next() else {
+            input.has_head = false;
+            return Ok(Some(PeekMut::pop(head).series));
+        };
+        if next.labels < head.series.labels {
+            let series = PeekMut::pop(head).series;
+            input.abandon();
+            let text = format!("series are not sorted: {} came after {}", next.labels, series.labels);
+            self.on_failure.failed(index, SelectError::Corrupt(text))?;
+            return Ok(Some(series));
         }
-        self.pending = Some((series.labels, vec![series.samples]));
-        self.advance(input)
+        Ok(Some(std::mem::replace(&mut head.series, next)))
     }
 
     fn finish_pending(&mut self, out: &mut Vec<Series>) {
@@ -157,21 +178,21 @@ impl<F: OnFailure> MergedSet<F> {
         }
     }
 
-    /// Puts the next series of an input among the heads, if its batch has one.
-    fn advance(&mut self, index: usize) -> Result<(), SelectError> {
+    /// Puts the first series of a new batch among the heads.
+    fn begin(&mut self, index: usize, batch: Vec<Series>) -> Result<(), SelectError> {
         let input = &mut self.inputs[index];
+        input.batch = batch.into_iter();
         let Some(series) = input.batch.next() else {
-            input.has_head = false;
             return Ok(());
         };
-        if input.last.as_ref().is_some_and(|last| *last > series.labels) {
-            input.has_head = false;
-            input.batch = Vec::new().into_iter();
-            input.set = None;
-            let text = format!("series are not sorted: {} came late", series.labels);
+        // Nothing is taken while an input has no head, so what was taken last is this input's last series, or equal to it.
+        if let Some((labels, _)) = &self.pending
+            && series.labels < *labels
+        {
+            let text = format!("series are not sorted: {} came after {labels}", series.labels);
+            input.abandon();
             return self.on_failure.failed(index, SelectError::Corrupt(text));
         }
-        input.last = Some(series.labels.clone());
         input.has_head = true;
         self.heads.push(Head { series, input: index });
         Ok(())
@@ -189,10 +210,7 @@ impl<F: OnFailure> MergedSet<F> {
         let answers = join_all(asked.map(async |(index, set)| (index, set.next().await))).await;
         for (index, answer) in answers {
             match answer {
-                Some(Ok(batch)) => {
-                    self.inputs[index].batch = batch.into_iter();
-                    self.advance(index)?;
-                }
+                Some(Ok(batch)) => self.begin(index, batch)?,
                 None => self.end(index),
                 Some(Err(error)) => {
                     self.end(index);

@@ -159,6 +159,50 @@ fn split_off(buffer: &mut SampleBuffer, mark: Mark, tail: &mut SampleBuffer) {
 
 /// Appends the two in the order of time; `ours` is preferred.
 fn interleave(buffer: &mut SampleBuffer, ours: &SampleBuffer, theirs: &SampleBuffer) {
+    let plain = |samples: &SampleBuffer| samples.histograms.is_empty() && samples.starts.is_empty();
+    if plain(ours) && plain(theirs) && buffer.starts.is_empty() {
+        interleave_floats(buffer, ours, theirs);
+    } else {
+        interleave_all(buffer, ours, theirs);
+    }
+}
+
+/// The usual case: floats without start timestamps.
+fn interleave_floats(buffer: &mut SampleBuffer, ours: &SampleBuffer, theirs: &SampleBuffer) {
+    let most = ours.timestamps.len() + theirs.timestamps.len();
+    buffer.timestamps.reserve(most);
+    buffer.values.reserve(most);
+    let mut our = ours
+        .timestamps
+        .iter()
+        .copied()
+        .zip(ours.values.iter().copied())
+        .peekable();
+    let mut their = theirs
+        .timestamps
+        .iter()
+        .copied()
+        .zip(theirs.values.iter().copied())
+        .peekable();
+    while let (Some(&(our_time, our_value)), Some(&(their_time, their_value))) = (our.peek(), their.peek()) {
+        let theirs_counts = their_time < our_time || (their_time == our_time && is_stale(our_value));
+        buffer.timestamps.push(our_time.min(their_time));
+        buffer.values.push(if theirs_counts { their_value } else { our_value });
+        if our_time <= their_time {
+            our.next();
+        }
+        if their_time <= our_time {
+            their.next();
+        }
+    }
+    for (at, value) in our.chain(their) {
+        buffer.timestamps.push(at);
+        buffer.values.push(value);
+    }
+}
+
+/// Floats and histograms, with or without start timestamps.
+fn interleave_all(buffer: &mut SampleBuffer, ours: &SampleBuffer, theirs: &SampleBuffer) {
     let mut ours = Cursor::new(ours);
     let mut theirs = Cursor::new(theirs);
     while let (Some(our_time), Some(their_time)) = (ours.time(), theirs.time()) {

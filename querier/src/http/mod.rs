@@ -47,8 +47,14 @@ fn calls(querier: &Arc<Querier>) -> Router {
         "/api/v1/query_exemplars",
         get(lookup::exemplars).post(lookup::exemplars),
     );
-    add("/api/v1/parse_query", get(syntax::parse_query).post(syntax::parse_query));
-    add("/api/v1/format_query", get(syntax::format_query).post(syntax::format_query));
+    add(
+        "/api/v1/parse_query",
+        get(syntax::parse_query).post(syntax::parse_query),
+    );
+    add(
+        "/api/v1/format_query",
+        get(syntax::format_query).post(syntax::format_query),
+    );
     add("/federate", get(federate::federate));
     add("/api/v1/status/buildinfo", get(status::buildinfo));
     add("/api/v1/status/flags", get(status::flags));

@@ -8,10 +8,15 @@ use model::time::Timestamp;
 pub(crate) fn write_value(out: &mut Vec<u8>, value: f64) {
     // Most values are whole: counters, gauges of bytes, 0 and 1.
     if value.abs() < 9e15 && value == value.trunc() && (value != 0.0 || value.is_sign_positive()) {
-        write_int(out, value as i64);
-    } else {
-        write_float(out, value, |abs, _| abs < 1e-6 || abs >= 1e21);
+        return write_int(out, value as i64);
     }
+    // Between these bounds the digits come without exponent, and as we want them but for the fraction of a whole number.
+    if (1e-5..1e15).contains(&value.abs()) {
+        let mut buffer = ryu::Buffer::new();
+        let text = buffer.format_finite(value);
+        return out.extend_from_slice(text.strip_suffix(".0").unwrap_or(text).as_bytes());
+    }
+    write_float(out, value, |abs, _| abs < 1e-6 || abs >= 1e21);
 }
 
 /// Appends `value` without exponent, whatever its size: how the API writes scalars.

@@ -15,7 +15,7 @@ use crate::{
 use ::http::StatusCode;
 use axum::{body::Body, extract::State, response::Response};
 use bytes::Bytes;
-use futures::stream;
+use futures::{StreamExt, stream};
 use promql::{
     engine::{Query, QueryError, QueryStats, Times},
     value::Value,
@@ -164,7 +164,8 @@ fn stream_body(querier: Arc<Querier>, mut json: Json, mut writer: ValueWriter) -
         }
     };
     querier.env.spawn.task("send answer", Box::pin(bounded));
-    Body::from_stream(stream::unfold(Some(receiver), next_piece))
+    // Compression asks once more after the end.
+    Body::from_stream(stream::unfold(Some(receiver), next_piece).fuse())
 }
 
 /// A part of an answer.
