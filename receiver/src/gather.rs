@@ -117,8 +117,8 @@ pub(crate) struct Slice {
     pub(crate) fading: Vec<(Key, SeriesRef)>,
     pub(crate) counts: Counts,
     weight: usize,
+    /// Labels that do not stand together in their message, put together.
     scratch: Vec<u8>,
-    refs: Vec<u32>,
 }
 
 /// What was met in a slice.

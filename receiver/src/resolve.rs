@@ -28,10 +28,22 @@ pub(crate) struct Key(u128);
 /// Length of the hash's secret: xxh3's own.
 const SECRET_BYTES: usize = 192;
 
-/// Hashes with a random secret, so that nobody can make two spellings meet on purpose.
+/// Hashes with random secrets, so that nobody can make two spellings meet on purpose.
 #[derive(Clone)]
 pub(crate) struct KeyHasher {
     secret: Box<[u8; SECRET_BYTES]>,
+    mix: Box<MixSecret>,
+}
+
+/// How many keys of a list are mixed with secrets of their own before these are used again.
+const MIX_BLOCK: usize = 64;
+
+#[derive(Clone)]
+struct MixSecret {
+    /// For each place in a block.
+    places: [(u64, u64); MIX_BLOCK],
+    /// Between blocks, odd.
+    step: u128,
 }
 
 impl KeyHasher {
@@ -40,18 +52,72 @@ impl KeyHasher {
         for chunk in secret.chunks_exact_mut(8) {
             chunk.copy_from_slice(&rng.next_u64().to_le_bytes());
         }
-        Self { secret }
+        let places = std::array::from_fn(|_| (rng.next_u64(), rng.next_u64()));
+        let step = (u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64())) | 1;
+        Self {
+            secret,
+            mix: Box::new(MixSecret { places, step }),
+        }
     }
 
+    /// The key of a byte string.
     #[inline]
     pub(crate) fn key(&self, bytes: &[u8]) -> Key {
         Key(xxh3_128_with_secret(bytes, &self.secret[..]))
     }
+
+    /// Begins the key of a list of keys.
+    #[inline]
+    pub(crate) fn mixer(&self) -> Mixer<'_> {
+        Mixer {
+            secret: &self.mix,
+            sum: 0,
+            count: 0,
+        }
+    }
+}
+
+/// The key of a list of keys in their order: a sum of products with a secret for each place, so that the additions of
+/// one list need not wait for each other. The keys are hashes with a secret already, which nobody outside can choose.
+pub(crate) struct Mixer<'a> {
+    secret: &'a MixSecret,
+    sum: u128,
+    count: usize,
+}
+
+impl Mixer<'_> {
+    #[inline]
+    pub(crate) fn add(&mut self, key: Key) {
+        let place = self.count % MIX_BLOCK;
+        if place == 0 {
+            self.sum = self.sum.wrapping_mul(self.secret.step);
+        }
+        let (one, other) = self.secret.places[place];
+        let low = (key.0 as u64).wrapping_add(one);
+        let high = ((key.0 >> 64) as u64).wrapping_add(other);
+        self.sum = self.sum.wrapping_add(u128::from(low) * u128::from(high));
+        self.count += 1;
+    }
+
+    /// How many keys were added.
+    #[inline]
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The key of the list. Its length is a part of it.
+    #[inline]
+    pub(crate) fn finish(self) -> Key {
+        let sum = self.sum.wrapping_add(self.count as u128).wrapping_mul(self.secret.step);
+        // High bits of products are better than low ones; the index of the routes looks at the low ones.
+        Key(sum ^ (sum >> 64))
+    }
 }
 
 impl Key {
-    pub(crate) fn to_bytes(self) -> [u8; 16] {
-        self.0.to_le_bytes()
+    /// A key that stands for a small number in a [`Mixer`].
+    pub(crate) fn from_number(number: u64) -> Self {
+        Key(u128::from(number) << 64 | u128::from(number))
     }
 }
 

@@ -185,9 +185,19 @@ impl<'a> Refs<'a> {
         }
     }
 
+    /// Hands each reference to `take`.
+    #[inline]
+    pub fn for_each(&self, mut take: impl FnMut(u32)) -> Result<(), WireError> {
+        self.single.into_iter().for_each(&mut take);
+        let mut reader = Reader::new(self.packed);
+        while !reader.rest().is_empty() {
+            take(reference(reader.varint().map_err(|fault| fault.within(SERIES))?));
+        }
+        Ok(())
+    }
+
     /// Appends the references to `out`, but none beyond `max` elements in all, so that a hostile list stays small;
     /// whether there were more is told by the answer.
-    #[inline]
     pub fn append_to(&self, out: &mut Vec<u32>, max: usize) -> Result<Complete, WireError> {
         if let Some(single) = self.single {
             if out.len() == max {

@@ -7,7 +7,7 @@ use super::{Broken, Request, Slice};
 use crate::{
     admit::{Refusal, admit, admit_exemplar, show},
     rejections::Rejections,
-    resolve::{Key, KeyHasher, RouteReader, Routes},
+    resolve::{Key, KeyHasher, Mixer, RouteReader, Routes},
     settings::LabelLimits,
 };
 use model::label::Labels;
@@ -16,6 +16,9 @@ use model::verdict::Reason;
 use proto::protobuf::WireError;
 use proto::remote_write::v1::RawPair;
 use proto::remote_write::v2::{self, Complete, Entries, Entry, Field, MetadataRefs, Series};
+
+/// How many references of a broken list an answer shows.
+const REFS_SHOWN_MAX: usize = 20;
 
 /// The symbols of a request: where they stand in the body, and their hashes. Used again for the next request.
 #[derive(Debug, Default)]
@@ -87,7 +90,7 @@ pub(crate) fn fill<'a>(
     Ok(true)
 }
 
-/// One series: references, samples, then its number by the hashes of its symbols.
+/// One series: its samples into the columns, then its number by the hashes of its symbols.
 #[inline]
 fn add_series<'a>(
     series: Series<'a>,
@@ -99,116 +102,135 @@ fn add_series<'a>(
     slice.counts.own_fields += 1;
     slice.weight += 1;
     let mark = slice.mark();
-    let mut shape = Shape::default();
-    let refs_max = refs_max(request.limits);
-    slice.refs.clear();
+    let mut spelling = Spelling::new(request);
     let mut fields = series.fields();
     while let Some(field) = fields.next_field()? {
         match field {
-            Field::LabelRefs(refs) => {
-                if refs.append_to(&mut slice.refs, refs_max)? == Complete::No {
-                    shape.too_many_refs = true;
-                }
-            }
+            Field::LabelRefs(refs) => refs.for_each(|number| spelling.add(number))?,
             Field::Sample(sample) => {
-                shape.samples = true;
+                spelling.has_samples = true;
                 slice.counts.seen += 1;
                 slice.weight += 1;
                 slice.batch.floats.push(sample);
             }
             Field::Histogram(bytes) => {
-                shape.samples = true;
+                spelling.has_samples = true;
                 slice.add_histogram(bytes, rejections, || describe(request, series))?;
             }
             Field::Exemplar(bytes) => add_exemplar(bytes, request, slice, rejections)?,
-            Field::Metadata(metadata) => shape.metadata = metadata,
+            Field::Metadata(metadata) => spelling.metadata = metadata,
         }
     }
-    match key(request, slice, &shape) {
-        Ok(_) if !slice.has_samples_since(mark) && shape.samples => {
-            // All its histograms were refused, each for itself.
-            slice.abandon(mark);
-            Ok(())
-        }
-        Ok(key) => slice.finish_series(routes, request.origin(series.bytes(), key), mark),
-        Err((reason, text)) => {
+    match spelling.key() {
+        // All its histograms were refused, each for itself.
+        Ok(_) if !slice.has_samples_since(mark) => slice.abandon(mark),
+        Ok(key) => slice.finish_series(routes, request.origin(series.bytes(), key), mark)?,
+        Err((reason, describe)) => {
             let mut count = slice.added_since(mark);
             if count == 0 {
                 // A series without anything good in it counts as one sample.
                 slice.counts.seen += 1;
                 count = 1;
             }
-            rejections.add(reason, count, || text(request, series, slice));
+            rejections.add(reason, count, || describe(request, series));
             slice.abandon(mark);
-            Ok(())
         }
     }
+    Ok(())
 }
 
-/// What a series consists of, besides references.
-#[derive(Default)]
-struct Shape {
-    samples: bool,
-    too_many_refs: bool,
+/// The key of a series in the making.
+struct Spelling<'a> {
+    symbols: &'a [Symbol],
+    mixer: Mixer<'a>,
+    outside: bool,
+    has_samples: bool,
     metadata: MetadataRefs,
 }
 
 /// Describes a refused series; only called for the first of its kind.
-type Describe = fn(&Request<'_>, Series<'_>, &Slice) -> String;
+type Describe = fn(&Request<'_>, Series<'_>) -> String;
 
-/// The key of the series whose references are in the slice, in the order of checks that Prometheus has.
-#[inline]
-fn key(request: &Request<'_>, slice: &mut Slice, shape: &Shape) -> Result<Key, (Reason, Describe)> {
-    if shape.too_many_refs {
-        let text: Describe = |request, _, _| format!("a series has more than {} labels", request.limits.labels_max);
-        return Err((Reason::TooManyLabels, text));
+impl<'a> Spelling<'a> {
+    #[inline]
+    fn new(request: &Request<'a>) -> Self {
+        Self {
+            symbols: &request.symbols.symbols,
+            mixer: request.hasher.mixer(),
+            outside: false,
+            has_samples: false,
+            metadata: MetadataRefs::default(),
+        }
     }
-    if !slice.refs.len().is_multiple_of(2) {
-        return Err((Reason::InvalidSymbolRef, |_, _, slice| {
-            format!(
-                "parsing labels for series {:?}: invalid labelRefs length {}",
-                slice.refs,
-                slice.refs.len()
-            )
-        }));
+
+    #[inline]
+    fn add(&mut self, number: u32) {
+        match self.symbols.get(number as usize) {
+            Some(symbol) => self.mixer.add(symbol.hash),
+            None => self.outside = true,
+        }
     }
-    slice.scratch.clear();
-    let symbols = &request.symbols.symbols;
-    for number in &slice.refs {
-        let Some(symbol) = symbols.get(*number as usize) else {
-            return Err((Reason::InvalidSymbolRef, describe_ref));
-        };
-        slice.scratch.extend_from_slice(&symbol.hash.to_bytes());
+
+    /// The key, or why the series is refused, in the order of checks that Prometheus has.
+    #[inline]
+    fn key(mut self) -> Result<Key, (Reason, Describe)> {
+        // An odd length may hide behind a reference outside; both are the same reason.
+        if self.outside || !self.mixer.count().is_multiple_of(2) {
+            return Err((Reason::InvalidSymbolRef, describe_refs));
+        }
+        if self.metadata != MetadataRefs::default() {
+            let text = |number: u32| self.symbols.get(number as usize);
+            let (Some(help), Some(unit)) = (text(self.metadata.help), text(self.metadata.unit)) else {
+                return Err((Reason::InvalidSymbolRef, describe_metadata));
+            };
+            self.mixer.add(help.hash);
+            self.mixer.add(unit.hash);
+            // An odd number of keys: no list of labels is mistaken for labels and metadata.
+            self.mixer.add(Key::from_number(self.metadata.kind as u64));
+        }
+        if !self.has_samples {
+            let describe: Describe =
+                |request, series| format!("{} for series {}", Reason::NoSamples, describe(request, series));
+            return Err((Reason::NoSamples, describe));
+        }
+        Ok(self.mixer.finish())
     }
-    let metadata = shape.metadata;
-    if metadata != MetadataRefs::default() {
-        let (Some(help), Some(unit)) = (symbols.get(metadata.help as usize), symbols.get(metadata.unit as usize))
-        else {
-            return Err((Reason::InvalidSymbolRef, describe_metadata));
-        };
-        slice.scratch.push(metadata.kind as u8);
-        slice.scratch.extend_from_slice(&help.hash.to_bytes());
-        slice.scratch.extend_from_slice(&unit.hash.to_bytes());
-    }
-    if !shape.samples {
-        return Err((Reason::NoSamples, |request, series, _| {
-            format!("{} for series {}", Reason::NoSamples, describe(request, series))
-        }));
-    }
-    Ok(request.hasher.key(&slice.scratch))
 }
 
-fn describe_ref(request: &Request<'_>, _: Series<'_>, slice: &Slice) -> String {
+fn describe_refs(request: &Request<'_>, series: Series<'_>) -> String {
     let size = request.symbols.len();
-    let bad = slice
-        .refs
+    let mut refs = Vec::new();
+    match label_refs(request, series, &mut refs) {
+        Ok(Complete::Yes) if !refs.len().is_multiple_of(2) => {
+            let len = refs.len();
+            refs.truncate(REFS_SHOWN_MAX);
+            return format!("parsing labels for series {refs:?}: invalid labelRefs length {len}");
+        }
+        Ok(_) => {}
+        Err(error) => return error.to_string(),
+    }
+    let bad = refs
         .chunks(2)
         .find(|pair| pair.iter().any(|number| *number as usize >= size));
     let (name, value) = bad.map_or((0, 0), |pair| (pair[0], pair.get(1).copied().unwrap_or_default()));
     format!("labelRefs {name} (name) = {value} (value) outside of symbols table (size {size})")
 }
 
-fn describe_metadata(request: &Request<'_>, series: Series<'_>, _: &Slice) -> String {
+/// Appends the references of a series, but not more than it may have.
+fn label_refs(request: &Request<'_>, series: Series<'_>, refs: &mut Vec<u32>) -> Result<Complete, WireError> {
+    let mut complete = Complete::Yes;
+    let mut fields = series.fields();
+    while let Some(field) = fields.next_field()? {
+        if let Field::LabelRefs(more) = field {
+            if more.append_to(refs, refs_max(request.limits))? == Complete::No {
+                complete = Complete::No;
+            }
+        }
+    }
+    Ok(complete)
+}
+
+fn describe_metadata(request: &Request<'_>, series: Series<'_>) -> String {
     let size = request.symbols.len();
     let metadata = metadata_refs(series).unwrap_or_default();
     let (field, number) = if metadata.help as usize >= size {
@@ -279,11 +301,12 @@ fn pairs<'r>(request: &'r Request<'_>, refs: &'r [u32]) -> impl Iterator<Item = 
 pub(super) fn labels_and_metadata(request: &Request<'_>, bytes: &[u8]) -> Result<(Labels, Option<Metadata>), Refusal> {
     let series = Series::new(bytes);
     let mut refs = Vec::new();
-    let mut fields = series.fields();
-    while let Some(field) = fields.next_field()? {
-        if let Field::LabelRefs(more) = field {
-            more.append_to(&mut refs, refs_max(request.limits))?;
-        }
+    if label_refs(request, series, &mut refs)? == Complete::No {
+        let text = format!("a series has more than {} labels", request.limits.labels_max);
+        return Err(Refusal::Invalid {
+            reason: Reason::TooManyLabels,
+            text,
+        });
     }
     let labels = admit(pairs(request, &refs), request.limits)?;
     let metadata = metadata_refs(series)?;

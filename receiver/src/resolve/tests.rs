@@ -162,3 +162,44 @@ fn another_secret_gives_other_keys() {
         assert_ne!(one.hasher().key(&bytes), two.hasher().key(&bytes), "{len} bytes");
     }
 }
+
+#[test]
+fn lists_of_keys_have_keys_of_their_own() {
+    let resolver = resolver(10, 10);
+    let hasher = resolver.hasher();
+    let keys: Vec<Key> = (0..200).map(|number| key(&resolver, number)).collect();
+    let mix = |list: &[Key]| {
+        let mut mixer = hasher.mixer();
+        list.iter().for_each(|key| mixer.add(*key));
+        mixer.finish()
+    };
+    let mut seen = std::collections::HashSet::new();
+    for len in 0..200 {
+        assert!(seen.insert(mix(&keys[..len])), "{len} keys");
+        assert!(len == 0 || seen.insert(mix(&keys[len..])), "all but {len} keys");
+    }
+    // Exchanged neighbours, and exchanged blocks.
+    for place in 0..199 {
+        let mut swapped = keys.clone();
+        swapped.swap(place, place + 1);
+        assert!(seen.insert(mix(&swapped)), "{place} exchanged");
+    }
+    let mut blocks = keys.clone();
+    blocks[..128].rotate_left(64);
+    assert!(seen.insert(mix(&blocks)));
+    assert_eq!(mix(&keys), mix(&keys.clone()));
+}
+
+/// The index looks at the low bits of a key and at its highest seven of the lower half.
+#[test]
+fn keys_of_lists_are_spread_in_their_low_bits() {
+    let resolver = resolver(10, 10);
+    let mut buckets = [0u32; 256];
+    for number in 0..25_600 {
+        let mut mixer = resolver.hasher().mixer();
+        mixer.add(key(&resolver, 1));
+        mixer.add(key(&resolver, number));
+        buckets[(mixer.finish().0 & 0xff) as usize] += 1;
+    }
+    assert!(buckets.iter().all(|count| (40..200).contains(count)), "{buckets:?}");
+}
