@@ -91,7 +91,7 @@ impl<'a> Cursor<'a> {
 }
 
 /// Takes a section apart that says its length in four bytes and ends with a checksum; gives content and what the checksum says.
-pub(crate) fn checked_section<'a>(bytes: &'a [u8], offset: u64) -> Option<(&'a [u8], bool)> {
+pub(crate) fn checked_section(bytes: &[u8], offset: u64) -> Option<(&[u8], bool)> {
     let mut cursor = Cursor::at(bytes, offset)?;
     let len = cursor.be32()?;
     let content = cursor.take(len as usize)?;

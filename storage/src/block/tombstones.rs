@@ -1,7 +1,7 @@
 //! The deletions of a block: intervals of series that readers must leave out until a compaction drops them.
 //!
 //! ```text
-//! magic 01 30 BA 30 | version 1 | (series id (uvarint) | from (varint) | to (varint))* | CRC32C of version and entries (4)
+//! magic 01 30 BA 30 | version 1 | (series id (uvarint) | from (varint) | to (varint))* | CRC32C of the entries (4)
 //! ```
 
 use crate::{
@@ -39,17 +39,13 @@ impl Tombstones {
     /// Reads the content of a file.
     pub fn read(bytes: &[u8]) -> Result<Self, TombstonesError> {
         let mut cursor = Cursor::new(bytes);
-        if cursor.be32() != Some(MAGIC) {
+        if cursor.be32() != Some(MAGIC) || cursor.take(1) != Some(&[VERSION]) {
             return Err(TombstonesError::Header);
         }
         let len = cursor.remaining().checked_sub(4).ok_or(TombstonesError::Header)?;
-        let content = cursor.take(len).ok_or(TombstonesError::Header)?;
-        if cursor.be32() != Some(crc32c::crc32c(content)) {
+        let entries = cursor.take(len).ok_or(TombstonesError::Header)?;
+        if cursor.be32() != Some(crc32c::crc32c(entries)) {
             return Err(TombstonesError::Checksum);
-        }
-        let (&version, entries) = content.split_first().ok_or(TombstonesError::Header)?;
-        if version != VERSION {
-            return Err(TombstonesError::Header);
         }
         let mut tombstones = Self::default();
         let mut cursor = Cursor::new(entries);
@@ -66,17 +62,18 @@ impl Tombstones {
 
     /// The content of a file.
     pub fn write(&self) -> Vec<u8> {
-        let mut content = vec![VERSION];
+        let mut entries = Vec::new();
         for (&series, intervals) in &self.intervals {
             for interval in intervals {
-                put_uvarint(&mut content, u64::from(series));
-                put_varint(&mut content, interval.min);
-                put_varint(&mut content, interval.max);
+                put_uvarint(&mut entries, u64::from(series));
+                put_varint(&mut entries, interval.min);
+                put_varint(&mut entries, interval.max);
             }
         }
         let mut bytes = MAGIC.to_be_bytes().to_vec();
-        bytes.extend_from_slice(&content);
-        bytes.extend(crc32c::crc32c(&content).to_be_bytes());
+        bytes.push(VERSION);
+        bytes.extend_from_slice(&entries);
+        bytes.extend(crc32c::crc32c(&entries).to_be_bytes());
         bytes
     }
 

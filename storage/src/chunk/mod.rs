@@ -4,7 +4,8 @@
 //! equals Prometheus byte for byte; every encoding that Prometheus 3.14 knows is read.
 
 mod bits;
-mod histogram;
+mod histogram_reader;
+mod histogram_writer;
 mod overlap;
 mod samples;
 mod layout;
@@ -13,13 +14,14 @@ mod xor;
 mod xor2;
 
 pub(crate) use bits::{put_uvarint, put_varint};
+pub use histogram_writer::{HISTOGRAM_CHUNK_BYTES, HISTOGRAM_CHUNK_SAMPLES_MIN, HistogramChunk};
 pub use overlap::{decode_run, merge_samples};
 pub use samples::ChunkSamples;
 pub use xor::{XOR_APPEND_ROOM, XOR_SAMPLES_MAX, XorAppender, XorReader};
 
 use bytes::Bytes;
 use model::{
-    sample::SampleBuffer,
+    sample::{HistogramSample, SampleBuffer},
     select::Chunk,
     time::{TimeRange, Timestamp},
 };
@@ -65,7 +67,7 @@ pub fn decode(encoding: u8, data: &[u8], range: TimeRange, out: &mut SampleBuffe
         ENCODING_XOR => xor::decode(data, range, out),
         ENCODING_XOR2 => xor2::decode(data, range, out),
         ENCODING_HISTOGRAM | ENCODING_FLOAT_HISTOGRAM | ENCODING_HISTOGRAM_START | ENCODING_FLOAT_HISTOGRAM_START => {
-            histogram::decode(encoding, data, range, out)
+            histogram_reader::decode(encoding, data, range, out)
         }
         other => Err(ChunkError::Encoding(other)),
     }
@@ -109,13 +111,50 @@ pub fn encode_floats(timestamps: &[Timestamp], values: &[f64]) -> Chunk {
     }
 }
 
-/// Packs ascending samples into chunks of about [`CHUNK_SAMPLES`], ascending by time.
+/// Packs ascending samples into chunks of the usual size, ascending by time, floats and histograms as they alternate.
 pub fn encode_samples(samples: &SampleBuffer) -> Vec<Chunk> {
-    let floats = samples
-        .timestamps
-        .chunks(CHUNK_SAMPLES)
-        .zip(samples.values.chunks(CHUNK_SAMPLES));
-    floats
-        .map(|(timestamps, values)| encode_floats(timestamps, values))
-        .collect()
+    let mut chunks = Vec::new();
+    let (mut floats, mut histograms) = (0, 0);
+    loop {
+        let next_float = samples.timestamps.get(floats).copied();
+        let next_histogram = samples.histograms.get(histograms).map(|sample| sample.at);
+        match (next_float, next_histogram) {
+            (None, None) => return chunks,
+            (Some(float), histogram) if histogram.is_none_or(|histogram| float < histogram) => {
+                // A chunk must not reach over a histogram: chunks of a series do not overlap.
+                let until = histogram.unwrap_or(i64::MAX);
+                let run = samples.timestamps[floats..].iter().take(CHUNK_SAMPLES);
+                let end = floats + run.take_while(|&&at| at < until || histogram.is_none()).count();
+                chunks.push(encode_floats(
+                    &samples.timestamps[floats..end],
+                    &samples.values[floats..end],
+                ));
+                floats = end;
+            }
+            (float, _) => {
+                let run = &samples.histograms[histograms..];
+                let run = &run[..run
+                    .iter()
+                    .take_while(|sample| float.is_none_or(|float| sample.at < float))
+                    .count()];
+                encode_histograms(run, &mut chunks);
+                histograms += run.len().max(1);
+            }
+        }
+    }
+}
+
+/// Packs histograms without floats between them.
+fn encode_histograms(samples: &[HistogramSample], chunks: &mut Vec<Chunk>) {
+    let mut open: Option<HistogramChunk> = None;
+    for sample in samples {
+        let fits = open
+            .as_mut()
+            .is_some_and(|chunk| !chunk.is_full() && chunk.append(sample.at, &sample.histogram));
+        if !fits {
+            let next = HistogramChunk::begin(sample.at, &sample.histogram, open.as_ref());
+            chunks.extend(open.replace(next).map(HistogramChunk::finish));
+        }
+    }
+    chunks.extend(open.map(HistogramChunk::finish));
 }

@@ -205,13 +205,16 @@ fn join(mut parts: Vec<Part>) -> Vec<JoinedSeries> {
     series
 }
 
+/// A series, and its chunks each with the block it is in.
+type Wanted = (JoinedSeries, Vec<(usize, Want)>);
+
 /// Series whose chunks are read batch by batch.
 struct RemoteSet {
     shared: Arc<Shared>,
     blocks: Vec<Arc<RemoteBlock>>,
     series: std::vec::IntoIter<JoinedSeries>,
     /// A series that did not fit into the batch before.
-    held: Option<(JoinedSeries, Vec<(usize, Want)>)>,
+    held: Option<Wanted>,
     warnings: Vec<String>,
     /// How much the query may still read.
     bytes_left: u64,
@@ -293,8 +296,8 @@ impl RemoteSet {
         Ok(batch)
     }
 
-    /// The next series with its chunks, each with the block it is in.
-    fn take_one(&mut self) -> Result<Option<(JoinedSeries, Vec<(usize, Want)>)>, SelectError> {
+    /// The next series with its chunks.
+    fn take_one(&mut self) -> Result<Option<Wanted>, SelectError> {
         if let Some(held) = self.held.take() {
             return Ok(Some(held));
         }

@@ -79,6 +79,12 @@ pub(super) fn decode(encoding: u8, chunk: &[u8], range: TimeRange, out: &mut Sam
     }
 }
 
+/// What a chunk without start timestamps knows about a reset before it, and its layout.
+pub(super) fn read_layout(chunk: &[u8]) -> Result<(ResetHeader, Layout), ChunkError> {
+    let (&[_, _, flags], body) = chunk.split_first_chunk::<HEADER_BYTES>().ok_or(ChunkError::Truncated)?;
+    Ok((ResetHeader::of(flags), Layout::read(&mut BitReader::new(body))?))
+}
+
 /// What integer and float chunks have in common.
 struct Frame<'a> {
     bits: BitReader<'a>,
