@@ -1,4 +1,4 @@
-//! From a question to JSON: fan-out, merge, the Prometheus HTTP API.
+//! From a question to JSON: fan-out, merge, dedup, the Prometheus HTTP API.
 //!
 //! The node hands in everything that can be asked ([`model::select::SelectTenants`]) and mounts [`http::routes`]. Modules are
 //! listed in reading order; a module imports only from those above it.
@@ -7,6 +7,7 @@
 pub mod fanout;
 pub mod gate;
 pub mod http;
+pub mod replica;
 pub mod merge;
 pub mod metrics;
 mod querier;

@@ -4,6 +4,7 @@ use crate::{
     fanout::Whole,
     gate::{Full, Gate},
     metrics::Metrics,
+    replica::Deduplicated,
     settings::QuerierSettings,
     status::StatusProvider,
 };
@@ -56,6 +57,14 @@ impl Origins {
     }
 }
 
+/// How a request wants its series read.
+pub(crate) struct Reading {
+    /// Whether the answer may lack what a failing source holds.
+    pub(crate) partial: bool,
+    /// Labels in which the series of HA pairs differ.
+    pub(crate) replica_labels: Arc<[String]>,
+}
+
 /// Why something was not done in time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Late {
@@ -95,10 +104,15 @@ impl Querier {
         })
     }
 
-    /// What a tenant may read; `partial` says whether an answer may lack what a failing source holds.
-    pub(crate) fn select_of(&self, tenant: &Tenant, partial: bool) -> Arc<dyn Select> {
+    /// What a tenant may read, in the way that its request wants.
+    pub(crate) fn select_of(&self, tenant: &Tenant, reading: &Reading) -> Arc<dyn Select> {
         let select = self.select.tenant(tenant);
-        if partial { select } else { Arc::new(Whole::new(select)) }
+        let select = if reading.partial {
+            select
+        } else {
+            Arc::new(Whole::new(select))
+        };
+        Deduplicated::new(select, reading.replica_labels.clone())
     }
 
     /// Runs a request for names, series or the like: when its turn comes, and not for longer than allowed.

@@ -26,6 +26,9 @@ pub struct QuerierSettings {
     /// Whether an answer may lack what a failing source holds, with a warning (a request can say otherwise with
     /// `partial_response`).
     pub partial_response: bool,
+    /// Labels in which the series of HA pairs differ; they are dropped and the pair becomes one series (a request can say otherwise
+    /// with `dedup` and `replicaLabels[]`).
+    pub replica_labels: Vec<String>,
     /// Parts of PromQL that are experimental.
     pub experimental_functions: bool,
     /// Origins (an anchored regular expression) whose pages may read answers; `None` sends no CORS headers. It must compile.
@@ -47,6 +50,7 @@ impl Default for QuerierSettings {
             samples_max: 50_000_000,
             items_max: 1_000_000,
             partial_response: true,
+            replica_labels: Vec::new(),
             experimental_functions: false,
             cors_origin: Some(".*".to_owned()),
             slow_query: Duration::from_secs(10),

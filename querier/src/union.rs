@@ -82,15 +82,15 @@ fn fold(buffer: &mut SampleBuffer, mark: Mark, theirs: &SampleBuffer) {
         return;
     };
     match ends(buffer, mark) {
-        None => append(buffer, Cursor::new(theirs)),
-        Some((_, last)) if last < theirs_first => append(buffer, Cursor::new(theirs)),
+        None => Cursor::new(theirs).append_to(buffer),
+        Some((_, last)) if last < theirs_first => Cursor::new(theirs).append_to(buffer),
         Some(_) if same_times(buffer, mark, theirs) => fill_stale(buffer, mark, theirs),
         Some((first, _)) => {
             let mut ours = take_scratch();
             split_off(buffer, mark, &mut ours);
             if theirs_last < first {
-                append(buffer, Cursor::new(theirs));
-                append(buffer, Cursor::new(&ours));
+                Cursor::new(theirs).append_to(buffer);
+                Cursor::new(&ours).append_to(buffer);
             } else {
                 interleave(buffer, &ours, theirs);
             }
@@ -218,26 +218,8 @@ fn interleave_all(buffer: &mut SampleBuffer, ours: &SampleBuffer, theirs: &Sampl
             theirs.skip();
         }
     }
-    append(buffer, ours);
-    append(buffer, theirs);
-}
-
-/// Appends all that the cursor has left.
-fn append(buffer: &mut SampleBuffer, cursor: Cursor<'_>) {
-    let Cursor {
-        samples,
-        float,
-        histogram,
-    } = cursor;
-    if buffer.starts.is_empty() && samples.starts.is_empty() {
-        buffer.timestamps.extend_from_slice(&samples.timestamps[float..]);
-        buffer.values.extend_from_slice(&samples.values[float..]);
-    } else {
-        for index in float..samples.timestamps.len() {
-            push_float(buffer, samples, index);
-        }
-    }
-    buffer.histograms.extend_from_slice(&samples.histograms[histogram..]);
+    ours.append_to(buffer);
+    theirs.append_to(buffer);
 }
 
 fn push_float(buffer: &mut SampleBuffer, samples: &SampleBuffer, index: usize) {
@@ -246,14 +228,14 @@ fn push_float(buffer: &mut SampleBuffer, samples: &SampleBuffer, index: usize) {
 }
 
 /// Walks the two columns of a buffer in the order of time.
-struct Cursor<'a> {
+pub(crate) struct Cursor<'a> {
     samples: &'a SampleBuffer,
     float: usize,
     histogram: usize,
 }
 
 impl<'a> Cursor<'a> {
-    fn new(samples: &'a SampleBuffer) -> Self {
+    pub(crate) fn new(samples: &'a SampleBuffer) -> Self {
         Self {
             samples,
             float: 0,
@@ -268,7 +250,7 @@ impl<'a> Cursor<'a> {
         )
     }
 
-    fn time(&self) -> Option<Timestamp> {
+    pub(crate) fn time(&self) -> Option<Timestamp> {
         match self.head() {
             (Some(float), Some(histogram)) => Some(float.min(histogram.at)),
             (Some(float), None) => Some(float),
@@ -283,7 +265,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn is_stale(&self) -> bool {
+    pub(crate) fn is_stale(&self) -> bool {
         if self.at_float() {
             is_stale(self.samples.values[self.float])
         } else {
@@ -294,7 +276,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn skip(&mut self) {
+    pub(crate) fn skip(&mut self) {
         if self.at_float() {
             self.float += 1
         } else {
@@ -302,7 +284,25 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn take(&mut self, buffer: &mut SampleBuffer) {
+    /// Appends all that is left.
+    pub(crate) fn append_to(self, buffer: &mut SampleBuffer) {
+        let Cursor {
+            samples,
+            float,
+            histogram,
+        } = self;
+        if buffer.starts.is_empty() && samples.starts.is_empty() {
+            buffer.timestamps.extend_from_slice(&samples.timestamps[float..]);
+            buffer.values.extend_from_slice(&samples.values[float..]);
+        } else {
+            for index in float..samples.timestamps.len() {
+                push_float(buffer, samples, index);
+            }
+        }
+        buffer.histograms.extend_from_slice(&samples.histograms[histogram..]);
+    }
+
+    pub(crate) fn take(&mut self, buffer: &mut SampleBuffer) {
         if self.at_float() {
             push_float(buffer, self.samples, self.float);
         } else if let Some(histogram) = self.samples.histograms.get(self.histogram) {

@@ -254,6 +254,20 @@ async fn the_ui_reads_runtime_and_head_status() {
 }
 
 #[tokio::test]
+async fn the_ui_asks_for_replay_and_features() {
+    assert_eq!(
+        api().get("/api/v1/status/walreplay").await.data(),
+        json!({"min": 0, "max": 0, "current": 0})
+    );
+    let features = api().get("/api/v1/features").await.data();
+    assert_eq!(features["promql_functions"]["rate"], true);
+    assert_eq!(
+        features["promql_functions"]["info"], false,
+        "experimental functions are off"
+    );
+}
+
+#[tokio::test]
 async fn the_ui_asks_for_targets_we_do_not_have() {
     let targets = json!({"activeTargets": [], "droppedTargets": [], "droppedTargetCounts": {}});
     assert_eq!(api().get("/api/v1/targets?state=active").await.data(), targets);
@@ -277,7 +291,10 @@ async fn the_ui_explains_a_query_by_its_tree() {
     assert_eq!(tree["rhs"], json!({"type": "numberLiteral", "val": "2"}));
     assert_eq!(tree["lhs"]["lhs"]["grouping"], json!(["job"]));
     let matching = &tree["lhs"]["matching"];
-    assert_eq!((&matching["card"], &matching["labels"], &matching["on"]), (&json!("many-to-one"), &json!(["job"]), &json!(true)));
+    assert_eq!(
+        (&matching["card"], &matching["labels"], &matching["on"]),
+        (&json!("many-to-one"), &json!(["job"]), &json!(true))
+    );
     let function = json!({"name": "rate", "argTypes": ["matrix"], "variadic": 0, "returnType": "vector"});
     assert_eq!(rate["func"], function);
     let selector = json!({
@@ -324,9 +341,16 @@ async fn the_ui_explains_a_query_by_its_tree() {
 #[tokio::test]
 async fn the_ui_formats_a_query() {
     let expected = r#"{"status":"success","data":"sum by (job) (rate(up{a=\"b\"}[5m]))"}"#;
-    api().post("/api/v1/format_query", "query=sum(rate(up{a='b'}[5m]))by(job)").await.is(expected);
+    api()
+        .post("/api/v1/format_query", "query=sum(rate(up{a='b'}[5m]))by(job)")
+        .await
+        .is(expected);
     let wrong = api().get("/api/v1/format_query?query=invalid_expression/").await;
-    wrong.fails(400, "bad_data", "invalid parameter \"query\": 1:20: parse error: unexpected end of input");
+    wrong.fails(
+        400,
+        "bad_data",
+        "invalid parameter \"query\": 1:20: parse error: unexpected end of input",
+    );
 }
 
 // --- Federation ----------------------------------------------------------------------------------------------------

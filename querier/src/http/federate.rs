@@ -30,8 +30,8 @@ pub(super) async fn federate(State(querier): State<Arc<Querier>>, asked: Asked) 
     let sets = selectors(&asked).map_err(plain)?;
     let now = querier.env.clock.now();
     let range = TimeRange::new(now - querier.settings.lookback.as_millis() as i64 + 1, now);
-    let partial = asked.partial(querier.settings.partial_response).map_err(plain)?;
-    let select = querier.select_of(&asked.tenant, partial);
+    let reading = asked.reading(&querier.settings).map_err(plain)?;
+    let select = querier.select_of(&asked.tenant, &reading);
     let items_max = querier.settings.items_max;
     let work = async {
         let requests = sets.into_iter().map(|matchers| SelectRequest::new(matchers, range));

@@ -106,7 +106,7 @@ async fn list(querier: &Querier, asked: &Asked, name: Option<String>) -> Result<
     if sets.is_empty() {
         sets.push(Vec::new());
     }
-    let select = querier.select_of(&asked.tenant, asked.partial(querier.settings.partial_response)?);
+    let select = querier.select_of(&asked.tenant, &asked.reading(&querier.settings)?);
     let ask = |matchers| match &name {
         Some(name) => select.label_values(name.clone(), matchers, range, bound.asked()),
         None => select.label_names(matchers, range, bound.asked()),
@@ -145,7 +145,7 @@ pub(super) async fn series(State(querier): State<Arc<Querier>>, asked: Asked) ->
     let bound = Bound::new(asked.limit()?, querier.settings.items_max);
     let range = asked.range()?;
     let sets = selectors(&asked)?;
-    let select = querier.select_of(&asked.tenant, asked.partial(querier.settings.partial_response)?);
+    let select = querier.select_of(&asked.tenant, &asked.reading(&querier.settings)?);
     let work = write_series(&*select, sets, range, &bound);
     querier.lookup(work).await?.map_err(ApiError::from)
 }
@@ -212,7 +212,7 @@ pub(super) async fn metadata(State(querier): State<Arc<Querier>>, asked: Asked) 
     };
     let (families_max, entries_max) = (number("limit")?, number("limit_per_metric")?);
     let family = Some(asked.first("metric").to_owned()).filter(|family| !family.is_empty());
-    let select = querier.select_of(&asked.tenant, true);
+    let select = querier.select_of(&asked.tenant, &asked.reading(&querier.settings)?);
     let mut found = querier.lookup(select.metadata(family)).await??;
     found.sort_by(|a, b| a.family.cmp(&b.family));
     let mut answer = Answer::new();
@@ -248,7 +248,7 @@ pub(super) async fn exemplars(State(querier): State<Arc<Querier>>, asked: Asked)
     let found = if selectors.is_empty() {
         Vec::new()
     } else {
-        let select = querier.select_of(&asked.tenant, true);
+        let select = querier.select_of(&asked.tenant, &asked.reading(&querier.settings)?);
         querier.lookup(select.exemplars(selectors, range)).await??
     };
     let json = answer.json.raw("[");

@@ -61,6 +61,8 @@ fn calls(querier: &Arc<Querier>) -> Router {
     add("/api/v1/status/config", get(status::config));
     add("/api/v1/status/runtimeinfo", get(status::runtimeinfo));
     add("/api/v1/status/tsdb", get(status::tsdb));
+    add("/api/v1/status/walreplay", get(status::walreplay));
+    add("/api/v1/features", get(status::features));
     add("/api/v1/rules", get(absent::rules));
     add("/api/v1/alerts", get(absent::alerts));
     add("/api/v1/targets", get(absent::targets));

@@ -4,6 +4,7 @@ use super::{
     answer::ApiError,
     time::{TIME_MAX, TIME_MIN, parse_duration, parse_time},
 };
+use crate::{querier::Reading, settings::QuerierSettings};
 use ::http::{HeaderMap, Method, header};
 use axum::{
     body::to_bytes,
@@ -161,14 +162,28 @@ impl Asked {
         usize::try_from(number).map_err(|_| ApiError::parameter("limit", "limit must be non-negative"))
     }
 
-    /// `partial_response`, or `default`.
-    pub(crate) fn partial(&self, default: bool) -> Result<bool, ApiError> {
-        match self.first("partial_response") {
+    /// How series are to be read: `partial_response`, `dedup` and `replicaLabels[]`, as in Thanos.
+    pub(crate) fn reading(&self, settings: &QuerierSettings) -> Result<Reading, ApiError> {
+        let partial = self.flag("partial_response", settings.partial_response)?;
+        let asked: Vec<String> = self.all("replicaLabels[]").map(str::to_owned).collect();
+        let replica_labels = match (self.flag("dedup", true)?, asked.is_empty()) {
+            (false, _) => Vec::new(),
+            (true, true) => settings.replica_labels.clone(),
+            (true, false) => asked,
+        };
+        Ok(Reading {
+            partial,
+            replica_labels: replica_labels.into(),
+        })
+    }
+
+    fn flag(&self, name: &str, default: bool) -> Result<bool, ApiError> {
+        match self.first(name) {
             "" => Ok(default),
             "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
             "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
             other => Err(ApiError::parameter(
-                "partial_response",
+                name,
                 format!("cannot parse {} to a bool", quote(other)),
             )),
         }

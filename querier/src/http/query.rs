@@ -71,9 +71,9 @@ pub(super) async fn range(State(querier): State<Arc<Querier>>, asked: Asked) -> 
 async fn run(querier: &Arc<Querier>, asked: &Asked, times: Times, limit: usize) -> Result<Response, ApiError> {
     let timeout = asked.timeout()?.unwrap_or(Duration::MAX).min(querier.settings.timeout);
     let lookback_ms = asked.lookback()?;
-    let partial = asked.partial(querier.settings.partial_response)?;
+    let reading = asked.reading(&querier.settings)?;
     let query = Query { text: asked.first("query").to_owned(), times, lookback_ms, samples_max: None };
-    let source = querier.select_of(&asked.tenant, partial);
+    let source = querier.select_of(&asked.tenant, &reading);
     let started = querier.env.clock.monotonic();
     let evaluated = querier.evaluator.run(&*source, query, timeout).await;
     let elapsed = querier.env.clock.monotonic().saturating_sub(started);

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{querier::Querier, status::PROMETHEUS_VERSION};
 use axum::extract::State;
+use promql::ast::Function;
 use std::sync::Arc;
 
 /// Entries of each list of `status/tsdb` when the request names no number, and at most.
@@ -120,4 +121,36 @@ pub(super) async fn tsdb(State(querier): State<Arc<Querier>>, asked: Asked) -> R
     }
     json.raw("}");
     Ok(answer)
+}
+
+/// There is no replay to watch here: the head answers when it is ready.
+pub(super) async fn walreplay() -> Answer {
+    let mut answer = Answer::new();
+    answer.json.raw("{\"min\":0,\"max\":0,\"current\":0}");
+    answer
+}
+
+/// What clients may use, by category.
+pub(super) async fn features(State(querier): State<Arc<Querier>>) -> Answer {
+    let experimental = querier.settings.experimental_functions;
+    let api = [
+        "exemplars",
+        "label_values_match",
+        "labels_match",
+        "query_stats",
+        "query_warnings",
+        "remote_write_receiver",
+    ];
+    let mut answer = Answer::new();
+    let json = answer.json.raw("{").key("api").raw("{");
+    for name in api {
+        json.key(name).raw("true");
+    }
+    json.raw("}").key("promql_functions").raw("{");
+    for function in Function::ALL {
+        let on = experimental || !function.signature().experimental;
+        json.key(function.as_str()).raw(if on { "true" } else { "false" });
+    }
+    json.raw("}}");
+    answer
 }

@@ -1,0 +1,266 @@
+//! Two scrapers of the same target become one series.
+//!
+//! An HA pair scrapes the same targets at different moments, and its series differ in a replica label. A union would have twice the
+//! samples at odd distances, so one replica speaks and the others fill its gaps: where it has been silent for longer than its
+//! usual interval, or says that the series ended while another still sees it. What is chosen depends on the samples nearby only, so
+//! that overlapping questions get equal answers. Replicas with equal timestamps need none of this; [`crate::union`] merges those.
+
+use crate::union::Cursor;
+use futures::future::BoxFuture;
+use model::{
+    label::Labels,
+    matcher::Matcher,
+    metadata::Metadata,
+    sample::SampleBuffer,
+    select::{
+        Chunk, ExemplarSeries, LabelList, ReadySet, Samples, Select, SelectError, SelectRequest, Series, SeriesSet,
+    },
+    time::{TimeRange, Timestamp},
+};
+use std::sync::Arc;
+
+/// A replica that is silent for longer than its usual interval times this (in fifths: 1.2) has a gap. Scrapes jitter by a few
+/// percent; one that is missed doubles the distance.
+const GAP_FIFTHS: i64 = 6;
+
+/// A replica that was seen alive within its usual interval times this (in fifths: 1.6) is believed over another's end marker.
+const ALIVE_FIFTHS: i64 = 8;
+
+/// The usual interval when there are too few samples to tell: the default of Prometheus.
+const INTERVAL_DEFAULT_MS: i64 = 60_000;
+
+/// Distances that are looked at to find the usual interval.
+const DISTANCES_MAX: usize = 64;
+
+/// A select without replica labels: series that differ in nothing else are one.
+pub struct Deduplicated {
+    inner: Arc<dyn Select>,
+    replica_labels: Arc<[String]>,
+}
+
+impl Deduplicated {
+    /// Wraps `inner`; without replica labels it is handed back.
+    pub fn new(inner: Arc<dyn Select>, replica_labels: Arc<[String]>) -> Arc<dyn Select> {
+        if replica_labels.is_empty() {
+            inner
+        } else {
+            Arc::new(Self { inner, replica_labels })
+        }
+    }
+
+    fn stripped(&self, labels: Labels) -> Labels {
+        let is_replica = |name: &str| self.replica_labels.iter().any(|label| label == name);
+        if labels.iter().any(|(name, _)| is_replica(name)) {
+            labels.without(is_replica)
+        } else {
+            labels
+        }
+    }
+}
+
+impl Select for Deduplicated {
+    fn select(&self, request: SelectRequest) -> BoxFuture<'_, Result<Box<dyn SeriesSet>, SelectError>> {
+        Box::pin(async move {
+            let limit = request.limit;
+            // A limit counts series as they come out, and sorting decides which replica speaks first.
+            let mut set = self
+                .inner
+                .select(SelectRequest {
+                    limit: 0,
+                    sorted: true,
+                    ..request
+                })
+                .await?;
+            let mut all = Vec::new();
+            while let Some(batch) = set.next().await {
+                all.extend(
+                    batch?
+                        .into_iter()
+                        .map(|series| (self.stripped(series.labels), series.samples)),
+                );
+            }
+            // Without a label the order is another. The sort is stable: replicas stay in the order of their names.
+            all.sort_by(|a, b| a.0.cmp(&b.0));
+            let mut series = join_replicas(all);
+            if limit > 0 {
+                series.truncate(limit);
+            }
+            Ok(Box::new(ReadySet::new(series, set.warnings())) as Box<dyn SeriesSet>)
+        })
+    }
+
+    fn label_names(
+        &self,
+        matchers: Vec<Matcher>,
+        range: TimeRange,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<LabelList, SelectError>> {
+        self.inner.label_names(matchers, range, limit)
+    }
+
+    fn label_values(
+        &self,
+        name: String,
+        matchers: Vec<Matcher>,
+        range: TimeRange,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<LabelList, SelectError>> {
+        self.inner.label_values(name, matchers, range, limit)
+    }
+
+    fn exemplars(
+        &self,
+        selectors: Vec<Vec<Matcher>>,
+        range: TimeRange,
+    ) -> BoxFuture<'_, Result<Vec<ExemplarSeries>, SelectError>> {
+        self.inner.exemplars(selectors, range)
+    }
+
+    fn metadata(&self, family: Option<String>) -> BoxFuture<'_, Result<Vec<Metadata>, SelectError>> {
+        self.inner.metadata(family)
+    }
+}
+
+/// Neighbours with equal labels become one series.
+fn join_replicas(all: Vec<(Labels, Box<dyn Samples>)>) -> Vec<Series> {
+    let mut series: Vec<Series> = Vec::new();
+    let mut replicas: Vec<Box<dyn Samples>> = Vec::new();
+    let mut all = all.into_iter().peekable();
+    while let Some((labels, samples)) = all.next() {
+        replicas.push(samples);
+        if all.peek().is_none_or(|(next, _)| *next != labels) {
+            series.push(Series {
+                labels,
+                samples: joined(std::mem::take(&mut replicas)),
+            });
+        }
+    }
+    series
+}
+
+fn joined(mut replicas: Vec<Box<dyn Samples>>) -> Box<dyn Samples> {
+    match replicas.pop() {
+        Some(lone) if replicas.is_empty() => lone,
+        last => {
+            replicas.extend(last);
+            Box::new(ReplicaSamples { replicas })
+        }
+    }
+}
+
+/// Samples of a series as several replicas saw it; the first one speaks when it can.
+pub struct ReplicaSamples {
+    replicas: Vec<Box<dyn Samples>>,
+}
+
+impl ReplicaSamples {
+    /// Joins the replicas of a series.
+    pub fn new(replicas: Vec<Box<dyn Samples>>) -> Self {
+        Self { replicas }
+    }
+}
+
+impl Samples for ReplicaSamples {
+    fn read(&self, range: TimeRange, buffer: &mut SampleBuffer) -> Result<(), SelectError> {
+        let mut speaker = SampleBuffer::default();
+        let mut other = SampleBuffer::default();
+        for (index, replica) in self.replicas.iter().enumerate() {
+            other.clear();
+            replica.read(range, &mut other)?;
+            if index == 0 {
+                std::mem::swap(&mut speaker, &mut other);
+                continue;
+            }
+            let mut filled = SampleBuffer::default();
+            fill_gaps(range, &speaker, &other, &mut filled);
+            speaker = filled;
+        }
+        Cursor::new(&speaker).append_to(buffer);
+        Ok(())
+    }
+
+    /// Chunks cannot be cut where the speaker changes; whoever reads chunks gets those of all replicas.
+    fn chunks(&self) -> Result<Vec<Chunk>, SelectError> {
+        let mut chunks = Vec::new();
+        for replica in &self.replicas {
+            chunks.extend(replica.chunks()?);
+        }
+        chunks.sort_by_key(|chunk| (chunk.min_time, chunk.max_time));
+        Ok(chunks)
+    }
+}
+
+/// Appends the samples of `speaker`, and those of `other` in its gaps.
+fn fill_gaps(range: TimeRange, speaker: &SampleBuffer, other: &SampleBuffer, filled: &mut SampleBuffer) {
+    let interval = usual_interval(speaker, other);
+    let gap = interval * GAP_FIFTHS / 5;
+    let mut ours = Cursor::new(speaker);
+    let mut theirs = Cursor::new(other);
+    // Before the range nothing is known. The speaker counts as alive there if it has a sample soon enough after.
+    let begins_with_gap = ours.time().is_none_or(|first| first.saturating_sub(range.min) > gap);
+    let mut others_turn = begins_with_gap;
+    let mut our_last: Option<Timestamp> = None;
+    // Newest sample of the other, and whether it was a value (and not the end marker).
+    let mut their_last: Option<(Timestamp, bool)> = None;
+    loop {
+        let (our_time, their_time) = (ours.time(), theirs.time());
+        let ours_first = match (our_time, their_time) {
+            (None, None) => return,
+            (Some(our), Some(their)) => our <= their,
+            (our, _) => our.is_some(),
+        };
+        if ours_first {
+            let Some(at) = our_time else { return };
+            // Both may have the same moment; then ours counts.
+            if their_time == Some(at) {
+                their_last = Some((at, !theirs.is_stale()));
+                theirs.skip();
+            }
+            if ours.is_stale() {
+                let seen_alive = their_last
+                    .is_some_and(|(seen, alive)| alive && at.saturating_sub(seen) <= interval * ALIVE_FIFTHS / 5);
+                if seen_alive || others_turn {
+                    others_turn = true;
+                    ours.skip();
+                } else {
+                    ours.take(filled);
+                }
+            } else {
+                others_turn = false;
+                our_last = Some(at);
+                ours.take(filled);
+            }
+        } else {
+            let Some(at) = their_time else { return };
+            their_last = Some((at, !theirs.is_stale()));
+            others_turn |= our_last.is_some_and(|last| at.saturating_sub(last) > gap);
+            if others_turn {
+                theirs.take(filled)
+            } else {
+                theirs.skip()
+            }
+        }
+    }
+}
+
+/// The median distance of samples, of the speaker if it has enough of them.
+fn usual_interval(speaker: &SampleBuffer, other: &SampleBuffer) -> i64 {
+    let median = |samples: &SampleBuffer| {
+        let mut cursor = Cursor::new(samples);
+        let mut distances = Vec::with_capacity(DISTANCES_MAX);
+        let mut before = cursor.time()?;
+        cursor.skip();
+        while let Some(at) = cursor.time().filter(|_| distances.len() < DISTANCES_MAX) {
+            distances.push(at.saturating_sub(before));
+            before = at;
+            cursor.skip();
+        }
+        let middle = distances.len() / 2;
+        (distances.len() >= 2).then(|| *distances.select_nth_unstable(middle).1)
+    };
+    // A day is more than any scrape interval, and keeps the arithmetic far from its ends.
+    median(speaker)
+        .or_else(|| median(other))
+        .unwrap_or(INTERVAL_DEFAULT_MS)
+        .clamp(1, 86_400_000)
+}
