@@ -51,7 +51,7 @@ impl Parser<'_> {
             _ => return Ok(matching),
         };
         self.advance();
-        if self.kind() == Kind::LeftParen {
+        if self.kind() == Kind::LeftParen || !self.at_expr() {
             matching.include = self.grouping_labels()?;
         }
         Ok(matching)

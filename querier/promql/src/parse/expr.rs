@@ -61,7 +61,7 @@ impl Parser<'_> {
             Kind::Keyword(Keyword::Start | Keyword::End | Keyword::Step | Keyword::Range) if self.is_call() => {
                 self.call()?
             }
-            Kind::Aggregate(op) if !self.is_metric_name() => self.aggregate(op)?,
+            Kind::Aggregate(op) if self.is_aggregation() => self.aggregate(op)?,
             _ if self.at_selector() => {
                 let selector = self.selector()?;
                 Node {
@@ -75,6 +75,18 @@ impl Parser<'_> {
             node = self.modifier(node)?;
         }
         Ok(node)
+    }
+
+    /// Whether the next token can begin an expression.
+    pub(super) fn at_expr(&self) -> bool {
+        matches!(
+            self.kind(),
+            Kind::Number
+                | Kind::Duration
+                | Kind::String
+                | Kind::LeftParen
+                | Kind::Op(BinaryOp::Add | BinaryOp::Sub)
+        ) || self.at_selector()
     }
 
     fn is_call(&self) -> bool {
@@ -167,7 +179,8 @@ impl Parser<'_> {
             height = height.max(node.height);
             args.push(node.expr);
             let Some(comma) = self.accept(Kind::Comma) else { break };
-            if self.kind() == Kind::RightParen {
+            // Prometheus blames the comma whatever stands behind it in place of an argument.
+            if self.kind() != Kind::Error && !self.at_expr() {
                 return Err(self.error(comma.span, "trailing commas not allowed in function call args"));
             }
         }
@@ -175,19 +188,9 @@ impl Parser<'_> {
         Ok((args, height))
     }
 
-    /// Whether the word is a metric name although it could begin an aggregation.
-    fn is_metric_name(&self) -> bool {
-        matches!(
-            self.peek(1).kind,
-            Kind::Eof
-                | Kind::Op(_)
-                | Kind::Comma
-                | Kind::RightParen
-                | Kind::LeftBrace
-                | Kind::LeftBracket
-                | Kind::At
-                | Kind::Keyword(Keyword::Offset | Keyword::Anchored | Keyword::Smoothed)
-        )
+    /// Whether the word begins an aggregation; else it is a metric name.
+    fn is_aggregation(&self) -> bool {
+        matches!(self.peek(1).kind, Kind::LeftParen | Kind::Keyword(Keyword::By | Keyword::Without))
     }
 
     fn aggregate(&mut self, op: AggregateOp) -> Parsed<Node> {
@@ -197,6 +200,9 @@ impl Parser<'_> {
         let (args, height) = self.args()?;
         if grouping.is_none() {
             grouping = self.aggregate_modifier()?;
+        }
+        if self.kind() == Kind::Error {
+            return Err(self.unexpected_here());
         }
         self.aggregations -= 1;
         let (without, grouping) = grouping.unwrap_or_default();

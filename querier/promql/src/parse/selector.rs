@@ -167,13 +167,12 @@ impl Parser<'_> {
 
     /// `[5m]`, `[1h:]` or `[1h:5m]`, behind its opening bracket.
     fn brackets(&mut self, node: Node, open: Token) -> Parsed<Node> {
-        let either = "subquery or range selector";
-        let range = self.positive_duration(either, "number, duration, step(), or range()")?;
+        let range = self.positive_duration("subquery or range selector", "number, duration, step(), or range()")?;
         if let Some(close) = self.accept(Kind::RightBracket) {
             return self.matrix(node, range, open.span.to(close.span));
         }
         if self.accept(Kind::Colon).is_none() {
-            return Err(self.unexpected(either, "\":\" or \"]\""));
+            return Err(self.unexpected("subquery or range", "\":\" or \"]\""));
         }
         let step = match self.kind() {
             Kind::RightBracket => None,

@@ -247,7 +247,7 @@ fn syntax_errors_say_what_stands_where() {
         ("sum(foo bar)", "1:9 unexpected identifier \"bar\" in aggregation"),
         (
             "min keep_common (foo)",
-            "1:5 unexpected identifier \"keep_common\" in aggregation",
+            "1:5 unexpected identifier \"keep_common\"",
         ),
         (
             "sum(foo) by bar",
@@ -297,7 +297,7 @@ fn syntax_errors_say_what_stands_where() {
         ),
         (
             "foo[5m 5m]",
-            "1:8 unexpected duration \"5m\" in subquery or range selector, expected \":\" or \"]\"",
+            "1:8 unexpected duration \"5m\" in subquery or range, expected \":\" or \"]\"",
         ),
         (
             "foo[5m:5m 5m]",
