@@ -125,7 +125,7 @@ pub fn duration(milliseconds: i64) -> String {
     };
     let mut rest = milliseconds.unsigned_abs();
     for (unit, length, exact) in UNITS {
-        if rest < length || (exact && rest % length != 0) {
+        if rest < length || (exact && !rest.is_multiple_of(length)) {
             continue;
         }
         let _ = write!(text, "{}{unit}", rest / length);

@@ -30,7 +30,7 @@ impl Parser<'_> {
         let parsed = self.duration(0, &mut 0);
         let duration = self.settle(parsed, construct, expected)?;
         if let DurationKind::Number(number) = &duration.kind
-            && !(number.value > 0.0)
+            && (number.value <= 0.0 || number.value.is_nan())
         {
             return Err(self.error(number.span, "duration must be greater than 0"));
         }

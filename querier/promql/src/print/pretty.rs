@@ -72,7 +72,7 @@ fn write_open(expr: &Expr, level: usize, out: &mut String) -> fmt::Result {
             write_pretty(&node.right, level + 1, out)?;
         }
         Expr::Call(node) => {
-            write!(out, "{}(\n", node.function)?;
+            writeln!(out, "{}(", node.function)?;
             for (index, arg) in node.args.iter().enumerate() {
                 out.push_str(if index > 0 { ",\n" } else { "" });
                 write_pretty(arg, level + 1, out)?;
