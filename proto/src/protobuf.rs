@@ -141,24 +141,24 @@ impl<'a> Reader<'a> {
                 self.rest = rest;
                 Ok(u64::from(*byte))
             }
+            // Lengths of series and symbol numbers mostly have two bytes.
+            [low, high, rest @ ..] if *high < 0x80 => {
+                self.rest = rest;
+                Ok(u64::from(*low & 0x7f) | u64::from(*high) << 7)
+            }
             _ => self.long_varint(),
         }
     }
 
-    /// Varints of two to eight bytes, all at once: timestamps have six.
-    #[inline]
+    /// Varints of up to eight bytes, all at once.
     fn long_varint(&mut self) -> Result<u64, Fault> {
         if let Some((head, _)) = self.rest.split_first_chunk::<8>() {
             let word = u64::from_le_bytes(*head);
-            let ends = !word & 0x8080_8080_8080_8080;
+            let ends = !word & CONTINUATION_BITS;
             if ends != 0 {
                 let bytes = (ends.trailing_zeros() / 8 + 1) as usize;
                 self.rest = &self.rest[bytes..];
-                // Bits up to the last byte's, without the continuation bits, then closed up pair by pair.
-                let word = word & (ends ^ (ends - 1)) & 0x7f7f_7f7f_7f7f_7f7f;
-                let word = (word & 0x007f_007f_007f_007f) | ((word & 0x7f00_7f00_7f00_7f00) >> 1);
-                let word = (word & 0x0000_3fff_0000_3fff) | ((word & 0x3fff_0000_3fff_0000) >> 2);
-                return Ok((word & 0x0fff_ffff) | ((word & 0x0fff_ffff_0000_0000) >> 4));
+                return Ok(closed_up(word & (ends ^ (ends - 1))));
             }
         }
         self.slow_varint()
@@ -235,6 +235,32 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// The top bit of each byte: set in all bytes of a varint but the last.
+const CONTINUATION_BITS: u64 = 0x8080_8080_8080_8080;
+
+/// The value of a varint whose bytes stand in `word`, lowest first, with zeros behind them.
+#[inline]
+fn closed_up(word: u64) -> u64 {
+    let word = word & !CONTINUATION_BITS;
+    let word = (word & 0x007f_007f_007f_007f) | ((word & 0x7f00_7f00_7f00_7f00) >> 1);
+    let word = (word & 0x0000_3fff_0000_3fff) | ((word & 0x3fff_0000_3fff_0000) >> 2);
+    (word & 0x0fff_ffff) | ((word & 0x0fff_ffff_0000_0000) >> 4)
+}
+
+/// The varint in the last `len` bytes of `bytes`, when it fills them. For the last field of a message, where the bytes
+/// before it can be read along; `None` when the reader has to look closer.
+#[inline]
+pub fn last_varint(bytes: &[u8], len: usize) -> Option<u64> {
+    let tail = u64::from_le_bytes(*bytes.last_chunk::<8>()?);
+    if len == 0 || len > 8 {
+        return None;
+    }
+    let word = tail >> (64 - 8 * len);
+    let last = 0x80u64 << (8 * (len - 1));
+    // Every byte but the last goes on, and the last ends it.
+    (word & CONTINUATION_BITS & (last | (last - 1)) == CONTINUATION_BITS & (last - 1)).then(|| closed_up(word))
+}
+
 /// Zigzag: small numbers of both signs become small varints.
 #[inline]
 pub fn unzigzag(value: u64) -> i64 {
@@ -308,6 +334,17 @@ mod tests {
                 prop_assert_eq!(reader.varint(), Ok(value));
             }
             prop_assert!(reader.rest().is_empty());
+        }
+
+        #[test]
+        fn the_last_varint_is_read_from_the_end(before in prop::collection::vec(any::<u8>(), 8..12), value: u64, shift in 0u32..64) {
+            let mut bytes = before.clone();
+            put_varint(&mut bytes, value >> shift);
+            let len = bytes.len() - before.len();
+            let expected = (len <= 8).then_some(value >> shift);
+            prop_assert_eq!(last_varint(&bytes, len), expected);
+            // One byte too few or too many is not the whole varint.
+            prop_assert_eq!(last_varint(&bytes, len + 1).is_some(), len < 8 && before.last().unwrap() >= &0x80);
         }
 
         #[test]

@@ -79,6 +79,7 @@ impl KeyHasher {
 
 /// The key of a list of keys in their order: a sum of products with a secret for each place, so that the additions of
 /// one list need not wait for each other. The keys are hashes with a secret already, which nobody outside can choose.
+#[derive(Clone, Copy)]
 pub(crate) struct Mixer<'a> {
     secret: &'a MixSecret,
     sum: u128,

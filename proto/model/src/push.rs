@@ -64,6 +64,7 @@ pub struct WriteBatch {
 
 impl WriteBatch {
     /// Closes a series: its samples are what was added to the columns since the last call.
+    #[inline]
     pub fn finish_series(&mut self, id: SeriesId) {
         self.series.push(BatchSeries {
             id,

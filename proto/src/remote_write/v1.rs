@@ -9,7 +9,7 @@
 //! in the request, since a steady sender repeats them and a known byte string need not be understood again.
 //! Fields may come in any order, messages may be concatenated, unknown fields are passed over.
 
-use crate::protobuf::{Fault, Reader, Tag, WireError, wire};
+use crate::protobuf::{Fault, Reader, Tag, WireError, last_varint, wire};
 use model::{
     metadata::{Metadata, MetricType},
     sample::FloatSample,
@@ -183,16 +183,9 @@ pub(crate) fn sample(bytes: &[u8]) -> Result<FloatSample, Fault> {
     // What every known sender writes: value, then timestamp, and nothing else.
     if let [0x09, tail @ ..] = bytes
         && let Some((value, [0x10, tail @ ..])) = tail.split_first_chunk::<8>()
+        && let Some(at) = last_varint(bytes, tail.len())
     {
-        let mut reader = Reader::new(tail);
-        let at = reader.varint()? as i64;
-        if reader.rest().is_empty() {
-            return Ok(FloatSample {
-                at,
-                value: f64::from_le_bytes(*value),
-                start: 0,
-            });
-        }
+        return Ok(FloatSample { at: at as i64, value: f64::from_le_bytes(*value), start: 0 });
     }
     any_sample(bytes)
 }

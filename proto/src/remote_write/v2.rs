@@ -242,6 +242,7 @@ pub struct MetadataRefs {
     pub unit: u32,
 }
 
+#[inline]
 fn metadata(bytes: &[u8]) -> Result<MetadataRefs, Fault> {
     let mut metadata = MetadataRefs::default();
     let mut reader = Reader::new(bytes);

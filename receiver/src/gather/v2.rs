@@ -15,7 +15,7 @@ use model::metadata::{Metadata, MetricType};
 use model::verdict::Reason;
 use proto::protobuf::WireError;
 use proto::remote_write::v1::RawPair;
-use proto::remote_write::v2::{self, Complete, Entries, Entry, Field, MetadataRefs, Series};
+use proto::remote_write::v2::{self, Complete, Entries, Entry, Field, MetadataRefs, Refs, Series};
 
 /// How many references of a broken list an answer shows.
 const REFS_SHOWN_MAX: usize = 20;
@@ -106,7 +106,7 @@ fn add_series<'a>(
     let mut fields = series.fields();
     while let Some(field) = fields.next_field()? {
         match field {
-            Field::LabelRefs(refs) => refs.for_each(|number| spelling.add(number))?,
+            Field::LabelRefs(refs) => spelling.add(refs)?,
             Field::Sample(sample) => {
                 spelling.has_samples = true;
                 slice.counts.seen += 1;
@@ -164,11 +164,15 @@ impl<'a> Spelling<'a> {
     }
 
     #[inline]
-    fn add(&mut self, number: u32) {
-        match self.symbols.get(number as usize) {
-            Some(symbol) => self.mixer.add(symbol.hash),
-            None => self.outside = true,
-        }
+    fn add(&mut self, refs: Refs<'_>) -> Result<(), WireError> {
+        // Copies, which stay in registers during the loop.
+        let (symbols, mut mixer, mut outside) = (self.symbols, self.mixer, self.outside);
+        refs.for_each(|number| match symbols.get(number as usize) {
+            Some(symbol) => mixer.add(symbol.hash),
+            None => outside = true,
+        })?;
+        (self.mixer, self.outside) = (mixer, outside);
+        Ok(())
     }
 
     /// The key, or why the series is refused, in the order of checks that Prometheus has.

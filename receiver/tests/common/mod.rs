@@ -20,12 +20,12 @@ use std::time::Duration;
 use std::{io, path::Path};
 
 /// The time at which all tests take place.
-pub const NOW: Timestamp = 1_700_000_000_000;
+pub(crate) const NOW: Timestamp = 1_700_000_000_000;
 
-pub const V1: &str = "application/x-protobuf;proto=prometheus.WriteRequest";
-pub const V2: &str = "application/x-protobuf;proto=io.prometheus.write.v2.Request";
+pub(crate) const V1: &str = "application/x-protobuf;proto=prometheus.WriteRequest";
+pub(crate) const V2: &str = "application/x-protobuf;proto=io.prometheus.write.v2.Request";
 
-pub fn env() -> Env {
+pub(crate) fn env() -> Env {
     let world = Arc::new(World {
         random: AtomicU64::new(0x1234_5678_9abc_def1),
     });
@@ -126,10 +126,10 @@ impl Spawn for World {
 }
 
 /// A receiver, the taker behind it and its metrics.
-pub struct Stand {
-    pub receiver: Arc<Receiver>,
-    pub taker: Arc<MemoryTaker>,
-    pub registry: Registry,
+pub(crate) struct Stand {
+    pub(crate) receiver: Arc<Receiver>,
+    pub(crate) taker: Arc<MemoryTaker>,
+    pub(crate) registry: Registry,
 }
 
 impl Default for Stand {
@@ -139,7 +139,7 @@ impl Default for Stand {
 }
 
 impl Stand {
-    pub fn new(settings: ReceiverSettings, taker: MemoryTaker) -> Self {
+    pub(crate) fn new(settings: ReceiverSettings, taker: MemoryTaker) -> Self {
         let taker = Arc::new(taker);
         let mut registry = Registry::default();
         let receiver = Receiver::new(env(), settings, taker.clone(), &mut registry);
@@ -150,26 +150,26 @@ impl Stand {
         }
     }
 
-    pub fn write(&self, request: WriteRequest) -> WriteAnswer {
+    pub(crate) fn write(&self, request: WriteRequest) -> WriteAnswer {
         block_on(self.receiver.write(request))
     }
 
     /// Sends `message`, compressed with snappy, as remote write 1.0.
-    pub fn v1(&self, message: &[u8]) -> WriteAnswer {
+    pub(crate) fn v1(&self, message: &[u8]) -> WriteAnswer {
         self.write(request(V1, "snappy", snappy(message)))
     }
 
     /// Sends `message`, compressed with snappy, as remote write 2.0.
-    pub fn v2(&self, message: &[u8]) -> WriteAnswer {
+    pub(crate) fn v2(&self, message: &[u8]) -> WriteAnswer {
         self.write(request(V2, "snappy", snappy(message)))
     }
 
     /// Timestamps and values of the floats of a series of the default tenant.
-    pub fn floats(&self, pairs: &[(&str, &str)]) -> Vec<(Timestamp, f64)> {
+    pub(crate) fn floats(&self, pairs: &[(&str, &str)]) -> Vec<(Timestamp, f64)> {
         self.floats_of("default-tenant", pairs)
     }
 
-    pub fn floats_of(&self, tenant: &str, pairs: &[(&str, &str)]) -> Vec<(Timestamp, f64)> {
+    pub(crate) fn floats_of(&self, tenant: &str, pairs: &[(&str, &str)]) -> Vec<(Timestamp, f64)> {
         let labels = Labels::new(pairs.iter().copied()).unwrap();
         let Some(series) = self.taker.series(&Tenant::new(tenant).unwrap(), &labels) else {
             return Vec::new();
@@ -182,7 +182,7 @@ impl Stand {
     }
 
     /// The value of a metric line of the exposition that begins with `prefix`, 0 when there is none.
-    pub fn metric(&self, prefix: &str) -> f64 {
+    pub(crate) fn metric(&self, prefix: &str) -> f64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
         let line = text.lines().find(|line| line.starts_with(prefix));
@@ -191,7 +191,7 @@ impl Stand {
 }
 
 /// A request of content type and encoding, either left out when empty.
-pub fn request(content_type: &str, encoding: &str, body: impl Into<Bytes>) -> WriteRequest {
+pub(crate) fn request(content_type: &str, encoding: &str, body: impl Into<Bytes>) -> WriteRequest {
     let mut headers = HeaderMap::new();
     for (name, value) in [("content-type", content_type), ("content-encoding", encoding)] {
         if !value.is_empty() {
@@ -205,12 +205,12 @@ pub fn request(content_type: &str, encoding: &str, body: impl Into<Bytes>) -> Wr
     }
 }
 
-pub fn float(at: Timestamp, value: f64) -> FloatSample {
+pub(crate) fn float(at: Timestamp, value: f64) -> FloatSample {
     FloatSample { at, value, start: 0 }
 }
 
 /// A 1.0 message of series with float samples.
-pub fn v1_floats(series: &[(&[(&str, &str)], &[(Timestamp, f64)])]) -> Vec<u8> {
+pub(crate) fn v1_floats(series: &[(&[(&str, &str)], &[(Timestamp, f64)])]) -> Vec<u8> {
     let mut encoder = V1Encoder::default();
     for (labels, samples) in series {
         let floats: Vec<FloatSample> = samples.iter().map(|(at, value)| float(*at, *value)).collect();
@@ -226,7 +226,7 @@ pub fn v1_floats(series: &[(&[(&str, &str)], &[(Timestamp, f64)])]) -> Vec<u8> {
 }
 
 /// The written counts of an answer: samples, histograms, exemplars; `None` when a header is absent.
-pub fn written(answer: &WriteAnswer) -> [Option<u64>; 3] {
+pub(crate) fn written(answer: &WriteAnswer) -> [Option<u64>; 3] {
     ["samples", "histograms", "exemplars"].map(|kind| {
         let value = answer
             .headers
