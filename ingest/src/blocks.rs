@@ -93,10 +93,17 @@ impl LocalBlocks {
         for name in remove_leftovers(&*fs, &folder)? {
             tracing::info!(name, "removed a block that was not complete");
         }
-        let blocks = Self { fs, folder, blocks: RwLock::new(Vec::new()), last_mark: Mutex::new(0) };
+        let blocks = Self {
+            fs,
+            folder,
+            blocks: RwLock::new(Vec::new()),
+            last_mark: Mutex::new(0),
+        };
         let shipped = blocks.read_shipped()?;
         for entry in blocks.fs.list(&blocks.folder)? {
-            let Some(ulid) = Ulid::from_string(&entry.name).ok().filter(|_| entry.is_dir) else { continue };
+            let Some(ulid) = Ulid::from_string(&entry.name).ok().filter(|_| entry.is_dir) else {
+                continue;
+            };
             match blocks.open_block(ulid) {
                 Ok((block, tenant)) => {
                     let opened = blocks.add(block, tenant);
@@ -143,7 +150,13 @@ impl LocalBlocks {
     /// Makes a block queryable whose chunks bear `mark`.
     pub(crate) fn add_marked(&self, mark: u32, block: Block, tenant: Tenant) -> Arc<LocalBlock> {
         let ulid = block.meta().ulid;
-        let block = Arc::new(LocalBlock { mark, ulid, tenant, block, state: Mutex::default() });
+        let block = Arc::new(LocalBlock {
+            mark,
+            ulid,
+            tenant,
+            block,
+            state: Mutex::default(),
+        });
         let mut blocks = self.blocks.write();
         blocks.push(Arc::clone(&block));
         blocks.sort_by_key(|block| (block.range().min, block.ulid));
@@ -158,7 +171,11 @@ impl LocalBlocks {
     /// The blocks of a tenant that reach into `range`, oldest first.
     pub(crate) fn of(&self, tenant: &Tenant, range: TimeRange) -> Vec<Arc<LocalBlock>> {
         let blocks = self.blocks.read();
-        blocks.iter().filter(|block| block.tenant == *tenant && block.range().overlaps(range)).cloned().collect()
+        blocks
+            .iter()
+            .filter(|block| block.tenant == *tenant && block.range().overlaps(range))
+            .cloned()
+            .collect()
     }
 
     /// Remembers that a block is in the bucket.
@@ -204,7 +221,10 @@ impl LocalBlocks {
 
     fn write_shipped(&self) -> io::Result<()> {
         let shipped = |block: &Arc<LocalBlock>| Some((block.ulid, block.state().shipped?));
-        let file = ShippedFile { version: 1, blocks: self.blocks.read().iter().filter_map(shipped).collect() };
+        let file = ShippedFile {
+            version: 1,
+            blocks: self.blocks.read().iter().filter_map(shipped).collect(),
+        };
         let bytes = serde_json::to_vec_pretty(&file).map_err(io::Error::other)?;
         replace_file(&*self.fs, &self.folder, SHIPPED_FILE, &bytes)
     }

@@ -55,7 +55,13 @@ pub(crate) fn commit(core: &Core, batch: &WriteBatch, now: Timestamp) -> Committ
     log.prepare();
     let tenant = core.ensure_tenant(&mut committer, &batch.tenant, now);
     let acceptable = committer.tenants[tenant as usize].acceptable(now, &core.settings);
-    let step = Step { core, batch, tenant, acceptable, durable };
+    let step = Step {
+        core,
+        batch,
+        tenant,
+        acceptable,
+        durable,
+    };
     // New series first: in the WAL they stand before their samples.
     step.resolve(&mut committer, &mut log, &mut committed);
     step.floats(&mut committer, &mut log, &mut committed);
@@ -137,14 +143,19 @@ impl Step<'_> {
             };
             resolved[position] = slot;
             let number = self.core.head.index.read().number(slot);
-            committed.outcome.refs.push((position as u32, self.core.series_ref(slot, number)));
+            committed
+                .outcome
+                .refs
+                .push((position as u32, self.core.series_ref(slot, number)));
         }
         if created.is_empty() {
             return;
         }
         log.record(RecordKind::Series, self.durable, |out| {
             let mut encoder = SeriesEncoder::new(out, &self.batch.tenant);
-            created.iter().for_each(|(number, labels)| encoder.push(out, *number, labels));
+            created
+                .iter()
+                .for_each(|(number, labels)| encoder.push(out, *number, labels));
         });
     }
 
@@ -166,8 +177,16 @@ impl Step<'_> {
         let this = &series[position];
         Columns {
             floats: range(before.map(|b| b.floats_end), this.floats_end, self.batch.floats.len()),
-            histograms: range(before.map(|b| b.histograms_end), this.histograms_end, self.batch.histograms.len()),
-            exemplars: range(before.map(|b| b.exemplars_end), this.exemplars_end, self.batch.exemplars.len()),
+            histograms: range(
+                before.map(|b| b.histograms_end),
+                this.histograms_end,
+                self.batch.histograms.len(),
+            ),
+            exemplars: range(
+                before.map(|b| b.exemplars_end),
+                this.exemplars_end,
+                self.batch.exemplars.len(),
+            ),
         }
     }
 
@@ -178,7 +197,12 @@ impl Step<'_> {
         let epoch = log.epoch();
         let begin = log.begin();
         let mut encoder = log.floats();
-        let Committer { shards, tenants, resolved, .. } = committer;
+        let Committer {
+            shards,
+            tenants,
+            resolved,
+            ..
+        } = committer;
         let tenant = &mut tenants[self.tenant as usize];
         let mut walk = ShardWalk { shards, current: None };
         let (mut newest, mut oldest, mut from) = (tenant.newest, tenant.oldest, 0usize);
@@ -209,7 +233,14 @@ impl Step<'_> {
                     oldest = oldest.min(sample.at);
                     continue;
                 }
-                note(committed, position, index, SampleKind::Float, verdict, sample.at < shard.hot[place].last_at);
+                note(
+                    committed,
+                    position,
+                    index,
+                    SampleKind::Float,
+                    verdict,
+                    sample.at < shard.hot[place].last_at,
+                );
             }
         }
         (tenant.newest, tenant.oldest) = (newest, oldest);
@@ -289,13 +320,23 @@ impl Step<'_> {
             };
             // The series may have been dropped from the head while its block is still here.
             let may_be_known = reason == Reason::TooOld;
-            note(committed, position, index, SampleKind::Float, Verdict::Rejected(reason), may_be_known);
+            note(
+                committed,
+                position,
+                index,
+                SampleKind::Float,
+                Verdict::Rejected(reason),
+                may_be_known,
+            );
         }
     }
 
     /// Finds series by ref that are gone, for a batch without floats.
     fn find_unknown(&self, committer: &Committer, committed: &mut Committed) {
-        let mut walk = ShardWalk { shards: &committer.shards, current: None };
+        let mut walk = ShardWalk {
+            shards: &committer.shards,
+            current: None,
+        };
         for (position, series) in self.batch.series.iter().enumerate() {
             let SeriesId::Known(known) = series.id else { continue };
             let (slot, generation) = self.core.open_ref(known);
@@ -355,7 +396,9 @@ impl Step<'_> {
             }
         }
         if !payload.is_empty() {
-            log.record(RecordKind::Exemplars, self.durable, |out| out.extend_from_slice(&payload));
+            log.record(RecordKind::Exemplars, self.durable, |out| {
+                out.extend_from_slice(&payload)
+            });
         }
     }
 
@@ -415,18 +458,16 @@ fn is_series(shard: &Shard, place: usize, generation: Option<u32>, tenant: u32) 
 
 /// Notes a sample that was not simply written. `older` says that local blocks may know better about a sample that the head has not.
 #[cold]
-fn note(
-    committed: &mut Committed,
-    position: usize,
-    sample: usize,
-    kind: SampleKind,
-    verdict: Verdict,
-    older: bool,
-) {
+fn note(committed: &mut Committed, position: usize, sample: usize, kind: SampleKind, verdict: Verdict, older: bool) {
     let is_open = matches!(verdict, Verdict::Rejected(Reason::OutOfOrder | Reason::TooOld));
     if older && is_open {
         committed.doubtful.push(committed.outcome.exceptions.len() as u32);
     }
-    let exception = Exception { series: position as u32, sample: sample as u32, kind, verdict };
+    let exception = Exception {
+        series: position as u32,
+        sample: sample as u32,
+        kind,
+        verdict,
+    };
     committed.outcome.exceptions.push(exception);
 }

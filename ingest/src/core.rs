@@ -21,13 +21,14 @@ use model::{
 };
 use parking_lot::Mutex;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
+use tokio::sync::watch;
 
 /// A tenant that was away may bring samples back from so far behind what was cut last.
 const CATCH_UP_MAX_MS: i64 = 7 * 24 * 60 * 60 * 1000;
@@ -48,6 +49,8 @@ pub(crate) struct Core {
     /// Set when replay has finished; before, nothing is taken and nothing answered.
     pub(crate) wal: OnceLock<Arc<Wal>>,
     pub(crate) replay: ReplayState,
+    /// Set when the ingester is to end; what takes long looks at it.
+    pub(crate) closing: watch::Sender<bool>,
     /// Told apart from one start to the next, so that a ref of an earlier run is not taken for one of this run.
     pub(crate) salt: u32,
 }
@@ -78,8 +81,12 @@ pub(crate) struct TenantState {
     pub(crate) tenant: Tenant,
     /// Two-hour windows with chunks that are in no block, by their start.
     pub(crate) windows: BTreeMap<Timestamp, Window>,
-    /// Everything before was cut once; what is much older is not taken any more.
-    pub(crate) cut_until: Timestamp,
+    /// Everything before was cut once; what is much older is not taken any more. `None` before the first cut.
+    pub(crate) cut_until: Option<Timestamp>,
+    /// The window in which the tenant came; stands for `cut_until` before the first cut.
+    pub(crate) since: Timestamp,
+    /// Windows of which a part was cut before they were over.
+    pub(crate) partly_cut: BTreeSet<Timestamp>,
     /// Newest and oldest timestamp ever taken in this run.
     pub(crate) newest: Timestamp,
     pub(crate) oldest: Timestamp,
@@ -105,8 +112,16 @@ pub(crate) struct Acceptable {
 impl TenantState {
     /// A tenant who comes at `now`.
     pub(crate) fn new(tenant: Tenant, now: Timestamp, cut_delay: Duration) -> Self {
-        let cut_until = block_start(believed(now) - millis(cut_delay));
-        Self { tenant, windows: BTreeMap::new(), cut_until, newest: i64::MIN, oldest: i64::MAX }
+        let since = block_start(believed(now) - millis(cut_delay));
+        Self {
+            tenant,
+            windows: BTreeMap::new(),
+            cut_until: None,
+            since,
+            partly_cut: BTreeSet::new(),
+            newest: i64::MIN,
+            oldest: i64::MAX,
+        }
     }
 
     /// Notes that a chunk begins at `at`.
@@ -122,7 +137,10 @@ impl TenantState {
             Some(age) => now - millis(age),
             None => {
                 let current = block_start(now - millis(settings.cut_delay));
-                let oldest_uncut = self.cut_until.clamp(current - CATCH_UP_MAX_MS, current);
+                let oldest_uncut = self
+                    .cut_until
+                    .unwrap_or(self.since)
+                    .clamp(current - CATCH_UP_MAX_MS, current);
                 oldest_uncut - BLOCK_RANGE_MS
             }
         };
@@ -157,7 +175,9 @@ impl Core {
         let known = self.head.index.read().tenant_id(tenant);
         let id = known.unwrap_or_else(|| self.head.index.write().ensure_tenant(tenant));
         if id as usize >= committer.tenants.len() {
-            committer.tenants.push(TenantState::new(tenant.clone(), now, self.settings.cut_delay));
+            committer
+                .tenants
+                .push(TenantState::new(tenant.clone(), now, self.settings.cut_delay));
         }
         id
     }
@@ -168,11 +188,24 @@ impl Core {
         if let Some(shards) = self.head.ensure_shard(slot) {
             committer.shards = shards;
         }
-        committer.shards[shard_of(slot)].lock().insert(place(slot), Hot::new(number, tenant));
+        committer.shards[shard_of(slot)]
+            .lock()
+            .insert(place(slot), Hot::new(number, tenant));
         committer.next_number = committer.next_number.max(number + 1);
         self.metrics.series.inc();
         self.metrics.series_created.inc();
         slot
+    }
+
+    /// Whether the ingester is to end.
+    pub(crate) fn is_closing(&self) -> bool {
+        *self.closing.borrow()
+    }
+
+    /// Completes when the ingester is to end.
+    pub(crate) async fn closed(&self) {
+        // An error means that the ingester is gone.
+        let _ = self.closing.subscribe().wait_for(|closing| *closing).await;
     }
 
     /// The WAL, once replay has finished.

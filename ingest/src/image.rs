@@ -24,7 +24,12 @@ use model::{
     time::{TimeRange, Timestamp},
 };
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, io, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+    path::Path,
+    sync::Arc,
+};
 use storage::chunk::ENCODING_XOR;
 use ulid::Ulid;
 
@@ -46,7 +51,9 @@ impl ImageSummary {
     fn encode(&self, out: &mut Vec<u8>) {
         put_uvarint(out, self.next_number);
         put_uvarint(out, self.absorbed.len() as u64);
-        self.absorbed.iter().for_each(|ulid| out.extend_from_slice(&ulid.to_bytes()));
+        self.absorbed
+            .iter()
+            .for_each(|ulid| out.extend_from_slice(&ulid.to_bytes()));
         put_uvarint(out, self.cut_until.len() as u64);
         for (tenant, until) in &self.cut_until {
             put_tenant(out, tenant);
@@ -60,7 +67,11 @@ impl ImageSummary {
         let absorbed = (0..cursor.count(16)?).map(|_| Ok(Ulid::from_bytes(cursor.array()?)));
         let absorbed = absorbed.collect::<Result<_, Damage>>()?;
         let cut_until = (0..cursor.count(3)?).map(|_| Ok((read_tenant(&mut cursor)?, cursor.varint()?)));
-        Ok(Self { next_number, absorbed, cut_until: cut_until.collect::<Result<_, Damage>>()? })
+        Ok(Self {
+            next_number,
+            absorbed,
+            cut_until: cut_until.collect::<Result<_, Damage>>()?,
+        })
     }
 }
 
@@ -126,7 +137,13 @@ pub(crate) fn decode_series(payload: &[u8], mut visit: impl FnMut(ImageSeries<'_
                 data: cursor.bytes()?,
             });
         }
-        visit(ImageSeries { number, last_at, last_bits, histogram, chunks });
+        visit(ImageSeries {
+            number,
+            last_at,
+            last_bits,
+            histogram,
+            chunks,
+        });
     }
     Ok(())
 }
@@ -159,11 +176,20 @@ pub(crate) fn write(core: &Core, dir: &Path, number: u64, safe: &[Arc<LocalBlock
         _ => {}
     }
     let mut file = fs.create(&temporary)?;
-    let header = SegmentHeader { number, first_sequence: 1, previous_end: 0, continues: false };
+    let header = SegmentHeader {
+        number,
+        first_sequence: 1,
+        previous_end: 0,
+        continues: false,
+    };
     file.append(&header.encode(FileKind::Image))?;
-    let mut writer = ImageWriter { file, sequence: 0, buffer: Vec::new() };
+    let mut writer = ImageWriter {
+        file,
+        sequence: 0,
+        buffer: Vec::new(),
+    };
     write_summary(core, safe, &mut writer)?;
-    let marks: Vec<u32> = safe.iter().map(|block| block.mark).collect();
+    let marks: HashSet<u32> = safe.iter().map(|block| block.mark).collect();
     for (position, shard) in core.head.shards().iter().enumerate() {
         write_shard(core, (position * SHARD_SLOTS) as u32, shard, &marks, &mut writer)?;
     }
@@ -175,10 +201,13 @@ pub(crate) fn write(core: &Core, dir: &Path, number: u64, safe: &[Arc<LocalBlock
 
 fn write_summary(core: &Core, safe: &[Arc<LocalBlock>], writer: &mut ImageWriter) -> io::Result<()> {
     let committer = core.committer.lock();
-    let cut_until = committer.tenants.iter().map(|tenant| (tenant.tenant.clone(), tenant.cut_until));
+    let cut = committer
+        .tenants
+        .iter()
+        .filter_map(|tenant| Some((tenant.tenant.clone(), tenant.cut_until?)));
     let summary = ImageSummary {
         absorbed: safe.iter().map(|block| block.ulid).collect(),
-        cut_until: cut_until.collect(),
+        cut_until: cut.collect(),
         next_number: committer.next_number,
     };
     drop(committer);
@@ -192,7 +221,7 @@ fn write_shard(
     core: &Core,
     first: u32,
     shard: &Mutex<Shard>,
-    safe_marks: &[u32],
+    safe_marks: &HashSet<u32>,
     writer: &mut ImageWriter,
 ) -> io::Result<()> {
     let live: Vec<(u32, u64)> = {
@@ -204,7 +233,9 @@ fn write_shard(
     for batch in live.chunks(256) {
         let index = core.head.index.read();
         for &(slot, number) in batch {
-            let Some(labels) = index.labels(slot).filter(|_| index.number(slot) == number) else { continue };
+            let Some(labels) = index.labels(slot).filter(|_| index.number(slot) == number) else {
+                continue;
+            };
             let Some(tenant) = index.tenant_of(slot) else { continue };
             by_tenant.entry(tenant.clone()).or_default().push((number, labels));
         }
@@ -213,7 +244,9 @@ fn write_shard(
     for (tenant, series) in by_tenant {
         payload.clear();
         let mut encoder = SeriesEncoder::new(&mut payload, &tenant);
-        series.iter().for_each(|(number, labels)| encoder.push(&mut payload, *number, labels));
+        series
+            .iter()
+            .for_each(|(number, labels)| encoder.push(&mut payload, *number, labels));
         writer.record(RecordKind::Series, &payload)?;
     }
     payload.clear();
@@ -230,7 +263,7 @@ fn write_shard(
     Ok(())
 }
 
-fn write_series(shard: &Shard, place: usize, number: u64, safe_marks: &[u32], payload: &mut Vec<u8>) {
+fn write_series(shard: &Shard, place: usize, number: u64, safe_marks: &HashSet<u32>, payload: &mut Vec<u8>) {
     let Some(hot) = shard.series(place, number) else { return };
     let is_needed = |block: u32| block == 0 || !safe_marks.contains(&block);
     let sealed = shard.sealed(place).iter().filter(|sealed| is_needed(sealed.block));
@@ -257,11 +290,25 @@ fn write_series(shard: &Shard, place: usize, number: u64, safe_marks: &[u32], pa
         });
     }
     let histogram = hot.flags & FLAG_HISTOGRAM != 0;
-    ImageSeries { number, last_at: hot.last_at, last_bits: hot.last_bits, histogram, chunks }.encode(payload);
+    ImageSeries {
+        number,
+        last_at: hot.last_at,
+        last_bits: hot.last_bits,
+        histogram,
+        chunks,
+    }
+    .encode(payload);
 }
 
 fn write_extras(core: &Core, writer: &mut ImageWriter) -> io::Result<()> {
-    let tenants: Vec<Tenant> = core.head.index.read().tenants().iter().map(|tenant| tenant.tenant.clone()).collect();
+    let tenants: Vec<Tenant> = core
+        .head
+        .index
+        .read()
+        .tenants()
+        .iter()
+        .map(|tenant| tenant.tenant.clone())
+        .collect();
     for (id, tenant) in (0u32..).zip(tenants) {
         let (metadata, exemplars) = {
             let extras = core.extras.lock();
@@ -273,7 +320,9 @@ fn write_extras(core: &Core, writer: &mut ImageWriter) -> io::Result<()> {
             writer.record(RecordKind::Metadata, &payload)?;
             payload.clear();
         }
-        exemplars.iter().for_each(|stored| put_exemplar(&mut payload, stored.number, &stored.exemplar));
+        exemplars
+            .iter()
+            .for_each(|stored| put_exemplar(&mut payload, stored.number, &stored.exemplar));
         if !payload.is_empty() {
             writer.record(RecordKind::Exemplars, &payload)?;
         }
@@ -297,10 +346,26 @@ mod tests {
         assert_eq!(ImageSummary::decode(&out), Ok(summary));
         (0..out.len()).for_each(|end| assert!(ImageSummary::decode(&out[..end]).is_err()));
 
-        let chunk = ImageChunk { min_time: -10, max_time: 20, samples: 3, encoding: 1, open: true, data: b"bits" };
-        let series =
-            ImageSeries { number: 7, last_at: 20, last_bits: u64::MAX, histogram: false, chunks: vec![chunk, chunk] };
-        let empty = ImageSeries { chunks: vec![], histogram: true, ..series.clone() };
+        let chunk = ImageChunk {
+            min_time: -10,
+            max_time: 20,
+            samples: 3,
+            encoding: 1,
+            open: true,
+            data: b"bits",
+        };
+        let series = ImageSeries {
+            number: 7,
+            last_at: 20,
+            last_bits: u64::MAX,
+            histogram: false,
+            chunks: vec![chunk, chunk],
+        };
+        let empty = ImageSeries {
+            chunks: vec![],
+            histogram: true,
+            ..series.clone()
+        };
         let mut out = Vec::new();
         series.encode(&mut out);
         empty.encode(&mut out);

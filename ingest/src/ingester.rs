@@ -4,7 +4,9 @@ use crate::{
     blocks::{LocalBlock, LocalBlocks, read_series},
     commit::{Committed, commit},
     core::{Core, ReplayState},
+    cut::CutBlock,
     head::{Head, extras::Extras},
+    maintain::{CutError, Maintenance},
     metrics::Metrics,
     replay::replay,
     select::AllTenants,
@@ -32,6 +34,7 @@ use std::{
     sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
+use tokio::sync::watch;
 
 /// When to try again after a start, a full disk or an overload.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -72,6 +75,7 @@ pub struct ReplayProgress {
 /// Takes samples, keeps the newest of them in memory, and makes blocks of them.
 pub struct Ingester {
     core: Arc<Core>,
+    maintenance: Arc<Maintenance>,
     /// Held as long as this process works in the folder.
     lock: Mutex<Option<Box<dyn Send + Sync>>>,
     tenants: AllTenants,
@@ -83,11 +87,14 @@ impl Ingester {
     pub fn open(
         env: Env,
         settings: IngestSettings,
-        _bucket: Arc<dyn ObjectStore>,
+        bucket: Arc<dyn ObjectStore>,
         registry: &mut Registry,
     ) -> Result<Arc<Self>, OpenError> {
         let dir = settings.dir.clone();
-        let io = |error| OpenError::Io { dir: dir.clone(), error };
+        let io = |error| OpenError::Io {
+            dir: dir.clone(),
+            error,
+        };
         let wal_dir = dir.join("wal");
         env.fs.create_dir(&wal_dir).map_err(io)?;
         let lock = env.fs.lock(&dir.join("lock")).map_err(|error| match error.kind() {
@@ -103,15 +110,26 @@ impl Ingester {
             committer: Mutex::default(),
             wal: OnceLock::new(),
             replay: ReplayState::default(),
+            closing: watch::Sender::new(false),
             metrics: Arc::new(Metrics::new(registry)),
             blocks,
             settings,
             env,
         });
-        let start = Arc::clone(&core);
-        core.env.spawn.task("ingest start", Box::pin(async move { start_up(start, wal_dir).await }));
+        let maintenance = Maintenance::new(Arc::clone(&core), bucket, wal_dir.clone());
+        let (start, rounds) = (Arc::clone(&core), Arc::clone(&maintenance));
+        let background = async move {
+            start_up(start, wal_dir).await;
+            rounds.run().await;
+        };
+        core.env.spawn.task("ingest", Box::pin(background));
         let tenants = AllTenants(Arc::clone(&core));
-        Ok(Arc::new(Self { core, lock: Mutex::new(Some(lock)), tenants }))
+        Ok(Arc::new(Self {
+            core,
+            maintenance,
+            lock: Mutex::new(Some(lock)),
+            tenants,
+        }))
     }
 
     /// How far the replay is.
@@ -129,8 +147,17 @@ impl Ingester {
         self.core.wal().is_some()
     }
 
-    /// Makes durable what was accepted and ends. Nothing is cut or uploaded: the next start finds everything in the WAL.
+    /// Cuts everything that the head holds into blocks, also windows that are not over, and answers when they are in the bucket.
+    /// Blocks that had waited for their upload before are in the list as well.
+    pub async fn cut_now(&self) -> Result<Vec<CutBlock>, CutError> {
+        self.maintenance.cut_now().await
+    }
+
+    /// Makes durable what was accepted and ends. Nothing is cut or uploaded: the next start finds everything in the WAL. A cut
+    /// or an upload that is under way is waited for.
     pub async fn shutdown(&self) {
+        self.maintenance.close();
+        self.maintenance.closed().await;
         if let Some(wal) = self.core.wal() {
             wal.close();
             wal.closed().await;
@@ -143,13 +170,19 @@ impl Ingester {
         let core = &self.core;
         let wal = self.admit().map_err(|reason| {
             core.metrics.pushes_unavailable.inc();
-            PushError::Unavailable { reason, retry_after: RETRY_AFTER }
+            PushError::Unavailable {
+                reason,
+                retry_after: RETRY_AFTER,
+            }
         })?;
         let mut committed = commit(core, batch, received);
         // Also a batch of nothing but duplicates waits: the samples that it repeats may not be durable yet.
         if let Err(reason) = wal.wait(committed.sequence).await {
             core.metrics.pushes_unavailable.inc();
-            return Err(PushError::Unavailable { reason: reason.to_string(), retry_after: RETRY_AFTER });
+            return Err(PushError::Unavailable {
+                reason: reason.to_string(),
+                retry_after: RETRY_AFTER,
+            });
         }
         if !committed.doubtful.is_empty() {
             self.ask_blocks(batch, &mut committed).await;
@@ -165,7 +198,9 @@ impl Ingester {
         }
         let waiting = wal.waiting_bytes();
         if waiting > self.core.settings.pending_bytes_max {
-            return Err(format!("overloaded: {waiting} bytes of the write-ahead log wait for the disk"));
+            return Err(format!(
+                "overloaded: {waiting} bytes of the write-ahead log wait for the disk"
+            ));
         }
         Ok(wal)
     }
@@ -182,7 +217,9 @@ impl Ingester {
             }
         }
         let times = || series.values().flatten().map(|(_, at, _)| *at);
-        let (Some(min), Some(max)) = (times().min(), times().max()) else { return };
+        let (Some(min), Some(max)) = (times().min(), times().max()) else {
+            return;
+        };
         let blocks = self.core.blocks.of(&batch.tenant, TimeRange::new(min, max));
         if blocks.is_empty() {
             return;
@@ -235,19 +272,34 @@ async fn start_up(core: Arc<Core>, wal_dir: PathBuf) {
     };
     let seconds = (core.env.clock.monotonic() - begin).as_secs_f64();
     core.metrics.replay_seconds.set(seconds);
-    tracing::info!(seconds, samples = replayed.samples, segments = replayed.segments.len(), "replayed the write-ahead log");
+    tracing::info!(
+        seconds,
+        samples = replayed.samples,
+        segments = replayed.segments.len(),
+        "replayed the write-ahead log"
+    );
     let policy = core.settings.sync;
     let trusting = policy == SyncPolicy::Never;
-    let mut writer =
-        Writer::new(Arc::clone(&core.env.fs), &wal_dir, replayed.next_segment, replayed.previous_end, trusting);
-    let durable = replayed.tail.as_ref().map_or(replayed.sequence, |tail| tail.first_sequence - 1);
+    let mut writer = Writer::new(
+        Arc::clone(&core.env.fs),
+        &wal_dir,
+        replayed.next_segment,
+        replayed.previous_end,
+        trusting,
+    );
+    let durable = replayed
+        .tail
+        .as_ref()
+        .map_or(replayed.sequence, |tail| tail.first_sequence - 1);
     if let Some(tail) = replayed.tail {
         writer.begin_with(tail);
     }
     let log = Log::new(replayed.sequence, core.settings.segment_bytes_max);
     let metrics = Arc::clone(&core.metrics);
     let wal = Wal::new(log, writer, replayed.segments, durable, policy, metrics);
-    core.env.spawn.task("wal", Box::pin(Arc::clone(&wal).run(core.env.clone())));
+    core.env
+        .spawn
+        .task("wal", Box::pin(Arc::clone(&wal).run(core.env.clone())));
     // Whoever sees the WAL may use it.
     let _ = core.wal.set(wal);
 }
@@ -258,10 +310,7 @@ fn fail(core: &Core, reason: String) {
 }
 
 /// Verdicts for samples that may be in blocks: (what the caller named them by, verdict).
-fn look_up(
-    blocks: &[Arc<LocalBlock>],
-    asked: Vec<(Labels, Vec<(usize, Timestamp, u64)>)>,
-) -> Vec<(usize, Verdict)> {
+fn look_up(blocks: &[Arc<LocalBlock>], asked: Vec<(Labels, Vec<(usize, Timestamp, u64)>)>) -> Vec<(usize, Verdict)> {
     let mut verdicts = Vec::new();
     for (labels, samples) in asked {
         let times = || samples.iter().map(|(_, at, _)| *at);
@@ -280,14 +329,22 @@ fn look_up(
 fn verdict_of(known: &SampleBuffer, at: Timestamp, bits: u64) -> Option<Verdict> {
     if let Ok(index) = known.timestamps.binary_search(&at) {
         let same = known.values[index].to_bits() == bits;
-        return Some(if same { Verdict::Duplicate } else { Verdict::Rejected(Reason::DuplicateTimestamp) });
+        return Some(if same {
+            Verdict::Duplicate
+        } else {
+            Verdict::Rejected(Reason::DuplicateTimestamp)
+        });
     }
     let histogram = known.histograms.binary_search_by_key(&at, |sample| sample.at);
     histogram.ok().map(|_| Verdict::Rejected(Reason::DuplicateTimestamp))
 }
 
 impl Push for Ingester {
-    fn push<'a>(&'a self, batch: &'a WriteBatch, received: Timestamp) -> BoxFuture<'a, Result<WriteOutcome, PushError>> {
+    fn push<'a>(
+        &'a self,
+        batch: &'a WriteBatch,
+        received: Timestamp,
+    ) -> BoxFuture<'a, Result<WriteOutcome, PushError>> {
         Box::pin(self.push_batch(batch, received))
     }
 }
@@ -304,6 +361,7 @@ impl SelectTenants for Ingester {
 
 impl Drop for Ingester {
     fn drop(&mut self) {
+        self.maintenance.close();
         // Without this the background would go on writing for an ingester that nobody has any more.
         if let Some(wal) = self.core.wal() {
             wal.close();

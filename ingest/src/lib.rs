@@ -15,7 +15,13 @@ mod commit;
 mod select;
 mod image;
 mod replay;
+mod ranks;
+mod cut;
+mod ship;
+mod maintain;
 mod ingester;
 
+pub use cut::CutBlock;
 pub use ingester::{Ingester, OpenError, ReplayProgress};
+pub use maintain::CutError;
 pub use settings::{IngestSettings, SyncPolicy};

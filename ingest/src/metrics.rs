@@ -50,9 +50,15 @@ impl Metrics {
     pub(crate) fn new(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("narthex_ingest");
         let rejected = Family::<ReasonLabel, Counter>::default();
-        registry.register("samples_rejected", "Samples that can never be stored, by reason", rejected.clone());
+        registry.register(
+            "samples_rejected",
+            "Samples that can never be stored, by reason",
+            rejected.clone(),
+        );
         let by_reason = |reason: &Reason| rejected.get_or_create_owned(&ReasonLabel { reason: reason.id() });
-        let seconds = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
+        let seconds = [
+            0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0,
+        ];
         let long = [0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0];
         let mut make = Maker(registry);
         Self {
@@ -91,7 +97,10 @@ impl Metrics {
 
     /// The counter of samples rejected for `reason`.
     pub(crate) fn rejected(&self, reason: Reason) -> &Counter {
-        let index = Reason::ALL.iter().position(|&other| other == reason).unwrap_or_default();
+        let index = Reason::ALL
+            .iter()
+            .position(|&other| other == reason)
+            .unwrap_or_default();
         &self.rejected[index]
     }
 }

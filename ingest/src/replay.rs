@@ -19,9 +19,9 @@ use crate::{
     wal::{
         floats::{self, Bases, FloatEntry},
         format::{FileKind, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader},
+        log::Part,
         payload,
         reader::{Record, Records, Wounds, is_image_kind},
-        log::Part,
         writer::SegmentInfo,
     },
 };
@@ -98,7 +98,12 @@ pub(crate) fn replay(core: &Core, dir: &Path) -> io::Result<Replayed> {
             let path = dir.join(FileKind::Segment.file_name(number));
             let bytes = fs.map(&path)?;
             let header = SegmentHeader::decode(FileKind::Segment, &bytes);
-            Ok(Segment { number, path, bytes, header })
+            Ok(Segment {
+                number,
+                path,
+                bytes,
+                header,
+            })
         })
         .collect::<io::Result<Vec<_>>>()?;
     let image = match image {
@@ -119,6 +124,12 @@ pub(crate) fn replay(core: &Core, dir: &Path) -> io::Result<Replayed> {
     }
     replay.found.next_segment = image.map_or(1, |(number, _)| number);
     replay.segments(&segments);
+    if core.is_closing() {
+        return Err(io::Error::new(
+            io::ErrorKind::Interrupted,
+            "the ingester is shutting down",
+        ));
+    }
     Ok(replay.finish())
 }
 
@@ -159,7 +170,11 @@ struct Table {
 impl Table {
     fn slot(&mut self, number: u64) -> Option<u32> {
         let next = self.hint.wrapping_add(1);
-        if self.by_slot.get(next as usize).is_some_and(|known| known.number == number) {
+        if self
+            .by_slot
+            .get(next as usize)
+            .is_some_and(|known| known.number == number)
+        {
             self.hint = next;
             return Some(next);
         }
@@ -170,11 +185,7 @@ impl Table {
 }
 
 impl Bases for Table {
-    fn replace(
-        &mut self,
-        number: u64,
-        decode: impl FnOnce(u64) -> Result<u64, Damage>,
-    ) -> Result<(u64, u32), Damage> {
+    fn replace(&mut self, number: u64, decode: impl FnOnce(u64) -> Result<u64, Damage>) -> Result<(u64, u32), Damage> {
         let epoch = self.epoch;
         let slot = self.slot(number);
         let (base, seen, mark) = match slot.and_then(|slot| self.by_slot.get_mut(slot as usize)) {
@@ -236,18 +247,21 @@ impl<'a> Replay<'a> {
         self.committer.next_number = self.committer.next_number.max(summary.next_number);
         for (tenant, until) in &summary.cut_until {
             let id = self.core.ensure_tenant(&mut self.committer, tenant, self.now);
-            self.committer.tenants[id as usize].cut_until = *until;
+            self.committer.tenants[id as usize].cut_until = Some(*until);
         }
         self.summary = summary;
     }
 
     fn image_series(&mut self, bytes: &[u8]) {
         let mut records = Records::new(bytes, SEGMENT_HEADER_BYTES, 0);
-        while let Some(record) = records.next() {
+        while let Some(record) = records.next().filter(|_| !self.core.is_closing()) {
             if let Err(damage) = self.record(&record) {
                 self.damaged(&record, damage);
             }
-            self.core.replay.bytes_done.store(records.offset() as u64, Ordering::Relaxed);
+            self.core
+                .replay
+                .bytes_done
+                .store(records.offset() as u64, Ordering::Relaxed);
         }
         self.found.wounds.add(records.wounds());
     }
@@ -264,8 +278,15 @@ impl<'a> Replay<'a> {
                 self.core.blocks.set_aside(local.ulid, &reason);
             }
             let id = self.core.ensure_tenant(&mut self.committer, &local.tenant, self.now);
-            let until = &mut self.committer.tenants[id as usize].cut_until;
-            *until = (*until).max(block_start(local.range().max) + BLOCK_RANGE_MS);
+            let tenant = &mut self.committer.tenants[id as usize];
+            let (window, end) = (
+                block_start(local.range().max),
+                block_start(local.range().max) + BLOCK_RANGE_MS,
+            );
+            tenant.cut_until = tenant.cut_until.max(Some(end));
+            if local.range() != TimeRange::new(window, end - 1) {
+                tenant.partly_cut.insert(window);
+            }
         }
     }
 
@@ -280,11 +301,16 @@ impl<'a> Replay<'a> {
             }
             for series in batch {
                 let Some(last) = series.chunks.last() else { continue };
-                let cut = Cut { window: block_start(last.max_time), until: last.max_time };
+                let cut = Cut {
+                    window: block_start(last.max_time),
+                    until: last.max_time,
+                };
                 learnt.push((identity(&local.tenant, &series.labels), cut));
             }
         }
-        learnt.into_iter().for_each(|(identity, cut)| self.cuts.entry(identity).or_default().push(cut));
+        learnt
+            .into_iter()
+            .for_each(|(identity, cut)| self.cuts.entry(identity).or_default().push(cut));
         Ok(())
     }
 
@@ -294,11 +320,16 @@ impl<'a> Replay<'a> {
         let mut done = before;
         for position in 0..segments.len() {
             let next = segments.get(position + 1).and_then(|next| next.header.as_ref().ok());
-            let end = next.filter(|next| next.number == segments[position].number + 1).map(|next| next.previous_end);
+            let end = next
+                .filter(|next| next.number == segments[position].number + 1)
+                .map(|next| next.previous_end);
             let is_last = position + 1 == segments.len();
             let segment = &segments[position];
             if position > 0 && segment.number != segments[position - 1].number + 1 {
-                tracing::error!(missing = segments[position - 1].number + 1, "segments of the write-ahead log are missing");
+                tracing::error!(
+                    missing = segments[position - 1].number + 1,
+                    "segments of the write-ahead log are missing"
+                );
                 self.found.wounds.gaps += 1;
             }
             let collected = self.segment(segment, end, is_last, done);
@@ -328,7 +359,7 @@ impl<'a> Replay<'a> {
         }
         let mut records = Records::new(&whole[..end], SEGMENT_HEADER_BYTES, first_sequence.saturating_sub(1));
         let mut kept: Vec<(u64, usize, Vec<u8>)> = Vec::new();
-        while let Some(record) = records.next() {
+        while let Some(record) = records.next().filter(|_| !self.core.is_closing()) {
             self.proven = self.proven.max(record.header.proves_durable());
             if record.header.sequence > self.found.sequence {
                 self.found.sequence = record.header.sequence;
@@ -344,7 +375,10 @@ impl<'a> Replay<'a> {
                     }
                 }
             }
-            self.core.replay.bytes_done.store(done + records.offset() as u64, Ordering::Relaxed);
+            self.core
+                .replay
+                .bytes_done
+                .store(done + records.offset() as u64, Ordering::Relaxed);
         }
         let wounds = records.wounds();
         self.tell(&segment.path, wounds);
@@ -353,7 +387,12 @@ impl<'a> Replay<'a> {
         kept.retain(|(sequence, ..)| *sequence > proven);
         let good = records.good_end();
         let keep = kept.first().map_or(good, |(_, offset, _)| *offset) as u64;
-        self.found.segments.push(SegmentInfo { number: segment.number, first_sequence, continues, bytes: keep });
+        self.found.segments.push(SegmentInfo {
+            number: segment.number,
+            first_sequence,
+            continues,
+            bytes: keep,
+        });
         self.found.previous_end = keep;
         is_last.then(|| Part {
             fresh: false,
@@ -366,7 +405,12 @@ impl<'a> Replay<'a> {
     fn tell(&self, path: &Path, wounds: Wounds) {
         let path = path.display();
         if wounds.gaps > 0 || wounds.mended > 0 {
-            let Wounds { mended, gaps, gap_bytes, .. } = wounds;
+            let Wounds {
+                mended,
+                gaps,
+                gap_bytes,
+                ..
+            } = wounds;
             tracing::error!(%path, mended, gaps, gap_bytes, "the write-ahead log is damaged");
         }
         if wounds.torn_bytes > 0 {
@@ -385,8 +429,12 @@ impl<'a> Replay<'a> {
         match record.header.kind {
             RecordKind::Series => {
                 let mut series = Vec::new();
-                payload::decode_series(payload, |tenant, number, labels| series.push((tenant.clone(), number, labels)))?;
-                series.into_iter().for_each(|(tenant, number, labels)| self.series(&tenant, number, &labels));
+                payload::decode_series(payload, |tenant, number, labels| {
+                    series.push((tenant.clone(), number, labels))
+                })?;
+                series
+                    .into_iter()
+                    .for_each(|(tenant, number, labels)| self.series(&tenant, number, &labels));
                 Ok(())
             }
             RecordKind::Floats => self.floats(payload),
@@ -422,7 +470,12 @@ impl<'a> Replay<'a> {
         if table.by_slot.len() <= slot as usize {
             table.by_slot.resize_with(slot as usize + 1, Known::default);
         }
-        table.by_slot[slot as usize] = Known { number, base: 0, epoch: 0, cuts };
+        table.by_slot[slot as usize] = Known {
+            number,
+            base: 0,
+            epoch: 0,
+            cuts,
+        };
     }
 
     fn floats(&mut self, payload: &[u8]) -> Result<(), Damage> {
@@ -439,7 +492,12 @@ impl<'a> Replay<'a> {
     }
 
     fn put_floats(&mut self, entries: &[FloatEntry]) {
-        let Committer { shards, tenants, next_number, .. } = &mut *self.committer;
+        let Committer {
+            shards,
+            tenants,
+            next_number,
+            ..
+        } = &mut *self.committer;
         let mut current: Option<(usize, MutexGuard<'_, Shard>)> = None;
         for entry in entries {
             *next_number = (*next_number).max(entry.number.saturating_add(1));
@@ -492,7 +550,9 @@ impl<'a> Replay<'a> {
                 tenant.newest = tenant.newest.max(chunk.max_time);
                 continue;
             }
-            let Ok(mut reader) = XorReader::new(chunk.data) else { continue };
+            let Ok(mut reader) = XorReader::new(chunk.data) else {
+                continue;
+            };
             while let Ok(Some((at, value))) = reader.next() {
                 put_float(&mut shard, place, at, value.to_bits(), &[], tenants);
             }
@@ -535,11 +595,16 @@ impl<'a> Replay<'a> {
         for tenant in &mut self.committer.tenants {
             // A tenant without blocks was never cut: its oldest samples say how far back it goes.
             if let Some((&first, _)) = tenant.windows.first_key_value() {
-                tenant.cut_until = tenant.cut_until.min(first);
+                tenant.since = tenant.since.min(first);
             }
         }
         let metrics = &self.core.metrics;
-        let Wounds { mended, gaps, gap_bytes, .. } = self.found.wounds;
+        let Wounds {
+            mended,
+            gaps,
+            gap_bytes,
+            ..
+        } = self.found.wounds;
         metrics.replay_records_mended.inc_by(mended);
         metrics.replay_gaps.inc_by(gaps);
         metrics.replay_gap_bytes.inc_by(gap_bytes);

@@ -39,7 +39,10 @@ pub(crate) struct AllTenants(pub(crate) Arc<Core>);
 
 impl SelectTenants for AllTenants {
     fn tenant(&self, tenant: &Tenant) -> Arc<dyn Select> {
-        Arc::new(TenantSelect { core: Arc::clone(&self.0), tenant: tenant.clone() })
+        Arc::new(TenantSelect {
+            core: Arc::clone(&self.0),
+            tenant: tenant.clone(),
+        })
     }
 
     fn tenants(&self) -> Vec<Tenant> {
@@ -83,7 +86,11 @@ impl TenantSelect {
             let mut inner = request.clone();
             // A limit counts joined series, and which of a block's go into them is not known before.
             (inner.sorted, inner.limit) = (true, 0);
-            sources.push(Source { set: local.block.select(inner).await?, ready: VecDeque::new(), done: false });
+            sources.push(Source {
+                set: local.block.select(inner).await?,
+                ready: VecDeque::new(),
+                done: false,
+            });
         }
         let left = if request.limit == 0 { usize::MAX } else { request.limit };
         Ok(Box::new(JoinedSet { head, sources, left }))
@@ -94,7 +101,9 @@ impl TenantSelect {
         let mut items: BTreeSet<String> = {
             let index = self.core.head.index.read();
             let (slots, _) = index.select(&self.tenant, &matchers);
-            let postings = index.tenant_id(&self.tenant).map(|tenant| &index.tenants()[tenant as usize].postings);
+            let postings = index
+                .tenant_id(&self.tenant)
+                .map(|tenant| &index.tenants()[tenant as usize].postings);
             let names = postings.into_iter().flat_map(|postings| postings.names_among(&slots));
             names.map(|name| index.text(name).to_owned()).collect()
         };
@@ -114,7 +123,9 @@ impl TenantSelect {
         self.check_ready()?;
         let mut items: BTreeSet<String> = {
             let index = self.core.head.index.read();
-            let postings = index.tenant_id(&self.tenant).map(|tenant| &index.tenants()[tenant as usize].postings);
+            let postings = index
+                .tenant_id(&self.tenant)
+                .map(|tenant| &index.tenants()[tenant as usize].postings);
             let found = postings.zip(index.symbol(&name)).map(|(postings, name)| {
                 let text = |value: u32| index.text(value).to_owned();
                 if matchers.is_empty() {
@@ -126,22 +137,28 @@ impl TenantSelect {
             found.unwrap_or_default()
         };
         for local in self.core.blocks.of(&self.tenant, range) {
-            items.extend(local.block.label_values(name.clone(), matchers.clone(), range, 0).await?.items);
+            items.extend(
+                local
+                    .block
+                    .label_values(name.clone(), matchers.clone(), range, 0)
+                    .await?
+                    .items,
+            );
         }
         Ok(label_list(items, limit))
     }
 
-    fn find_exemplars(
-        &self,
-        selectors: &[Vec<Matcher>],
-        range: TimeRange,
-    ) -> Result<Vec<ExemplarSeries>, SelectError> {
+    fn find_exemplars(&self, selectors: &[Vec<Matcher>], range: TimeRange) -> Result<Vec<ExemplarSeries>, SelectError> {
         self.check_ready()?;
         let index = self.core.head.index.read();
-        let Some(tenant) = index.tenant_id(&self.tenant) else { return Ok(Vec::new()) };
+        let Some(tenant) = index.tenant_id(&self.tenant) else {
+            return Ok(Vec::new());
+        };
         let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for stored in self.core.extras.lock().exemplars(tenant, range) {
-            let labels = index.labels(stored.slot).filter(|_| index.number(stored.slot) == stored.number);
+            let labels = index
+                .labels(stored.slot)
+                .filter(|_| index.number(stored.slot) == stored.number);
             let Some(labels) = labels else { continue };
             let fits = |matcher: &Matcher| matcher.matches(labels.get(&matcher.name).unwrap_or(""));
             if selectors.iter().any(|matchers| matchers.iter().all(fits)) {
@@ -158,7 +175,9 @@ impl TenantSelect {
     fn find_metadata(&self, family: Option<&str>) -> Result<Vec<Metadata>, SelectError> {
         self.check_ready()?;
         let tenant = self.core.head.index.read().tenant_id(&self.tenant);
-        Ok(tenant.map(|tenant| self.core.extras.lock().metadata(tenant, family)).unwrap_or_default())
+        Ok(tenant
+            .map(|tenant| self.core.extras.lock().metadata(tenant, family))
+            .unwrap_or_default())
     }
 }
 
@@ -202,7 +221,10 @@ impl Select for TenantSelect {
 /// The first `limit` items, 0 for all.
 fn label_list(items: BTreeSet<String>, limit: usize) -> LabelList {
     let take = if limit == 0 { usize::MAX } else { limit };
-    LabelList { items: items.into_iter().take(take).collect(), warnings: Vec::new() }
+    LabelList {
+        items: items.into_iter().take(take).collect(),
+        warnings: Vec::new(),
+    }
 }
 
 /// Series of the head that match, resolved bit by bit so that the index is never locked for long.
@@ -223,7 +245,12 @@ impl HeadScan {
             if slots.is_empty() {
                 return Vec::new();
             }
-            let found = self.core.head.index.read().resolve(&self.tenant, &self.matchers, &slots, self.state);
+            let found = self
+                .core
+                .head
+                .index
+                .read()
+                .resolve(&self.tenant, &self.matchers, &slots, self.state);
             if !found.is_empty() {
                 return found;
             }
@@ -256,7 +283,14 @@ impl HeadSeries {
             found.sort_unstable_by(|a, b| a.labels.cmp(&b.labels));
         }
         let core = Arc::clone(&scan.core);
-        Self { core, scan, range, labels_only, found: found.into(), ready: VecDeque::new() }
+        Self {
+            core,
+            scan,
+            range,
+            labels_only,
+            found: found.into(),
+            ready: VecDeque::new(),
+        }
     }
 
     /// Makes sure that the next series is in `ready`, unless there is none.
@@ -273,7 +307,10 @@ impl HeadSeries {
                 let chunks = chunks_of(&self.core, &found, self.range, self.labels_only);
                 if let Some(chunks) = chunks {
                     let samples = Box::new(ChunkSamples::new(chunks, ORIGIN.into()));
-                    self.ready.push_back(Series { labels: found.labels, samples });
+                    self.ready.push_back(Series {
+                        labels: found.labels,
+                        samples,
+                    });
                 }
             }
         }
@@ -346,12 +383,20 @@ impl JoinedSet {
         if self.sources.is_empty() {
             return head.pop_front();
         }
-        let fronts = self.sources.iter().filter_map(|source| source.ready.front()).chain(head.front());
+        let fronts = self
+            .sources
+            .iter()
+            .filter_map(|source| source.ready.front())
+            .chain(head.front());
         let labels = fronts.map(|series| &series.labels).min()?.clone();
         let queues = self.sources.iter_mut().map(|source| &mut source.ready).chain([head]);
         let take = |queue: &mut VecDeque<Series>| queue.pop_front_if(|series| series.labels == labels);
         let mut parts: Vec<Box<dyn Samples>> = queues.filter_map(take).map(|series| series.samples).collect();
-        let samples = if parts.len() == 1 { parts.remove(0) } else { Box::new(Joined(parts)) };
+        let samples = if parts.len() == 1 {
+            parts.remove(0)
+        } else {
+            Box::new(Joined(parts))
+        };
         Some(Series { labels, samples })
     }
 }

@@ -41,6 +41,8 @@ pub struct IngestSettings {
     pub pending_bytes_max: usize,
     /// How long after the end of a window its block is cut, so that late samples find their place.
     pub cut_delay: Duration,
+    /// A window into which chunks still come, as while a sender catches up, is left alone until it was quiet for so long.
+    pub cut_quiet: Duration,
     /// How often the background loop looks for work.
     pub maintenance_interval: Duration,
     /// How long local blocks stay queryable after their upload, so that readers of the bucket have time to find them.
@@ -68,6 +70,7 @@ impl IngestSettings {
             segment_bytes_max: 128 << 20,
             pending_bytes_max: 64 << 20,
             cut_delay: Duration::from_secs(60 * 60),
+            cut_quiet: Duration::from_secs(60),
             maintenance_interval: Duration::from_secs(15),
             block_retention: Duration::from_secs(30 * 60),
             unshipped_blocks_in_memory_max: 2,

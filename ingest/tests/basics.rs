@@ -17,19 +17,36 @@ use std::{sync::Arc, time::Duration};
 use support::*;
 
 fn rejected(series: u32, sample: u32, reason: Reason) -> Exception {
-    Exception { series, sample, kind: SampleKind::Float, verdict: Verdict::Rejected(reason) }
+    Exception {
+        series,
+        sample,
+        kind: SampleKind::Float,
+        verdict: Verdict::Rejected(reason),
+    }
 }
 
 #[tokio::test]
 async fn what_is_pushed_is_read_also_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::on_disk(dir.path());
-    let samples: Vec<Vec<_>> =
-        (0..50).map(|s| (0..300).map(|i| (NOW + i * 15_000, (s * 1000 + i) as f64 / 3.0)).collect()).collect();
-    let all: Vec<_> = samples.iter().enumerate().map(|(s, samples)| (series(s), &samples[..])).collect();
+    let samples: Vec<Vec<_>> = (0..50)
+        .map(|s| {
+            (0..300)
+                .map(|i| (NOW + i * 15_000, (s * 1000 + i) as f64 / 3.0))
+                .collect()
+        })
+        .collect();
+    let all: Vec<_> = samples
+        .iter()
+        .enumerate()
+        .map(|(s, samples)| (series(s), &samples[..]))
+        .collect();
     let ingester = world.open().await;
     for step in 0..3 {
-        let part: Vec<_> = all.iter().map(|(l, s)| (l.clone(), &s[step * 100..step * 100 + 100])).collect();
+        let part: Vec<_> = all
+            .iter()
+            .map(|(l, s)| (l.clone(), &s[step * 100..step * 100 + 100]))
+            .collect();
         let outcome = push(&ingester, &batch(&part)).await;
         assert_eq!(outcome.exceptions, []);
         assert_eq!(outcome.refs.len(), 50);
@@ -42,7 +59,12 @@ async fn what_is_pushed_is_read_also_after_a_restart() {
         assert_eq!(content(&ingester, "default-tenant").await, expected(&all));
         let again = push(&ingester, &batch(&all)).await;
         assert_eq!(again.exceptions.len(), 50 * 300, "all of it is known");
-        assert!(again.exceptions.iter().all(|exception| exception.verdict == Verdict::Duplicate));
+        assert!(
+            again
+                .exceptions
+                .iter()
+                .all(|exception| exception.verdict == Verdict::Duplicate)
+        );
         ingester.shutdown().await;
     }
 }
@@ -51,14 +73,40 @@ async fn what_is_pushed_is_read_also_after_a_restart() {
 async fn each_sample_is_judged_for_itself() {
     let dir = tempfile::tempdir().unwrap();
     let ingester = World::on_disk(dir.path()).open().await;
-    push(&ingester, &batch(&[(series(1), &[(NOW, 1.0), (NOW + 10, 2.0), (NOW + 20, f64::NAN)])])).await;
+    push(
+        &ingester,
+        &batch(&[(series(1), &[(NOW, 1.0), (NOW + 10, 2.0), (NOW + 20, f64::NAN)])]),
+    )
+    .await;
     let mixed = batch(&[
-        (series(1), &[(NOW + 10, 2.0), (NOW + 10, 2.5), (NOW + 5, 1.0), (NOW + 20, f64::NAN), (NOW + 30, 3.0)]),
-        (series(2), &[(NOW - 100 * BLOCK_RANGE_MS, 1.0), (NOW + 1_000_000, 1.0), (NOW + 40, 1.0), (i64::MIN, 0.0)]),
+        (
+            series(1),
+            &[
+                (NOW + 10, 2.0),
+                (NOW + 10, 2.5),
+                (NOW + 5, 1.0),
+                (NOW + 20, f64::NAN),
+                (NOW + 30, 3.0),
+            ],
+        ),
+        (
+            series(2),
+            &[
+                (NOW - 100 * BLOCK_RANGE_MS, 1.0),
+                (NOW + 1_000_000, 1.0),
+                (NOW + 40, 1.0),
+                (i64::MIN, 0.0),
+            ],
+        ),
         (series(3), &[(i64::MAX, 1.0), (NOW - 100 * BLOCK_RANGE_MS, 1.0)]),
     ]);
     let outcome = ingester.push(&mixed, NOW).await.unwrap();
-    let duplicate = |sample| Exception { series: 0, sample, kind: SampleKind::Float, verdict: Verdict::Duplicate };
+    let duplicate = |sample| Exception {
+        series: 0,
+        sample,
+        kind: SampleKind::Float,
+        verdict: Verdict::Duplicate,
+    };
     let expected = [
         duplicate(0),
         rejected(0, 1, Reason::DuplicateTimestamp),
@@ -72,7 +120,11 @@ async fn each_sample_is_judged_for_itself() {
     ];
     assert_eq!(outcome.exceptions, expected);
     let refs: Vec<_> = outcome.refs.iter().map(|(index, _)| *index).collect();
-    assert_eq!(refs, [0, 1], "a series without a sample that can be stored is not taken in");
+    assert_eq!(
+        refs,
+        [0, 1],
+        "a series without a sample that can be stored is not taken in"
+    );
     let content = content(&ingester, "default-tenant").await;
     assert_eq!(content.len(), 2);
     assert!(content[&series(1).to_string()].contains_key(&(NOW + 30)));
@@ -86,7 +138,10 @@ async fn a_fast_clock_shuts_out_nobody() {
     assert_eq!(ingester.push(&fast, NOW).await.unwrap().exceptions, []);
     let slow: &[_] = &[(NOW - BLOCK_RANGE_MS, 1.0), (NOW, 2.0)];
     for tenant in ["fast", "slow"] {
-        let outcome = ingester.push(&batch_of(tenant, &[(series(2), slow)]), NOW).await.unwrap();
+        let outcome = ingester
+            .push(&batch_of(tenant, &[(series(2), slow)]), NOW)
+            .await
+            .unwrap();
         assert_eq!(outcome.exceptions, [], "series and tenants are judged apart");
     }
 }
@@ -98,10 +153,17 @@ async fn refs_of_an_earlier_run_and_of_other_tenants_are_unknown() {
     let ingester = world.open().await;
     let refs = push(&ingester, &batch(&[(series(1), &[(NOW, 1.0)])])).await.refs;
     let mut by_ref = WriteBatch::default();
-    by_ref.floats.push(FloatSample { at: NOW + 1, value: 2.0, start: 0 });
+    by_ref.floats.push(FloatSample {
+        at: NOW + 1,
+        value: 2.0,
+        start: 0,
+    });
     by_ref.finish_series(SeriesId::Known(refs[0].1));
     assert_eq!(push(&ingester, &by_ref).await, Default::default());
-    let stolen = WriteBatch { tenant: Tenant::new("thief").unwrap(), ..by_ref.clone() };
+    let stolen = WriteBatch {
+        tenant: Tenant::new("thief").unwrap(),
+        ..by_ref.clone()
+    };
     assert_eq!(push(&ingester, &stolen).await.unknown, [0]);
     ingester.shutdown().await;
     drop(ingester);
@@ -118,22 +180,64 @@ async fn queries_see_their_tenant_and_their_range() {
     let dir = tempfile::tempdir().unwrap();
     let ingester = World::on_disk(dir.path()).open().await;
     let samples: Vec<_> = (0..1000).map(|i| (NOW + i * 1000, i as f64)).collect();
-    push(&ingester, &batch_of("a", &[(series(1), &samples), (series(2), &samples[..10])])).await;
+    push(
+        &ingester,
+        &batch_of("a", &[(series(1), &samples), (series(2), &samples[..10])]),
+    )
+    .await;
     push(&ingester, &batch_of("b", &[(series(3), &samples)])).await;
-    assert_eq!(content(&ingester, "a").await, expected(&[(series(1), &samples), (series(2), &samples[..10])]));
+    assert_eq!(
+        content(&ingester, "a").await,
+        expected(&[(series(1), &samples), (series(2), &samples[..10])])
+    );
     assert_eq!(content(&ingester, "nobody").await.len(), 0);
     let late = content_in(&ingester, "a", TimeRange::new(NOW + 500_000, NOW + 500_999)).await;
     assert_eq!(late, expected(&[(series(1), &samples[500..501])]));
-    assert_eq!(ingester.tenants().iter().map(Tenant::as_str).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(
+        ingester.tenants().iter().map(Tenant::as_str).collect::<Vec<_>>(),
+        ["a", "b"]
+    );
 
     let select = ingester.tenant(&Tenant::new("a").unwrap());
     let all = TimeRange::ALL;
     let one = vec![model::matcher::Matcher::equal("series", "1")];
-    assert_eq!(select.label_names(vec![], all, 0).await.unwrap().items, ["__name__", "job", "series"]);
-    assert_eq!(select.label_values("series".into(), vec![], all, 0).await.unwrap().items, ["1", "2"]);
-    assert_eq!(select.label_values("series".into(), one.clone(), all, 0).await.unwrap().items, ["1"]);
-    assert_eq!(select.label_values("series".into(), vec![], all, 1).await.unwrap().items, ["1"]);
-    assert_eq!(select.label_values("nothing".into(), one, all, 0).await.unwrap().items.len(), 0);
+    assert_eq!(
+        select.label_names(vec![], all, 0).await.unwrap().items,
+        ["__name__", "job", "series"]
+    );
+    assert_eq!(
+        select
+            .label_values("series".into(), vec![], all, 0)
+            .await
+            .unwrap()
+            .items,
+        ["1", "2"]
+    );
+    assert_eq!(
+        select
+            .label_values("series".into(), one.clone(), all, 0)
+            .await
+            .unwrap()
+            .items,
+        ["1"]
+    );
+    assert_eq!(
+        select
+            .label_values("series".into(), vec![], all, 1)
+            .await
+            .unwrap()
+            .items,
+        ["1"]
+    );
+    assert_eq!(
+        select
+            .label_values("nothing".into(), one, all, 0)
+            .await
+            .unwrap()
+            .items
+            .len(),
+        0
+    );
     let mut limited = SelectRequest::new(vec![], all);
     (limited.limit, limited.labels_only) = (1, true);
     let mut set = select.select(limited).await.unwrap();
@@ -146,7 +250,11 @@ async fn metadata_and_exemplars_survive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::on_disk(dir.path());
     let labels = model::label::Labels::new([("trace_id", "t")]).unwrap();
-    let exemplar = Exemplar { labels, value: 0.5, at: NOW };
+    let exemplar = Exemplar {
+        labels,
+        value: 0.5,
+        at: NOW,
+    };
     let metadata = Metadata {
         family: "metric".into(),
         kind: MetricType::Counter,
@@ -154,7 +262,11 @@ async fn metadata_and_exemplars_survive_a_restart() {
         help: "Helps.".into(),
     };
     let mut batch = WriteBatch::default();
-    batch.floats.push(FloatSample { at: NOW, value: 1.0, start: 0 });
+    batch.floats.push(FloatSample {
+        at: NOW,
+        value: 1.0,
+        start: 0,
+    });
     batch.exemplars.push(exemplar.clone());
     batch.metadata.push(metadata.clone());
     batch.finish_series(SeriesId::New(series(1)));
@@ -170,8 +282,19 @@ async fn metadata_and_exemplars_survive_a_restart() {
     let selector = vec![model::matcher::Matcher::equal("series", "1")];
     let found = select.exemplars(vec![selector], TimeRange::ALL).await.unwrap();
     assert_eq!((found.len(), &found[0].exemplars), (1, &vec![exemplar]));
-    let verdicts: Vec<_> = push(&ingester, &batch).await.exceptions.iter().map(|e| (e.kind, e.verdict)).collect();
-    assert_eq!(verdicts, [(SampleKind::Float, Verdict::Duplicate), (SampleKind::Exemplar, Verdict::Duplicate)]);
+    let verdicts: Vec<_> = push(&ingester, &batch)
+        .await
+        .exceptions
+        .iter()
+        .map(|e| (e.kind, e.verdict))
+        .collect();
+    assert_eq!(
+        verdicts,
+        [
+            (SampleKind::Float, Verdict::Duplicate),
+            (SampleKind::Exemplar, Verdict::Duplicate)
+        ]
+    );
 }
 
 #[tokio::test]
@@ -179,9 +302,15 @@ async fn a_second_process_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::on_disk(dir.path());
     let first = world.open().await;
-    let second =
-        Ingester::open(world.env.clone(), world.settings.clone(), world.bucket.clone(), &mut Registry::default());
-    let Err(OpenError::Locked { dir: locked }) = second else { panic!("two ingesters in one folder") };
+    let second = Ingester::open(
+        world.env.clone(),
+        world.settings.clone(),
+        world.bucket.clone(),
+        &mut Registry::default(),
+    );
+    let Err(OpenError::Locked { dir: locked }) = second else {
+        panic!("two ingesters in one folder")
+    };
     assert_eq!(locked, dir.path());
     first.shutdown().await;
     world.open().await;
@@ -209,16 +338,34 @@ async fn a_tenant_can_be_limited_to_some_series() {
     world.settings.tenant_series_max = 2;
     let ingester = world.open().await;
     let one: &[_] = &[(NOW, 1.0)];
-    let outcome = push(&ingester, &batch(&[(series(1), one), (series(2), one), (series(3), one), (series(1), one)])).await;
+    let outcome = push(
+        &ingester,
+        &batch(&[(series(1), one), (series(2), one), (series(3), one), (series(1), one)]),
+    )
+    .await;
     assert_eq!(outcome.exceptions[0], rejected(2, 2, Reason::SeriesLimit));
     assert_eq!(outcome.exceptions[1].verdict, Verdict::Duplicate);
-    assert_eq!(push(&ingester, &batch(&[(series(2), &[(NOW + 1, 1.0)])])).await.exceptions, []);
-    assert_eq!(push(&ingester, &batch_of("other", &[(series(3), one)])).await.exceptions, []);
+    assert_eq!(
+        push(&ingester, &batch(&[(series(2), &[(NOW + 1, 1.0)])]))
+            .await
+            .exceptions,
+        []
+    );
+    assert_eq!(
+        push(&ingester, &batch_of("other", &[(series(3), one)]))
+            .await
+            .exceptions,
+        []
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_senders_push_at_once_under_each_policy() {
-    for sync in [SyncPolicy::EveryWrite, SyncPolicy::Interval(Duration::from_millis(20)), SyncPolicy::Never] {
+    for sync in [
+        SyncPolicy::EveryWrite,
+        SyncPolicy::Interval(Duration::from_millis(20)),
+        SyncPolicy::Never,
+    ] {
         let dir = tempfile::tempdir().unwrap();
         let mut world = World::on_disk(dir.path());
         world.settings.sync = sync;
@@ -241,7 +388,10 @@ async fn many_senders_push_at_once_under_each_policy() {
             sender.await.unwrap();
         }
         let before = content(&ingester, "default-tenant").await;
-        assert_eq!(before.values().map(|samples| samples.len()).sum::<usize>(), 8 * 20 * 100);
+        assert_eq!(
+            before.values().map(|samples| samples.len()).sum::<usize>(),
+            8 * 20 * 100
+        );
         ingester.shutdown().await;
         drop(ingester);
         let ingester = world.open().await;

@@ -96,7 +96,10 @@ impl Hot {
 
     /// A slot without series.
     pub(crate) fn free() -> Self {
-        Self { flags: FLAG_FREE, ..Self::new(0, u32::MAX) }
+        Self {
+            flags: FLAG_FREE,
+            ..Self::new(0, u32::MAX)
+        }
     }
 
     /// Samples in the open float chunk.
@@ -200,7 +203,11 @@ impl Hot {
         (self.leading, self.trailing) = (leading, trailing);
         let significant = 64 - u32::from(leading) - u32::from(trailing);
         // 64 does not fit into six bits and is written as 0.
-        self.put(blocks, 0b11 << 11 | u64::from(leading) << 6 | u64::from(significant & 63), 13);
+        self.put(
+            blocks,
+            0b11 << 11 | u64::from(leading) << 6 | u64::from(significant & 63),
+            13,
+        );
         self.put(blocks, xor >> trailing, significant);
     }
 
@@ -267,7 +274,11 @@ impl Hot {
 /// a quarter of them took `span`. Both results count from the first sample.
 fn predict_end(span: u32, end: u32) -> u32 {
     let parts = f64::from(end) / ((f64::from(span) + 1.0) * 4.0);
-    if parts <= 1.0 { end } else { (f64::from(end) / parts.floor()) as u32 }
+    if parts <= 1.0 {
+        end
+    } else {
+        (f64::from(end) / parts.floor()) as u32
+    }
 }
 
 /// Blocks of eight words that the open chunks of a shard are made of.
@@ -282,7 +293,12 @@ pub(crate) struct Blocks {
 
 impl Blocks {
     pub(crate) fn new() -> Self {
-        Self { words: Vec::new(), next: Vec::new(), free: NO_BLOCK, free_count: 0 }
+        Self {
+            words: Vec::new(),
+            next: Vec::new(),
+            free: NO_BLOCK,
+            free_count: 0,
+        }
     }
 
     /// A block of its own.

@@ -53,7 +53,9 @@ impl Extras {
 
     /// Metadata of one family or all.
     pub(crate) fn metadata(&self, tenant: u32, family: Option<&str>) -> Vec<Metadata> {
-        let Some(extras) = self.tenants.get(&tenant) else { return Vec::new() };
+        let Some(extras) = self.tenants.get(&tenant) else {
+            return Vec::new();
+        };
         match family {
             Some(family) => extras.metadata.get(family).cloned().into_iter().collect(),
             None => extras.metadata.values().cloned().collect(),
@@ -62,8 +64,11 @@ impl Extras {
 
     /// What is to become of an exemplar of series `number`.
     pub(crate) fn judge(&self, tenant: u32, number: u64, exemplar: &Exemplar) -> Verdict {
-        let length: usize =
-            exemplar.labels.iter().map(|(name, value)| name.chars().count() + value.chars().count()).sum();
+        let length: usize = exemplar
+            .labels
+            .iter()
+            .map(|(name, value)| name.chars().count() + value.chars().count())
+            .sum();
         if length > EXEMPLAR_LABELS_MAX {
             return Verdict::Rejected(Reason::InvalidExemplar);
         }
@@ -87,7 +92,9 @@ impl Extras {
     pub(crate) fn put_exemplar(&mut self, tenant: u32, stored: StoredExemplar, max: usize) {
         let extras = self.tenants.entry(tenant).or_default();
         while extras.exemplars.len() >= max.max(1) {
-            let Some(oldest) = extras.exemplars.pop_front() else { break };
+            let Some(oldest) = extras.exemplars.pop_front() else {
+                break;
+            };
             if let Some((_, count)) = extras.newest.get_mut(&oldest.number) {
                 *count -= 1;
                 if *count == 0 {
@@ -95,7 +102,10 @@ impl Extras {
                 }
             }
         }
-        let newest = extras.newest.entry(stored.number).or_insert_with(|| (stored.exemplar.clone(), 0));
+        let newest = extras
+            .newest
+            .entry(stored.number)
+            .or_insert_with(|| (stored.exemplar.clone(), 0));
         newest.0 = stored.exemplar.clone();
         newest.1 += 1;
         extras.exemplars.push_back(stored);
@@ -103,8 +113,15 @@ impl Extras {
 
     /// Exemplars of a tenant in `range`, in the order in which they came.
     pub(crate) fn exemplars(&self, tenant: u32, range: TimeRange) -> Vec<StoredExemplar> {
-        let Some(extras) = self.tenants.get(&tenant) else { return Vec::new() };
-        extras.exemplars.iter().filter(|stored| range.contains(stored.exemplar.at)).cloned().collect()
+        let Some(extras) = self.tenants.get(&tenant) else {
+            return Vec::new();
+        };
+        extras
+            .exemplars
+            .iter()
+            .filter(|stored| range.contains(stored.exemplar.at))
+            .cloned()
+            .collect()
     }
 }
 
@@ -118,11 +135,19 @@ mod tests {
     use model::label::Labels;
 
     fn exemplar(at: i64, value: f64) -> Exemplar {
-        Exemplar { labels: Labels::new([("trace_id", "x")]).unwrap(), value, at }
+        Exemplar {
+            labels: Labels::new([("trace_id", "x")]).unwrap(),
+            value,
+            at,
+        }
     }
 
     fn stored(number: u64, at: i64) -> StoredExemplar {
-        StoredExemplar { slot: number as u32, number, exemplar: exemplar(at, 1.0) }
+        StoredExemplar {
+            slot: number as u32,
+            number,
+            exemplar: exemplar(at, 1.0),
+        }
     }
 
     #[test]
@@ -136,15 +161,29 @@ mod tests {
         assert_eq!(extras.exemplars(0, TimeRange::new(18, 100)).len(), 2);
         assert_eq!(extras.judge(0, 1, &exemplar(19, 1.0)), Verdict::Duplicate);
         assert_eq!(extras.judge(0, 1, &exemplar(17, 1.0)), Verdict::Duplicate);
-        assert_eq!(extras.judge(0, 1, &exemplar(17, 2.0)), Verdict::Rejected(Reason::InvalidExemplar));
+        assert_eq!(
+            extras.judge(0, 1, &exemplar(17, 2.0)),
+            Verdict::Rejected(Reason::InvalidExemplar)
+        );
         assert_eq!(extras.judge(0, 1, &exemplar(20, 2.0)), Verdict::Written);
-        assert_eq!(extras.judge(1, 1, &exemplar(3, 2.0)), Verdict::Written, "tenants do not see one another");
-        let long = Exemplar { labels: Labels::new([("a", "x".repeat(128))]).unwrap(), value: 1.0, at: 30 };
+        assert_eq!(
+            extras.judge(1, 1, &exemplar(3, 2.0)),
+            Verdict::Written,
+            "tenants do not see one another"
+        );
+        let long = Exemplar {
+            labels: Labels::new([("a", "x".repeat(128))]).unwrap(),
+            value: 1.0,
+            at: 30,
+        };
         assert_eq!(extras.judge(0, 1, &long), Verdict::Rejected(Reason::InvalidExemplar));
         for at in 0..5 {
             extras.put_exemplar(0, stored(2, at), 5);
         }
-        assert!(extras.tenants[&0].newest.keys().eq([&2]), "what is gone is not remembered");
+        assert!(
+            extras.tenants[&0].newest.keys().eq([&2]),
+            "what is gone is not remembered"
+        );
     }
 
     #[test]

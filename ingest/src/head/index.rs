@@ -102,14 +102,19 @@ impl Index {
             return id;
         }
         let id = self.tenants.len() as u32;
-        self.tenants.push(TenantIndex { tenant: tenant.clone(), postings: Postings::default() });
+        self.tenants.push(TenantIndex {
+            tenant: tenant.clone(),
+            postings: Postings::default(),
+        });
         self.by_name.insert(tenant.clone(), id);
         id
     }
 
     /// Number of series of a tenant.
     pub(crate) fn tenant_series(&self, tenant: u32) -> u64 {
-        self.tenants.get(tenant as usize).map_or(0, |tenant| tenant.postings.len())
+        self.tenants
+            .get(tenant as usize)
+            .map_or(0, |tenant| tenant.postings.len())
     }
 
     /// Number of series.
@@ -135,11 +140,15 @@ impl Index {
         let hash = self.hash(tenant, labels);
         let half = hash as u32;
         let is_it = |identity: &Identity| identity.hash == half && self.is_series(identity.slot, tenant, labels);
-        self.identities[(hash >> 58) as usize].find(spread(half), is_it).map(|identity| identity.slot)
+        self.identities[(hash >> 58) as usize]
+            .find(spread(half), is_it)
+            .map(|identity| identity.slot)
     }
 
     fn is_series(&self, slot: u32, tenant: u32, labels: &Labels) -> bool {
-        let Some(record) = self.records.get(slot as usize) else { return false };
+        let Some(record) = self.records.get(slot as usize) else {
+            return false;
+        };
         let pairs = |(name, value): (u32, u32)| (self.symbols.text(name), self.symbols.text(value));
         record.tenant == tenant && record.number != 0 && record.pairs().map(pairs).eq(labels.iter())
     }
@@ -153,13 +162,20 @@ impl Index {
             put_uvarint(&mut self.scratch, u64::from(self.symbols.acquire(name)));
             put_uvarint(&mut self.scratch, u64::from(self.symbols.acquire(value)));
         }
-        let record = Record { labels: self.scratch.as_slice().into(), number, tenant };
+        let record = Record {
+            labels: self.scratch.as_slice().into(),
+            number,
+            tenant,
+        };
         self.tenants[tenant as usize].postings.insert(slot, record.pairs());
         match self.records.get_mut(slot as usize) {
             Some(place) => *place = record,
             None => self.records.push(record),
         }
-        let identity = Identity { hash: hash as u32, slot };
+        let identity = Identity {
+            hash: hash as u32,
+            slot,
+        };
         let stripe = &mut self.identities[(hash >> 58) as usize];
         stripe.insert_unique(spread(identity.hash), identity, |other| spread(other.hash));
         slot
@@ -210,6 +226,16 @@ impl Index {
         self.symbols.text(symbol)
     }
 
+    /// All symbols have numbers below.
+    pub(crate) fn symbol_bound(&self) -> u32 {
+        self.symbols.bound()
+    }
+
+    /// Symbols of name and value of each label of a series.
+    pub(crate) fn pairs(&self, slot: u32) -> impl Iterator<Item = (u32, u32)> {
+        self.records.get(slot as usize).into_iter().flat_map(Record::pairs)
+    }
+
     /// The symbol of a text.
     pub(crate) fn symbol(&self, text: &str) -> Option<u32> {
         self.symbols.find(text)
@@ -217,9 +243,14 @@ impl Index {
 
     /// Slots of the series of a tenant that satisfy all matchers, and the state of the index at this moment for [`Self::resolve`].
     pub(crate) fn select(&self, tenant: &Tenant, matchers: &[Matcher]) -> (RoaringBitmap, u64) {
-        let Some(tenant) = self.tenant_id(tenant) else { return (RoaringBitmap::new(), self.dropped) };
+        let Some(tenant) = self.tenant_id(tenant) else {
+            return (RoaringBitmap::new(), self.dropped);
+        };
         let postings = &self.tenants[tenant as usize].postings;
-        (postings.select(matchers, |text| self.symbol(text), |symbol| self.text(symbol)), self.dropped)
+        (
+            postings.select(matchers, |text| self.symbol(text), |symbol| self.text(symbol)),
+            self.dropped,
+        )
     }
 
     /// The series in slots that [`Self::select`] gave. The index may have changed since: what is another series now is left out
@@ -231,8 +262,18 @@ impl Index {
             let value = |matcher: &Matcher| found.labels.get(&matcher.name).unwrap_or("");
             Some(record.tenant) == tenant && matchers.iter().all(|matcher| matcher.matches(value(matcher)))
         };
-        let found = |&slot: &u32| Some(Found { slot, number: self.number(slot), labels: self.labels(slot)? });
-        slots.iter().filter_map(found).filter(|found| state == self.dropped || still_matches(found)).collect()
+        let found = |&slot: &u32| {
+            Some(Found {
+                slot,
+                number: self.number(slot),
+                labels: self.labels(slot)?,
+            })
+        };
+        slots
+            .iter()
+            .filter_map(found)
+            .filter(|found| state == self.dropped || still_matches(found))
+            .collect()
     }
 
     /// Bytes of memory, allocator overhead and posting lists apart.
@@ -270,7 +311,9 @@ mod tests {
         let mut index = Index::new(7);
         let (one, two) = (Tenant::new("one").unwrap(), Tenant::new("two").unwrap());
         let (first, second) = (index.ensure_tenant(&one), index.ensure_tenant(&two));
-        let slots: Vec<_> = (0..5000).map(|i| index.create(first, i as u64 + 1, &labels(i))).collect();
+        let slots: Vec<_> = (0..5000)
+            .map(|i| index.create(first, i as u64 + 1, &labels(i)))
+            .collect();
         assert_eq!(index.find(second, &labels(3)), None);
         let other = index.create(second, 9001, &labels(3));
         assert_ne!(other, slots[3]);

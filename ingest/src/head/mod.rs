@@ -26,7 +26,10 @@ pub(crate) struct Head {
 impl Head {
     /// An empty head; `seed` makes its hashes unpredictable.
     pub(crate) fn new(seed: u64) -> Self {
-        Self { index: RwLock::new(Index::new(seed)), shards: RwLock::new(Vec::new()) }
+        Self {
+            index: RwLock::new(Index::new(seed)),
+            shards: RwLock::new(Vec::new()),
+        }
     }
 
     /// The shards, for who goes through many of them.

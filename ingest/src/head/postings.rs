@@ -18,7 +18,10 @@ enum Posting {
     Many(Box<RoaringBitmap>),
 }
 
-const _: () = assert!(size_of::<Posting>() == 16, "a value of one series costs no more than this");
+const _: () = assert!(
+    size_of::<Posting>() == 16,
+    "a value of one series costs no more than this"
+);
 
 impl Posting {
     fn empty() -> Self {
@@ -129,7 +132,9 @@ impl Postings {
     pub(crate) fn remove(&mut self, id: u32, pairs: impl Iterator<Item = (u32, u32)>) {
         self.all.remove(id);
         for (name, value) in pairs {
-            let Some(index) = self.names.get_mut(&name) else { continue };
+            let Some(index) = self.names.get_mut(&name) else {
+                continue;
+            };
             index.all.remove(id);
             if let Some(posting) = index.values.get_mut(&value) {
                 posting.remove(id);
@@ -155,25 +160,36 @@ impl Postings {
 
     /// Label names with the number of their values and series.
     pub(crate) fn names(&self) -> impl Iterator<Item = (u32, usize, u64)> {
-        self.names.iter().map(|(&name, index)| (name, index.values.len(), index.all.len()))
+        self.names
+            .iter()
+            .map(|(&name, index)| (name, index.values.len(), index.all.len()))
     }
 
     /// Values of a label with the number of their series.
     pub(crate) fn values(&self, name: u32) -> impl Iterator<Item = (u32, u64)> {
         let index = self.names.get(&name);
-        index.into_iter().flat_map(|index| index.values.iter().map(|(&value, posting)| (value, posting.len())))
+        index
+            .into_iter()
+            .flat_map(|index| index.values.iter().map(|(&value, posting)| (value, posting.len())))
     }
 
     /// Label names that occur among `ids`.
     pub(crate) fn names_among(&self, ids: &RoaringBitmap) -> impl Iterator<Item = u32> {
-        self.names.iter().filter(|(_, index)| !index.all.is_disjoint(ids)).map(|(&name, _)| name)
+        self.names
+            .iter()
+            .filter(|(_, index)| !index.all.is_disjoint(ids))
+            .map(|(&name, _)| name)
     }
 
     /// Values of a label that occur among `ids`.
     pub(crate) fn values_among(&self, name: u32, ids: &RoaringBitmap) -> impl Iterator<Item = u32> {
         let index = self.names.get(&name);
         index.into_iter().flat_map(|index| {
-            index.values.iter().filter(|(_, posting)| posting.meets(ids)).map(|(&value, _)| value)
+            index
+                .values
+                .iter()
+                .filter(|(_, posting)| posting.meets(ids))
+                .map(|(&value, _)| value)
         })
     }
 
@@ -199,7 +215,9 @@ impl Postings {
         let (absent, present): (Vec<_>, Vec<_>) = matchers.iter().partition(|matcher| matcher.matches_empty());
         let (equal, others): (Vec<_>, Vec<_>) = present.into_iter().partition(|matcher| matcher.op == MatchOp::Equal);
         for matcher in equal.into_iter().chain(others) {
-            let ids = index(matcher).map(|index| index.matching(matcher, &find, &text)).unwrap_or_default();
+            let ids = index(matcher)
+                .map(|index| index.matching(matcher, &find, &text))
+                .unwrap_or_default();
             if keep(ids) {
                 return RoaringBitmap::new();
             }
@@ -223,13 +241,25 @@ impl NameIndex {
         text: impl Fn(u32) -> &'t str,
     ) -> RoaringBitmap {
         if let Some(wanted) = literals(matcher) {
-            return self.union(wanted.filter_map(|value| find(value)).filter_map(|value| self.values.get(&value)));
+            return self.union(
+                wanted
+                    .filter_map(|value| find(value))
+                    .filter_map(|value| self.values.get(&value)),
+            );
         }
-        if matches!((matcher.op, &*matcher.value), (MatchOp::NotEqual, "") | (MatchOp::Regex, ".+")) {
+        if matches!(
+            (matcher.op, &*matcher.value),
+            (MatchOp::NotEqual, "") | (MatchOp::Regex, ".+")
+        ) {
             // Any value at all; what is never equal to a text that no series has costs no look at the values.
             return self.all.clone();
         }
-        self.union(self.values.iter().filter(|(value, _)| matcher.matches(text(**value))).map(|(_, posting)| posting))
+        self.union(
+            self.values
+                .iter()
+                .filter(|(value, _)| matcher.matches(text(**value)))
+                .map(|(_, posting)| posting),
+        )
     }
 
     /// Series whose value of this label does not satisfy `matcher`, which a missing label does.
@@ -243,11 +273,19 @@ impl NameIndex {
             (MatchOp::Equal, _) => return self.all.clone(),
             (MatchOp::Regex, ".*") => return RoaringBitmap::new(),
             (MatchOp::NotEqual, value) => {
-                return find(value).and_then(|value| self.values.get(&value)).map(Posting::bitmap).unwrap_or_default();
+                return find(value)
+                    .and_then(|value| self.values.get(&value))
+                    .map(Posting::bitmap)
+                    .unwrap_or_default();
             }
             _ => {}
         }
-        self.union(self.values.iter().filter(|(value, _)| !matcher.matches(text(**value))).map(|(_, posting)| posting))
+        self.union(
+            self.values
+                .iter()
+                .filter(|(value, _)| !matcher.matches(text(**value)))
+                .map(|(_, posting)| posting),
+        )
     }
 
     fn union<'p>(&self, postings: impl Iterator<Item = &'p Posting>) -> RoaringBitmap {
@@ -311,12 +349,24 @@ mod tests {
     }
 
     fn world(values: &[(u8, u8, u8)]) -> World {
-        let mut world = World { symbols: Symbols::new(3), postings: Postings::default(), series: Vec::new() };
+        let mut world = World {
+            symbols: Symbols::new(3),
+            postings: Postings::default(),
+            series: Vec::new(),
+        };
         for (index, &(a, b, c)) in values.iter().enumerate() {
-            let value = |number: u8| if number == 0 { String::new() } else { format!("v{}", number - 1) };
+            let value = |number: u8| {
+                if number == 0 {
+                    String::new()
+                } else {
+                    format!("v{}", number - 1)
+                }
+            };
             let labels = Labels::new([("a", value(a)), ("b", value(b)), ("c", value(c))]).unwrap();
-            let pairs: Vec<_> =
-                labels.iter().map(|(name, value)| (world.symbols.acquire(name), world.symbols.acquire(value))).collect();
+            let pairs: Vec<_> = labels
+                .iter()
+                .map(|(name, value)| (world.symbols.acquire(name), world.symbols.acquire(value)))
+                .collect();
             world.postings.insert(index as u32 * 3, pairs.into_iter());
             world.series.push((index as u32 * 3, labels));
         }
@@ -337,7 +387,16 @@ mod tests {
         ];
         let name = prop_oneof![Just("a"), Just("b"), Just("c"), Just("missing")];
         let value = prop_oneof![
-            Just(""), Just("v0"), Just("v1"), Just("v1|v2"), Just("v.*"), Just(".+"), Just(".*"), Just("|v1"), Just("v[01]?"), Just("nothing")
+            Just(""),
+            Just("v0"),
+            Just("v1"),
+            Just("v1|v2"),
+            Just("v.*"),
+            Just(".+"),
+            Just(".*"),
+            Just("|v1"),
+            Just("v[01]?"),
+            Just("nothing")
         ];
         (op, name, value).prop_map(|(op, name, value)| Matcher::new(op, name, value).unwrap())
     }

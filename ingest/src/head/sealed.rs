@@ -67,13 +67,21 @@ impl SealedChunks {
     /// Adds a chunk whose bytes `write` appends.
     pub(crate) fn add(&mut self, info: ChunkInfo, write: impl FnOnce(&mut Vec<u8>)) -> Sealed {
         if self.pieces.back().is_none_or(|piece| piece.full.is_some()) {
-            self.pieces.push_back(Piece { full: None, filling: Vec::new(), live: 0 });
+            self.pieces.push_back(Piece {
+                full: None,
+                filling: Vec::new(),
+                live: 0,
+            });
         }
         let piece_number = self.first.wrapping_add(self.pieces.len() as u32 - 1);
-        let Some(piece) = self.pieces.back_mut() else { unreachable!("a piece was just made") };
+        let Some(piece) = self.pieces.back_mut() else {
+            unreachable!("a piece was just made")
+        };
         if piece.filling.len() == piece.filling.capacity() {
             // Small heads should not pay for a whole piece.
-            piece.filling.reserve_exact((piece.filling.len() / 2).clamp(1 << 10, PIECE_BYTES / 4));
+            piece
+                .filling
+                .reserve_exact((piece.filling.len() / 2).clamp(1 << 10, PIECE_BYTES / 4));
         }
         let offset = piece.filling.len();
         write(&mut piece.filling);
@@ -122,7 +130,9 @@ impl SealedChunks {
 
     /// Forgets a chunk.
     pub(crate) fn remove(&mut self, chunk: &Sealed) {
-        let Some(piece) = self.pieces.get_mut(chunk.piece.wrapping_sub(self.first) as usize) else { return };
+        let Some(piece) = self.pieces.get_mut(chunk.piece.wrapping_sub(self.first) as usize) else {
+            return;
+        };
         piece.live -= 1;
         if piece.live == 0 {
             if piece.full.is_some() {
@@ -132,7 +142,11 @@ impl SealedChunks {
                 piece.filling.shrink_to_fit();
             }
         }
-        while self.pieces.front().is_some_and(|piece| piece.live == 0 && piece.full.is_some()) {
+        while self
+            .pieces
+            .front()
+            .is_some_and(|piece| piece.live == 0 && piece.full.is_some())
+        {
             self.pieces.pop_front();
             self.first = self.first.wrapping_add(1);
         }
@@ -152,9 +166,16 @@ mod tests {
     #[test]
     fn chunks_come_back_and_forgotten_pieces_go() {
         let mut chunks = SealedChunks::default();
-        let info = |at: i64| ChunkInfo { min_time: at, max_time: at + 7, samples: 3, encoding: 1 };
+        let info = |at: i64| ChunkInfo {
+            min_time: at,
+            max_time: at + 7,
+            samples: 3,
+            encoding: 1,
+        };
         let content = |index: i64| vec![index as u8; 100 + index as usize % 300];
-        let added: Vec<_> = (0..2000).map(|at| chunks.add(info(at), |out| out.extend(content(at)))).collect();
+        let added: Vec<_> = (0..2000)
+            .map(|at| chunks.add(info(at), |out| out.extend(content(at))))
+            .collect();
         for (at, chunk) in added.iter().enumerate() {
             assert_eq!(chunks.get(chunk), content(at as i64));
             assert_eq!(chunks.view(chunk), content(at as i64));
@@ -163,7 +184,11 @@ mod tests {
         let shared = chunks.get(&added[0]);
         let full = chunks.memory();
         added[..1990].iter().for_each(|chunk| chunks.remove(chunk));
-        assert!(chunks.memory() < full / 4, "{} of {full} bytes are still there", chunks.memory());
+        assert!(
+            chunks.memory() < full / 4,
+            "{} of {full} bytes are still there",
+            chunks.memory()
+        );
         assert_eq!(chunks.get(&added[1995]), content(1995));
         assert_eq!(shared, content(0), "a reader keeps what it holds");
         added[1990..].iter().for_each(|chunk| chunks.remove(chunk));

@@ -12,6 +12,7 @@ use model::{
     select::Chunk,
     time::{TimeRange, Timestamp},
 };
+use std::collections::HashSet;
 use storage::chunk::{ENCODING_XOR, XorReader, is_histogram};
 
 /// Series of a shard.
@@ -49,6 +50,14 @@ pub(crate) enum Lookup {
     Absent,
 }
 
+/// What [`Shard::mark_window`] found.
+#[derive(Debug)]
+pub(crate) struct Marked {
+    pub(crate) places: Vec<usize>,
+    /// From the first to the last sample; empty without chunks.
+    pub(crate) range: TimeRange,
+}
+
 /// The samples of up to [`SHARD_SLOTS`] series.
 #[derive(Debug)]
 pub(crate) struct Shard {
@@ -60,7 +69,12 @@ pub(crate) struct Shard {
 
 impl Shard {
     pub(crate) fn new() -> Self {
-        Self { hot: Vec::new(), cold: Vec::new(), blocks: Blocks::new(), sealed: SealedChunks::default() }
+        Self {
+            hot: Vec::new(),
+            cold: Vec::new(),
+            blocks: Blocks::new(),
+            sealed: SealedChunks::default(),
+        }
     }
 
     /// Puts a new series into a free place.
@@ -75,7 +89,9 @@ impl Shard {
 
     /// The hot state of the series with this number, unless it is gone.
     pub(crate) fn series(&self, place: usize, number: u64) -> Option<&Hot> {
-        self.hot.get(place).filter(|hot| hot.number == number && hot.flags & FLAG_FREE == 0)
+        self.hot
+            .get(place)
+            .filter(|hot| hot.number == number && hot.flags & FLAG_FREE == 0)
     }
 
     /// Appends a float that is newer than the newest sample. Tells whether a chunk began with it.
@@ -106,7 +122,9 @@ impl Shard {
             samples: hot.open_count(),
             encoding: ENCODING_XOR,
         };
-        let sealed = self.sealed.add(info, |out| hot.copy_open(&self.blocks, cold.first_block, out));
+        let sealed = self
+            .sealed
+            .add(info, |out| hot.copy_open(&self.blocks, cold.first_block, out));
         hot.close(&mut self.blocks, cold.first_block);
         cold.sealed.push(sealed);
     }
@@ -126,7 +144,9 @@ impl Shard {
             return lookup_float(&bytes, at);
         }
         let behind = cold.sealed.partition_point(|chunk| chunk.min_time <= at);
-        let Some(chunk) = behind.checked_sub(1).map(|index| &cold.sealed[index]) else { return Lookup::Absent };
+        let Some(chunk) = behind.checked_sub(1).map(|index| &cold.sealed[index]) else {
+            return Lookup::Absent;
+        };
         if at > chunk.max_time() {
             return Lookup::Absent;
         }
@@ -140,7 +160,10 @@ impl Shard {
     pub(crate) fn has_samples(&self, place: usize, range: TimeRange) -> bool {
         let (hot, cold) = (&self.hot[place], &self.cold[place]);
         let open = hot.open_count() > 0 && range.overlaps(TimeRange::new(hot.open_begin(), hot.last_at));
-        open || cold.sealed.iter().any(|chunk| range.overlaps(TimeRange::new(chunk.min_time, chunk.max_time())))
+        open || cold
+            .sealed
+            .iter()
+            .any(|chunk| range.overlaps(TimeRange::new(chunk.min_time, chunk.max_time())))
     }
 
     /// Appends the chunks of a series that reach into `range`, ascending.
@@ -172,39 +195,68 @@ impl Shard {
         }
     }
 
-    /// Completes the open chunk if it begins before `end`, marks all chunks of the window `[begin, end)` that are in no block yet as
-    /// belonging to `block`, and appends them with their sample counts.
-    pub(crate) fn take_window(
+    /// Marks all chunks in the window `[begin, end)` of the series of a tenant at `places` that are in no block yet as belonging to
+    /// `block`; open ones are completed first. Gives the places that have some, and the span of the chunks.
+    pub(crate) fn mark_window(
         &mut self,
-        place: usize,
-        begin: Timestamp,
-        end: Timestamp,
+        tenant: u32,
+        places: &[usize],
+        (begin, end): (Timestamp, Timestamp),
         block: u32,
-        out: &mut Vec<(Chunk, u16)>,
-    ) {
-        let hot = &self.hot[place];
-        if hot.open_count() > 0 && hot.open_begin() >= begin && hot.open_begin() < end {
-            self.seal(place);
-        }
-        for index in 0..self.cold[place].sealed.len() {
-            let sealed = &mut self.cold[place].sealed[index];
-            if sealed.block == 0 && sealed.min_time >= begin && sealed.min_time < end {
-                sealed.block = block;
-                let sealed = *sealed;
-                out.push((self.chunk(&sealed), sealed.samples));
+    ) -> Marked {
+        let mut marked = Marked {
+            places: Vec::new(),
+            range: TimeRange::new(i64::MAX, i64::MIN),
+        };
+        for &place in places {
+            let Some(hot) = self.hot.get(place) else { continue };
+            if hot.tenant != tenant || hot.flags & FLAG_FREE != 0 {
+                continue;
+            }
+            if hot.open_count() > 0 && hot.open_begin() >= begin && hot.open_begin() < end {
+                self.seal(place);
+            }
+            for sealed in &mut self.cold[place].sealed {
+                if sealed.block == 0 && sealed.min_time >= begin && sealed.min_time < end {
+                    sealed.block = block;
+                    marked.range.min = marked.range.min.min(sealed.min_time);
+                    marked.range.max = marked.range.max.max(sealed.max_time());
+                    if marked.places.last() != Some(&place) {
+                        marked.places.push(place);
+                    }
+                }
             }
         }
+        marked
+    }
+
+    /// Appends the chunks of a series that belong to `block`.
+    pub(crate) fn marked_chunks(&self, place: usize, block: u32, out: &mut Vec<Chunk>) {
+        let sealed = self.cold[place].sealed.iter().filter(|sealed| sealed.block == block);
+        out.extend(sealed.map(|sealed| self.chunk(sealed)));
+    }
+
+    /// Takes back the marks of a block in one series.
+    pub(crate) fn unmark_series(&mut self, place: usize, block: u32) {
+        let sealed = &mut self.cold[place].sealed;
+        sealed
+            .iter_mut()
+            .filter(|sealed| sealed.block == block)
+            .for_each(|sealed| sealed.block = 0);
     }
 
     /// Takes back the marks of a block that was not written.
     pub(crate) fn unmark(&mut self, block: u32) {
         for cold in &mut self.cold {
-            cold.sealed.iter_mut().filter(|sealed| sealed.block == block).for_each(|sealed| sealed.block = 0);
+            cold.sealed
+                .iter_mut()
+                .filter(|sealed| sealed.block == block)
+                .for_each(|sealed| sealed.block = 0);
         }
     }
 
     /// Forgets the chunks that are in one of `blocks`.
-    pub(crate) fn forget(&mut self, blocks: &[u32]) {
+    pub(crate) fn forget(&mut self, blocks: &HashSet<u32>) {
         for cold in &mut self.cold {
             if !cold.sealed.iter().any(|sealed| blocks.contains(&sealed.block)) {
                 continue;
@@ -227,7 +279,10 @@ impl Shard {
                 && hot.last_at < before(hot.tenant)
         };
         let series = self.hot.iter().zip(&self.cold).enumerate();
-        series.filter(|(_, series)| is_idle(*series)).map(|(place, _)| place).collect()
+        series
+            .filter(|(_, series)| is_idle(*series))
+            .map(|(place, _)| place)
+            .collect()
     }
 
     /// Frees the place of a series that [`Self::idle`] named.
@@ -262,7 +317,11 @@ impl Shard {
 
     /// Bytes of memory.
     pub(crate) fn memory(&self) -> usize {
-        let lists: usize = self.cold.iter().map(|cold| cold.sealed.capacity() * size_of::<Sealed>()).sum();
+        let lists: usize = self
+            .cold
+            .iter()
+            .map(|cold| cold.sealed.capacity() * size_of::<Sealed>())
+            .sum();
         self.hot.capacity() * size_of::<Hot>()
             + self.cold.capacity() * size_of::<Cold>()
             + lists
@@ -273,10 +332,16 @@ impl Shard {
 
 /// Looks for a timestamp in an XOR chunk.
 fn lookup_float(chunk: &[u8], at: Timestamp) -> Lookup {
-    let Ok(mut reader) = XorReader::new(chunk) else { return Lookup::Absent };
+    let Ok(mut reader) = XorReader::new(chunk) else {
+        return Lookup::Absent;
+    };
     while let Ok(Some((time, value))) = reader.next() {
         if time >= at {
-            return if time == at { Lookup::Float(value.to_bits()) } else { Lookup::Absent };
+            return if time == at {
+                Lookup::Float(value.to_bits())
+            } else {
+                Lookup::Absent
+            };
         }
     }
     Lookup::Absent
@@ -312,18 +377,25 @@ mod tests {
         shard.copy_chunks(5, TimeRange::ALL, &mut chunks);
         assert_eq!(samples(&chunks), expected);
 
-        let mut taken = Vec::new();
-        shard.take_window(5, 0, BLOCK_RANGE_MS, 7, &mut taken);
-        let (chunks, counts): (Vec<_>, Vec<_>) = taken.into_iter().unzip();
+        let marked = shard.mark_window(0, &[4, 5, 6], (0, BLOCK_RANGE_MS), 7);
+        assert_eq!(
+            (marked.places, marked.range),
+            (vec![5], TimeRange::new(15_000, BLOCK_RANGE_MS - 15_000))
+        );
+        let mut chunks = Vec::new();
+        shard.marked_chunks(5, 7, &mut chunks);
         assert_eq!(samples(&chunks), expected[..479]);
-        assert_eq!(counts.into_iter().map(usize::from).sum::<usize>(), 479);
-        let mut again = Vec::new();
-        shard.take_window(5, 0, BLOCK_RANGE_MS, 8, &mut again);
-        assert!(again.is_empty(), "a chunk is in one block only");
+        assert!(
+            shard.mark_window(0, &[5], (0, BLOCK_RANGE_MS), 8).places.is_empty(),
+            "a chunk is in one block only"
+        );
+        assert!(
+            shard.mark_window(1, &[5], (0, i64::MAX), 8).places.is_empty(),
+            "the series is of another tenant"
+        );
         shard.unmark(7);
-        shard.take_window(5, 0, BLOCK_RANGE_MS, 8, &mut again);
-        assert_eq!(again.len(), chunks.len());
-        shard.forget(&[8]);
+        assert_eq!(shard.mark_window(0, &[5], (0, BLOCK_RANGE_MS), 8).places, [5]);
+        shard.forget(&HashSet::from([8]));
         let mut rest = Vec::new();
         shard.copy_chunks(5, TimeRange::ALL, &mut rest);
         assert_eq!(samples(&rest), expected[479..]);

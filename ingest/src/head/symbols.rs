@@ -23,7 +23,13 @@ pub(crate) struct Symbols {
 
 impl Symbols {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { symbols: Vec::new(), by_text: HashTable::new(), free: Vec::new(), seed, text_bytes: 0 }
+        Self {
+            symbols: Vec::new(),
+            by_text: HashTable::new(),
+            free: Vec::new(),
+            seed,
+            text_bytes: 0,
+        }
     }
 
     fn hash(&self, text: &str) -> u64 {
@@ -41,7 +47,10 @@ impl Symbols {
             Entry::Vacant(entry) => {
                 let id = self.free.pop().unwrap_or(self.symbols.len() as u32);
                 entry.insert(id);
-                let symbol = Symbol { text: text.into(), uses: 0 };
+                let symbol = Symbol {
+                    text: text.into(),
+                    uses: 0,
+                };
                 self.text_bytes += text.len();
                 match self.symbols.get_mut(id as usize) {
                     Some(slot) => *slot = symbol,
@@ -56,7 +65,9 @@ impl Symbols {
 
     /// The symbol of a text, if there is one.
     pub(crate) fn find(&self, text: &str) -> Option<u32> {
-        self.by_text.find(self.hash(text), |&id| &*self.symbols[id as usize].text == text).copied()
+        self.by_text
+            .find(self.hash(text), |&id| &*self.symbols[id as usize].text == text)
+            .copied()
     }
 
     /// The text of a symbol.
@@ -67,7 +78,9 @@ impl Symbols {
 
     /// Takes back one use.
     pub(crate) fn release(&mut self, id: u32) {
-        let Some(symbol) = self.symbols.get_mut(id as usize) else { return };
+        let Some(symbol) = self.symbols.get_mut(id as usize) else {
+            return;
+        };
         symbol.uses = symbol.uses.saturating_sub(1);
         if symbol.uses > 0 {
             return;
@@ -78,6 +91,11 @@ impl Symbols {
             entry.remove();
             self.free.push(id);
         }
+    }
+
+    /// Symbols that were ever given out, so all numbers are below.
+    pub(crate) fn bound(&self) -> u32 {
+        self.symbols.len() as u32
     }
 
     /// Number of symbols in use.
@@ -101,7 +119,10 @@ mod tests {
         let first = symbols.acquire("job");
         assert_eq!(symbols.acquire("job"), first);
         let second = symbols.acquire("instance");
-        assert_eq!((symbols.text(first), symbols.text(second), symbols.len()), ("job", "instance", 2));
+        assert_eq!(
+            (symbols.text(first), symbols.text(second), symbols.len()),
+            ("job", "instance", 2)
+        );
         symbols.release(first);
         assert_eq!(symbols.find("job"), Some(first));
         symbols.release(first);

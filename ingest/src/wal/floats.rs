@@ -131,7 +131,14 @@ impl<'a> FloatsEncoder<'a> {
             return;
         }
         self.finish_run();
-        self.run = Run { first: number, count: 1, begin: at, at, step: 0, column: false };
+        self.run = Run {
+            first: number,
+            count: 1,
+            begin: at,
+            at,
+            step: 0,
+            column: false,
+        };
     }
 
     fn finish_run(&mut self) {
@@ -139,7 +146,10 @@ impl<'a> FloatsEncoder<'a> {
         if run.count == 0 {
             return;
         }
-        let (jump, time) = (run.first.wrapping_sub(self.expected) as i64, run.begin.wrapping_sub(self.last_at));
+        let (jump, time) = (
+            run.first.wrapping_sub(self.expected) as i64,
+            run.begin.wrapping_sub(self.last_at),
+        );
         let flag = |set: bool, flag: u64| if set { flag } else { 0 };
         let flags = flag(jump != 0, FLAG_JUMP) | flag(time != 0, FLAG_TIME) | flag(run.column, FLAG_COLUMN);
         let runs = &mut self.scratch.runs;
@@ -170,8 +180,11 @@ impl<'a> FloatsEncoder<'a> {
         let front = xor.leading_zeros() / 8;
         let behind = xor.trailing_zeros() / 8;
         let changed = 8 - front - behind;
-        let (mut code, mut word, mut len) =
-            (XOR_BASE[front as usize & 7] + changed as u8 - 1, xor >> (behind * 8), changed as usize);
+        let (mut code, mut word, mut len) = (
+            XOR_BASE[front as usize & 7] + changed as u8 - 1,
+            xor >> (behind * 8),
+            changed as usize,
+        );
         if let (Some(now), Some(before)) = (as_integer(bits), as_integer(base)) {
             let step = now - before;
             let small = step + CODE_SMALL_ZERO;
@@ -196,7 +209,8 @@ impl<'a> FloatsEncoder<'a> {
         self.finish_run();
         self.out.truncate(self.position);
         self.out.extend_from_slice(&self.scratch.runs);
-        self.out.extend_from_slice(&(self.scratch.runs.len() as u32).to_le_bytes());
+        self.out
+            .extend_from_slice(&(self.scratch.runs.len() as u32).to_le_bytes());
         self.out[self.begin..self.begin + 4].copy_from_slice(&fold(self.check).to_le_bytes());
     }
 }
@@ -238,12 +252,24 @@ pub(crate) struct FloatEntry {
 /// those that the writer had; otherwise the samples are wrong and must be dropped.
 pub(crate) fn decode(payload: &[u8], bases: &mut impl Bases, out: &mut Vec<FloatEntry>) -> Result<bool, Damage> {
     out.clear();
-    let (body, runs_len) = payload.split_last_chunk::<4>().ok_or(Damage("a float record has no trailer"))?;
-    let (check, body) = body.split_first_chunk::<4>().ok_or(Damage("a float record has no check"))?;
+    let (body, runs_len) = payload
+        .split_last_chunk::<4>()
+        .ok_or(Damage("a float record has no trailer"))?;
+    let (check, body) = body
+        .split_first_chunk::<4>()
+        .ok_or(Damage("a float record has no check"))?;
     let runs_len = u32::from_le_bytes(*runs_len) as usize;
-    let values_len = body.len().checked_sub(runs_len).ok_or(Damage("the runs of a float record reach too far"))?;
+    let values_len = body
+        .len()
+        .checked_sub(runs_len)
+        .ok_or(Damage("the runs of a float record reach too far"))?;
     let (values, runs) = body.split_at(values_len);
-    let mut decoder = Decoder { values: Cursor::new(values), check: 0, bases, out };
+    let mut decoder = Decoder {
+        values: Cursor::new(values),
+        check: 0,
+        bases,
+        out,
+    };
     let mut runs = Cursor::new(runs);
     let (mut expected, mut last_at) = (0u64, 0i64);
     while !runs.is_empty() {
@@ -253,8 +279,16 @@ pub(crate) fn decode(payload: &[u8], bases: &mut impl Bases, out: &mut Vec<Float
         if count == 0 || count > decoder.values.remaining() as u64 {
             return Err(Damage("a run of a float record has more samples than there are values"));
         }
-        let first = if flags & FLAG_JUMP == 0 { expected } else { expected.wrapping_add(runs.varint()? as u64) };
-        let begin = if flags & FLAG_TIME == 0 { last_at } else { last_at.wrapping_add(runs.varint()?) };
+        let first = if flags & FLAG_JUMP == 0 {
+            expected
+        } else {
+            expected.wrapping_add(runs.varint()? as u64)
+        };
+        let begin = if flags & FLAG_TIME == 0 {
+            last_at
+        } else {
+            last_at.wrapping_add(runs.varint()?)
+        };
         if flags & FLAG_COLUMN == 0 {
             for index in 0..count {
                 decoder.sample(first.wrapping_add(index), begin)?;
@@ -299,7 +333,12 @@ impl<B: Bases> Decoder<'_, B> {
 
     #[inline]
     fn sample(&mut self, number: u64, at: Timestamp) -> Result<(), Damage> {
-        let Self { values, check, bases, out } = self;
+        let Self {
+            values,
+            check,
+            bases,
+            out,
+        } = self;
         let (bits, mark) = bases.replace(number, |base| {
             *check = mix(*check, base);
             read_value(values, base)
@@ -390,12 +429,25 @@ mod tests {
     fn any_samples() -> impl Strategy<Value = Vec<FloatEntry>> {
         let number = prop_oneof![0..20u64, 5_000_000..5_000_010u64, any::<u64>()];
         let at = prop_oneof![Just(1_700_000_000_000i64), 0..100_000i64, any::<i64>()];
-        let runs = proptest::collection::vec((number, at, proptest::collection::vec(any_bits(), 1..20), any::<bool>()), 0..12);
+        let runs = proptest::collection::vec(
+            (number, at, proptest::collection::vec(any_bits(), 1..20), any::<bool>()),
+            0..12,
+        );
         runs.prop_map(|runs| {
             let expand = |(number, at, values, column): (u64, i64, Vec<u64>, bool)| {
                 let place = move |(index, bits): (usize, u64)| match column {
-                    true => FloatEntry { number, at: at.wrapping_add(index as i64 * 15_000), bits, mark: 0 },
-                    false => FloatEntry { number: number.wrapping_add(index as u64), at, bits, mark: 0 },
+                    true => FloatEntry {
+                        number,
+                        at: at.wrapping_add(index as i64 * 15_000),
+                        bits,
+                        mark: 0,
+                    },
+                    false => FloatEntry {
+                        number: number.wrapping_add(index as u64),
+                        at,
+                        bits,
+                        mark: 0,
+                    },
                 };
                 values.into_iter().enumerate().map(place).collect::<Vec<_>>()
             };
@@ -440,8 +492,21 @@ mod tests {
     fn steady_scrapes_take_little() {
         let mut bases = Table::default();
         let scrape = |time: i64| -> Vec<FloatEntry> {
-            let value = |number: u64| if number.is_multiple_of(3) { 1.0 } else { (time * number as i64 % 140) as f64 + 1e6 };
-            (0..2000).map(|number| FloatEntry { number, at: time * 15_000, bits: value(number).to_bits(), mark: 0 }).collect()
+            let value = |number: u64| {
+                if number.is_multiple_of(3) {
+                    1.0
+                } else {
+                    (time * number as i64 % 140) as f64 + 1e6
+                }
+            };
+            (0..2000)
+                .map(|number| FloatEntry {
+                    number,
+                    at: time * 15_000,
+                    bits: value(number).to_bits(),
+                    mark: 0,
+                })
+                .collect()
         };
         encode(&scrape(1), &mut bases);
         let bytes = encode(&scrape(2), &mut bases).len();
@@ -450,8 +515,14 @@ mod tests {
 
     #[test]
     fn ten_samples_of_a_series_share_their_run() {
-        let samples: Vec<_> =
-            (0..10).map(|index| FloatEntry { number: 9, at: 1_700_000_000_000 + index * 15_000, bits: 0, mark: 0 }).collect();
+        let samples: Vec<_> = (0..10)
+            .map(|index| FloatEntry {
+                number: 9,
+                at: 1_700_000_000_000 + index * 15_000,
+                bits: 0,
+                mark: 0,
+            })
+            .collect();
         let bytes = encode(&samples, &mut Table::default()).len();
         assert!(bytes < 45, "{bytes} bytes");
     }

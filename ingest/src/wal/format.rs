@@ -84,7 +84,9 @@ impl SegmentHeader {
     pub(crate) fn decode(kind: FileKind, bytes: &[u8]) -> Result<Self, Damage> {
         let mut cursor = Cursor::new(bytes);
         if cursor.array::<8>()? != kind.magic() {
-            return Err(Damage("the file does not begin like a segment of a version that is known"));
+            return Err(Damage(
+                "the file does not begin like a segment of a version that is known",
+            ));
         }
         let header = Self {
             number: cursor.u64()?,
@@ -156,12 +158,21 @@ impl RecordHeader {
     /// The header of a record, for a lag that is cut to what fits.
     pub(crate) fn new(payload_len: usize, sequence: u64, kind: RecordKind, durable: u64) -> Self {
         let lag = sequence.saturating_sub(durable).min(LAG_MAX) as u32;
-        Self { payload_len: payload_len as u32, sequence, kind, lag }
+        Self {
+            payload_len: payload_len as u32,
+            sequence,
+            kind,
+            lag,
+        }
     }
 
     /// The last sequence number that this record proves to be durable.
     pub(crate) fn proves_durable(&self) -> u64 {
-        if u64::from(self.lag) == LAG_MAX { 0 } else { self.sequence.saturating_sub(u64::from(self.lag)) }
+        if u64::from(self.lag) == LAG_MAX {
+            0
+        } else {
+            self.sequence.saturating_sub(u64::from(self.lag))
+        }
     }
 
     /// Header and checksums for `payload`.
@@ -188,7 +199,12 @@ impl RecordHeader {
         if payload_len as usize > PAYLOAD_BYTES_MAX {
             return None;
         }
-        Some(Self { payload_len, sequence, kind, lag: u32::from_le_bytes([low, middle, high, 0]) })
+        Some(Self {
+            payload_len,
+            sequence,
+            kind,
+            lag: u32::from_le_bytes([low, middle, high, 0]),
+        })
     }
 }
 
@@ -227,7 +243,12 @@ mod tests {
 
     #[test]
     fn headers_come_back_and_flips_are_seen() {
-        let header = SegmentHeader { number: 7, first_sequence: 100, previous_end: 4096, continues: true };
+        let header = SegmentHeader {
+            number: 7,
+            first_sequence: 100,
+            previous_end: 4096,
+            continues: true,
+        };
         let bytes = header.encode(FileKind::Segment);
         assert_eq!(bytes.len(), SEGMENT_HEADER_BYTES);
         assert_eq!(SegmentHeader::decode(FileKind::Segment, &bytes), Ok(header));
@@ -254,7 +275,13 @@ mod tests {
         assert_eq!(FileKind::Segment.file_name(12), "00000012.wal");
         assert_eq!(FileKind::Segment.number_of("00000012.wal"), Some(12));
         assert_eq!(FileKind::Segment.number_of("123456789.wal"), Some(123_456_789));
-        for name in ["12.wal", "00000012.tmp", "0000001x.wal", "+0000012.wal", "00000012.image"] {
+        for name in [
+            "12.wal",
+            "00000012.tmp",
+            "0000001x.wal",
+            "+0000012.wal",
+            "00000012.image",
+        ] {
             assert_eq!(FileKind::Segment.number_of(name), None, "{name}");
         }
     }

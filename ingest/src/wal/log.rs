@@ -83,7 +83,12 @@ impl Log {
 
     fn push_part(&mut self, fresh: bool) {
         let (first_sequence, last_sequence) = (self.sequence + 1, self.sequence);
-        self.parts.push(Part { fresh, bytes: std::mem::take(&mut self.spare), first_sequence, last_sequence });
+        self.parts.push(Part {
+            fresh,
+            bytes: std::mem::take(&mut self.spare),
+            first_sequence,
+            last_sequence,
+        });
     }
 
     /// Makes room for records of one commit: begins a new segment when the current one is full.

@@ -73,7 +73,10 @@ impl Wal {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         metrics.wal_healthy.set(1);
-        let status = Status { acknowledged: durable, ..Status::default() };
+        let status = Status {
+            acknowledged: durable,
+            ..Status::default()
+        };
         Arc::new(Self {
             log: Mutex::new(log),
             policy,
@@ -110,7 +113,11 @@ impl Wal {
     /// Why nothing can be acknowledged at the moment.
     pub(crate) fn failure(&self) -> Option<Arc<str>> {
         let status = self.status.borrow();
-        if status.ended { Some("the ingester is shutting down".into()) } else { status.failure.clone() }
+        if status.ended {
+            Some("the ingester is shutting down".into())
+        } else {
+            status.failure.clone()
+        }
     }
 
     /// Bytes that wait for the disk.
@@ -124,7 +131,10 @@ impl Wal {
         let reached = |status: &Status| status.acknowledged >= sequence || status.failure.is_some() || status.ended;
         match status.wait_for(reached).await {
             Ok(status) if status.acknowledged >= sequence => Ok(()),
-            Ok(status) => Err(status.failure.clone().unwrap_or_else(|| "the ingester is shutting down".into())),
+            Ok(status) => Err(status
+                .failure
+                .clone()
+                .unwrap_or_else(|| "the ingester is shutting down".into())),
             Err(_) => Err("the ingester is gone".into()),
         }
     }
@@ -265,7 +275,9 @@ impl Wal {
         let work = move || {
             let begin = clock.monotonic();
             wal.write(sync);
-            wal.metrics.wal_sync_seconds.observe((clock.monotonic() - begin).as_secs_f64());
+            wal.metrics
+                .wal_sync_seconds
+                .observe((clock.monotonic() - begin).as_secs_f64());
         };
         env.spawn.blocking("wal", Box::new(work)).await;
         // With an interval, parts that wait for their sync are no reason to spin.

@@ -38,7 +38,11 @@ impl LabelsWriter {
     pub(crate) fn put(&mut self, out: &mut Vec<u8>, labels: &Labels) {
         put_uvarint(out, labels.len() as u64);
         for (index, (name, value)) in labels.iter().enumerate() {
-            let before = self.before.as_ref().filter(|before| index < before.len()).map(|before| before.pair(index));
+            let before = self
+                .before
+                .as_ref()
+                .filter(|before| index < before.len())
+                .map(|before| before.pair(index));
             match before {
                 Some(pair) if pair == (name, value) => out.push(PAIR_SAME),
                 Some((same, _)) if same == name => {
@@ -69,7 +73,9 @@ impl LabelsReader {
         let before = self.before.take();
         let pair_before = |index: usize| {
             let before = before.as_ref().filter(|before| index < before.len());
-            before.map(|before| before.pair(index)).ok_or(Damage("a label refers to a series that is not there"))
+            before
+                .map(|before| before.pair(index))
+                .ok_or(Damage("a label refers to a series that is not there"))
         };
         self.builder = LabelsBuilder::default();
         for index in 0..count {
@@ -96,7 +102,10 @@ pub(crate) struct SeriesEncoder {
 impl SeriesEncoder {
     pub(crate) fn new(out: &mut Vec<u8>, tenant: &Tenant) -> Self {
         put_tenant(out, tenant);
-        Self { labels: LabelsWriter::default(), expected: 0 }
+        Self {
+            labels: LabelsWriter::default(),
+            expected: 0,
+        }
     }
 
     pub(crate) fn push(&mut self, out: &mut Vec<u8>, number: u64, labels: &Labels) {
@@ -196,13 +205,21 @@ mod tests {
         let all: Vec<_> = (0..100u64)
             .map(|index| {
                 let path = format!("/path/{index}");
-                (index * index, labels(&[("__name__", "requests_total"), ("job", "a long job name"), ("path", &path)]))
+                (
+                    index * index,
+                    labels(&[
+                        ("__name__", "requests_total"),
+                        ("job", "a long job name"),
+                        ("path", &path),
+                    ]),
+                )
             })
             .chain([(7, Labels::empty()), (8, labels(&[("z", "1")]))])
             .collect();
         let mut out = Vec::new();
         let mut encoder = SeriesEncoder::new(&mut out, &tenant);
-        all.iter().for_each(|(number, labels)| encoder.push(&mut out, *number, labels));
+        all.iter()
+            .for_each(|(number, labels)| encoder.push(&mut out, *number, labels));
         let mut read = Vec::new();
         decode_series(&out, |of, number, labels| {
             assert_eq!(of, &tenant);
@@ -231,12 +248,21 @@ mod tests {
         ];
         let all: Vec<_> = kinds
             .into_iter()
-            .map(|kind| Metadata { family: kind.as_str().into(), kind, unit: "s".into(), help: "Helps.".into() })
+            .map(|kind| Metadata {
+                family: kind.as_str().into(),
+                kind,
+                unit: "s".into(),
+                help: "Helps.".into(),
+            })
             .collect();
         encode_metadata(&mut out, &tenant, all.iter());
         assert_eq!(decode_metadata(&out), Ok((tenant, all)));
 
-        let exemplar = Exemplar { labels: labels(&[("trace_id", "abc")]), value: -0.0, at: -5 };
+        let exemplar = Exemplar {
+            labels: labels(&[("trace_id", "abc")]),
+            value: -0.0,
+            at: -5,
+        };
         let mut out = Vec::new();
         put_exemplar(&mut out, 99, &exemplar);
         assert_eq!(decode_exemplars(&out), Ok(vec![(99, exemplar)]));

@@ -70,7 +70,12 @@ pub(crate) struct Records<'a> {
 impl<'a> Records<'a> {
     /// Walks `bytes` from `offset` (behind the header of the file); records have sequence numbers behind `last_sequence`.
     pub(crate) fn new(bytes: &'a [u8], offset: usize, last_sequence: u64) -> Self {
-        Self { bytes, offset: offset.min(bytes.len()), last_sequence, wounds: Wounds::default() }
+        Self {
+            bytes,
+            offset: offset.min(bytes.len()),
+            last_sequence,
+            wounds: Wounds::default(),
+        }
     }
 
     /// What was wrong so far; complete after the last record.
@@ -121,7 +126,8 @@ impl<'a> Records<'a> {
     fn find_next(&self, from: usize) -> Option<usize> {
         // Mostly the length of the damaged record is right, and then exactly one number is missing.
         let follows = |end: &usize| {
-            self.whole_record_at(*end).is_some_and(|(header, _)| header.sequence == self.last_sequence + 2)
+            self.whole_record_at(*end)
+                .is_some_and(|(header, _)| header.sequence == self.last_sequence + 2)
         };
         let claimed = self.claimed_end(self.offset).filter(follows);
         claimed.or_else(|| (from..self.bytes.len()).find(|&offset| self.whole_record_at(offset).is_some()))
@@ -147,7 +153,11 @@ impl<'a> Records<'a> {
     fn accept(&mut self, begin: usize, end: usize, header: RecordHeader, bytes: Cow<'a, [u8]>) -> Record<'a> {
         self.offset = end;
         self.last_sequence = header.sequence;
-        Record { header, bytes, offset: begin }
+        Record {
+            header,
+            bytes,
+            offset: begin,
+        }
     }
 }
 
@@ -191,7 +201,10 @@ mod tests {
 
     fn walk(bytes: &[u8]) -> (Vec<(u64, Vec<u8>)>, Wounds) {
         let mut records = Records::new(bytes, 0, 0);
-        let found = records.by_ref().map(|record| (record.header.sequence, record.payload().to_vec())).collect();
+        let found = records
+            .by_ref()
+            .map(|record| (record.header.sequence, record.payload().to_vec()))
+            .collect();
         (found, records.wounds())
     }
 

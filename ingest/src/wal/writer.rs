@@ -89,13 +89,17 @@ impl Writer {
 
     /// Begins with records that the last run may not have made safe; the first step writes them to a segment of their own.
     pub(crate) fn begin_with(&mut self, tail: Part) {
-        self.unsettled.push_back(Unsettled { part: tail, written: false });
+        self.unsettled.push_back(Unsettled {
+            part: tail,
+            written: false,
+        });
         self.failed = true;
     }
 
     /// Takes parts over; they are safe against anything but a crash from now on.
     pub(crate) fn add(&mut self, parts: Vec<Part>) {
-        self.unsettled.extend(parts.into_iter().map(|part| Unsettled { part, written: false }));
+        self.unsettled
+            .extend(parts.into_iter().map(|part| Unsettled { part, written: false }));
     }
 
     /// Bytes that are in memory because the disk does not have them for certain.
@@ -142,7 +146,9 @@ impl Writer {
                 self.begin_segment(first_sequence, !fresh, &[])?;
             }
             let next = self.unsettled.iter_mut().find(|unsettled| !unsettled.written);
-            let (Some(open), Some(next)) = (self.open.as_mut(), next) else { break };
+            let (Some(open), Some(next)) = (self.open.as_mut(), next) else {
+                break;
+            };
             open.file.append(&next.part.bytes)?;
             open.info.bytes += next.part.bytes.len() as u64;
             next.written = true;
@@ -200,8 +206,19 @@ impl Writer {
             return Ok(());
         };
         let (first_sequence, fresh) = (first.part.first_sequence, first.part.fresh);
-        let len = 1 + self.unsettled.iter().skip(1).take_while(|unsettled| !unsettled.part.fresh).count();
-        let bytes: Vec<u8> = self.unsettled.iter().take(len).flat_map(|unsettled| &unsettled.part.bytes).copied().collect();
+        let len = 1 + self
+            .unsettled
+            .iter()
+            .skip(1)
+            .take_while(|unsettled| !unsettled.part.fresh)
+            .count();
+        let bytes: Vec<u8> = self
+            .unsettled
+            .iter()
+            .take(len)
+            .flat_map(|unsettled| &unsettled.part.bytes)
+            .copied()
+            .collect();
         self.begin_segment(first_sequence, !fresh, &bytes)?;
         self.failed = false;
         progress.bytes += bytes.len() as u64;
@@ -219,13 +236,27 @@ impl Writer {
             self.previous_end = open.info.bytes;
         }
         let number = self.next_number;
-        let header = SegmentHeader { number, first_sequence, previous_end: self.previous_end, continues };
+        let header = SegmentHeader {
+            number,
+            first_sequence,
+            previous_end: self.previous_end,
+            continues,
+        };
         let file = create_segment(&*self.fs, &self.dir, FileKind::Segment, &header, bytes)?;
         self.next_number += 1;
         let len = (SEGMENT_HEADER_BYTES + bytes.len()) as u64;
-        let info = SegmentInfo { number, first_sequence, continues, bytes: len };
+        let info = SegmentInfo {
+            number,
+            first_sequence,
+            continues,
+            bytes: len,
+        };
         self.begun.push(info);
-        self.open = Some(Open { file, info, settled: len });
+        self.open = Some(Open {
+            file,
+            info,
+            settled: len,
+        });
         Ok(())
     }
 }

@@ -39,7 +39,10 @@ pub struct TestClock {
 impl TestClock {
     #[expect(clippy::disallowed_methods, reason = "tests run in real time")]
     pub fn new(now: Timestamp) -> Arc<Self> {
-        Arc::new(Self { now: AtomicI64::new(now), begin: Instant::now() })
+        Arc::new(Self {
+            now: AtomicI64::new(now),
+            begin: Instant::now(),
+        })
     }
 
     pub fn set(&self, now: Timestamp) {
@@ -118,7 +121,12 @@ impl World {
         let mut settings = IngestSettings::new(dir);
         // Tests ask for maintenance when they want it.
         settings.maintenance_interval = Duration::from_secs(3600);
-        Self { clock, env, bucket: Arc::new(InMemory::new()), settings }
+        Self {
+            clock,
+            env,
+            bucket: Arc::new(InMemory::new()),
+            settings,
+        }
     }
 
     /// Opens the ingester and waits until it is ready.
@@ -130,7 +138,13 @@ impl World {
 
     pub fn open_unready(&self) -> Arc<Ingester> {
         let bucket = Arc::clone(&self.bucket);
-        Ingester::open(self.env.clone(), self.settings.clone(), bucket, &mut Registry::default()).unwrap()
+        Ingester::open(
+            self.env.clone(),
+            self.settings.clone(),
+            bucket,
+            &mut Registry::default(),
+        )
+        .unwrap()
     }
 }
 
@@ -156,7 +170,10 @@ pub fn batch(all: &[(Labels, &[(Timestamp, f64)])]) -> WriteBatch {
 }
 
 pub fn batch_of(tenant: &str, all: &[(Labels, &[(Timestamp, f64)])]) -> WriteBatch {
-    let mut batch = WriteBatch { tenant: Tenant::new(tenant).unwrap(), ..WriteBatch::default() };
+    let mut batch = WriteBatch {
+        tenant: Tenant::new(tenant).unwrap(),
+        ..WriteBatch::default()
+    };
     for (labels, samples) in all {
         let float = |&(at, value): &(Timestamp, f64)| FloatSample { at, value, start: 0 };
         batch.floats.extend(samples.iter().map(float));
@@ -173,7 +190,9 @@ pub async fn push(ingester: &Ingester, batch: &WriteBatch) -> WriteOutcome {
 pub async fn try_push(ingester: &Ingester, batch: &WriteBatch) -> Result<WriteOutcome, PushError> {
     let newest = batch.floats.iter().map(|sample| sample.at).max().unwrap_or(NOW);
     // Time goes on with the samples, but not because of one that lies far ahead.
-    ingester.push(batch, newest.clamp(NOW, NOW + 100 * BLOCK_RANGE_MS)).await
+    ingester
+        .push(batch, newest.clamp(NOW, NOW + 100 * BLOCK_RANGE_MS))
+        .await
 }
 
 /// All samples as timestamp → bits of the value, by labels.
@@ -194,7 +213,11 @@ pub async fn content_in(ingester: &Ingester, tenant: &str, range: TimeRange) -> 
             assert!(last < series.labels, "{last} comes before {}", series.labels);
             let mut buffer = SampleBuffer::default();
             series.samples.read(range, &mut buffer).unwrap();
-            assert!(buffer.timestamps.is_sorted_by(|a, b| a < b), "time of {} does not ascend", series.labels);
+            assert!(
+                buffer.timestamps.is_sorted_by(|a, b| a < b),
+                "time of {} does not ascend",
+                series.labels
+            );
             let bits = buffer.values.iter().map(|value| value.to_bits());
             let samples: BTreeMap<_, _> = buffer.timestamps.iter().copied().zip(bits).collect();
             content.insert(series.labels.to_string(), samples);

@@ -1,0 +1,316 @@
+//! Cutting: a two-hour window of a tenant becomes a block, while commits go on.
+//!
+//! First all chunks of the window are marked with the block they will be in; open ones are completed for it. Then they are written,
+//! as they are, in the order of labels. If that fails the marks are taken back and everything is as before. If the process ends, there
+//! is either a whole block, which replay finds and whose samples it leaves out, or none.
+
+use crate::{
+    blocks::{LocalBlock, TENANT_LABEL},
+    core::{Core, TenantState, Window, millis},
+    head::{
+        chunk::FLAG_FREE,
+        shard::{SHARD_SLOTS, place, shard_of},
+    },
+    ranks::{Ranks, Sorted},
+};
+use model::{
+    select::Chunk,
+    tenant::Tenant,
+    time::{BLOCK_RANGE_MS, TimeRange, Timestamp},
+};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+use storage::block::{BlockMeta, BlockWriter};
+use ulid::Ulid;
+
+/// However busy a window is, it is cut at the latest so long after it was due.
+const BUSY_MAX: Duration = Duration::from_secs(30 * 60);
+
+/// Series whose labels are built under one lock.
+const STEP: usize = 256;
+
+/// A block that was cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CutBlock {
+    /// Its id.
+    pub ulid: Ulid,
+    /// Whose samples it holds.
+    pub tenant: Tenant,
+    /// First millisecond of its span.
+    pub min_time: Timestamp,
+    /// First millisecond after its span.
+    pub max_time: Timestamp,
+    /// Its samples.
+    pub samples: u64,
+    /// Its series.
+    pub series: u64,
+}
+
+impl CutBlock {
+    /// What a local block holds.
+    pub(crate) fn of(local: &LocalBlock) -> Self {
+        let meta = local.block.meta();
+        Self {
+            ulid: local.ulid,
+            tenant: local.tenant.clone(),
+            min_time: meta.min_time,
+            max_time: meta.max_time,
+            samples: meta.stats.num_samples,
+            series: meta.stats.num_series,
+        }
+    }
+}
+
+/// A window to be cut.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    tenant_id: u32,
+    tenant: Tenant,
+    window: Timestamp,
+    /// Whether the window is over.
+    over: bool,
+    /// Whether nothing of it was cut before: if it is over as well, its block spans all of it.
+    untouched: bool,
+}
+
+impl Job {
+    pub(crate) fn tenant(&self) -> &Tenant {
+        &self.tenant
+    }
+}
+
+/// The windows that are due, oldest first for each tenant; all of them with `everything`.
+pub(crate) fn due(core: &Core, everything: bool) -> Vec<Job> {
+    let (now, since) = (core.env.clock.now(), core.env.clock.monotonic());
+    let delay = millis(core.settings.cut_delay);
+    let mut jobs = Vec::new();
+    for (tenant_id, tenant) in (0u32..).zip(&mut core.committer.lock().tenants) {
+        let TenantState {
+            newest,
+            cut_until,
+            partly_cut,
+            ..
+        } = &*tenant;
+        let (newest, cut_until, partly_cut) = (*newest, *cut_until, partly_cut.clone());
+        for (&window, state) in &mut tenant.windows {
+            let end = window.saturating_add(BLOCK_RANGE_MS);
+            let late = now.saturating_sub(end.saturating_add(delay));
+            // Without data from behind the window its sender may be late as a whole, so that one waits once more.
+            let is_over = late >= 0 && (newest >= end || late >= delay);
+            if state.seen_chunks != state.chunks {
+                (state.seen_chunks, state.changed) = (state.chunks, since);
+            }
+            let quiet = since.saturating_sub(state.changed) >= core.settings.cut_quiet;
+            if everything || (is_over && (quiet || late >= millis(BUSY_MAX))) {
+                let untouched = cut_until.is_none_or(|until| window >= until) && !partly_cut.contains(&window);
+                jobs.push(Job {
+                    tenant_id,
+                    tenant: tenant.tenant.clone(),
+                    window,
+                    over: late >= 0,
+                    untouched,
+                });
+            } else if is_over {
+                // Windows of one tenant are cut in order.
+                break;
+            }
+        }
+    }
+    jobs
+}
+
+/// Cuts a window. `None` when there turned out to be nothing in it.
+pub(crate) fn cut(core: &Core, job: &Job, ranks: &Ranks) -> Result<Option<Arc<LocalBlock>>, String> {
+    let begin = core.env.clock.monotonic();
+    let window = take_window(core, job);
+    let mark = core.blocks.next_mark();
+    let result = write_block(core, job, ranks, mark);
+    match &result {
+        Ok(local) => {
+            if local.is_some() {
+                core.metrics.blocks_cut.inc();
+                core.metrics
+                    .cut_seconds
+                    .observe((core.env.clock.monotonic() - begin).as_secs_f64());
+            }
+            let tenant = &mut core.committer.lock().tenants[job.tenant_id as usize];
+            if job.over {
+                tenant.cut_until = tenant.cut_until.max(Some(job.window + BLOCK_RANGE_MS));
+                tenant.partly_cut.remove(&job.window);
+            } else if local.is_some() {
+                tenant.partly_cut.insert(job.window);
+            }
+        }
+        Err(reason) => {
+            core.metrics.cut_failures.inc();
+            tracing::error!(tenant = %job.tenant, window = job.window, reason, "a block could not be cut");
+            core.head.shards().iter().for_each(|shard| shard.lock().unmark(mark));
+            give_window_back(core, job, window);
+        }
+    }
+    result
+}
+
+/// Takes the window off the list. Chunks that begin from now on put it there again.
+fn take_window(core: &Core, job: &Job) -> Window {
+    let mut committer = core.committer.lock();
+    committer.tenants[job.tenant_id as usize]
+        .windows
+        .remove(&job.window)
+        .unwrap_or_default()
+}
+
+fn give_window_back(core: &Core, job: &Job, taken: Window) {
+    let mut committer = core.committer.lock();
+    committer.tenants[job.tenant_id as usize]
+        .windows
+        .entry(job.window)
+        .or_default()
+        .chunks += taken.chunks.max(1);
+}
+
+fn write_block(core: &Core, job: &Job, ranks: &Ranks, mark: u32) -> Result<Option<Arc<LocalBlock>>, String> {
+    let end = job.window + BLOCK_RANGE_MS;
+    let (mut slots, mut range) = (Vec::new(), TimeRange::new(i64::MAX, i64::MIN));
+    for (number, places) in places_of(core, job.tenant_id) {
+        let Some(shard) = core.head.shard((number * SHARD_SLOTS) as u32) else {
+            continue;
+        };
+        let marked = shard
+            .lock()
+            .mark_window(job.tenant_id, &places, (job.window, end), mark);
+        range = TimeRange::new(range.min.min(marked.range.min), range.max.max(marked.range.max));
+        slots.extend(marked.places.iter().map(|place| (number * SHARD_SLOTS + place) as u32));
+    }
+    if slots.is_empty() {
+        return Ok(None);
+    }
+    let sorted = ranks.sort(&core.head, &slots);
+    if sorted.slots.len() < slots.len() {
+        // Series that came while the round was under way: their turn is the next one.
+        let kept: HashSet<u32> = sorted.slots.iter().copied().collect();
+        for slot in slots.iter().filter(|slot| !kept.contains(slot)) {
+            core.head.with(*slot, |shard, place| shard.unmark_series(place, mark));
+        }
+        give_window_back(core, job, Window::default());
+    }
+    let span = if job.over && job.untouched {
+        (job.window, end)
+    } else {
+        (range.min, range.max + 1)
+    };
+    let ulid = new_ulid(core);
+    let meta = BlockMeta::new(ulid, span.0, span.1).with_thanos(external_labels(core, &job.tenant), "receive");
+    let written = write_series(core, meta, ranks, &sorted, mark).map_err(|error| error.to_string())?;
+    if !written {
+        return Ok(None);
+    }
+    let (block, tenant) = core
+        .blocks
+        .open_block(ulid)
+        .inspect_err(|reason| core.blocks.set_aside(ulid, reason))?;
+    Ok(Some(core.blocks.add_marked(mark, block, tenant)))
+}
+
+/// The series of a tenant: for each shard the places in it.
+fn places_of(core: &Core, tenant: u32) -> BTreeMap<usize, Vec<usize>> {
+    let index = core.head.index.read();
+    let mut places = BTreeMap::<usize, Vec<usize>>::new();
+    if let Some(tenant) = index.tenants().get(tenant as usize) {
+        tenant
+            .postings
+            .all()
+            .iter()
+            .for_each(|slot| places.entry(shard_of(slot)).or_default().push(place(slot)));
+    }
+    places
+}
+
+fn write_series(
+    core: &Core,
+    meta: BlockMeta,
+    ranks: &Ranks,
+    sorted: &Sorted,
+    mark: u32,
+) -> Result<bool, storage::block::BlockWriteError> {
+    let fs = Arc::clone(&core.env.fs);
+    let mut writer = BlockWriter::create(fs, core.blocks.folder(), meta, ranks.texts(sorted))?;
+    let mut chunks: Vec<Chunk> = Vec::new();
+    for step in sorted.slots.chunks(STEP) {
+        let labels: Vec<_> = {
+            let index = core.head.index.read();
+            step.iter().map(|&slot| (slot, index.labels(slot))).collect()
+        };
+        for (slot, labels) in labels {
+            let (Some(labels), Some(shard)) = (labels, core.head.shard(slot)) else {
+                continue;
+            };
+            chunks.clear();
+            shard.lock().marked_chunks(place(slot), mark, &mut chunks);
+            writer.add_series(&labels, &chunks)?;
+        }
+    }
+    Ok(writer.finish()?.is_some())
+}
+
+/// The external labels of a tenant's blocks.
+fn external_labels(core: &Core, tenant: &Tenant) -> BTreeMap<String, String> {
+    let mut labels: BTreeMap<String, String> = core.settings.external_labels.iter().cloned().collect();
+    labels.insert("replica".into(), core.settings.replica.clone());
+    labels.insert(TENANT_LABEL.into(), tenant.as_str().to_owned());
+    labels
+}
+
+fn new_ulid(core: &Core) -> Ulid {
+    let random = u128::from(core.env.rng.next_u64()) << 64 | u128::from(core.env.rng.next_u64());
+    Ulid::from_parts(core.env.clock.now().max(0) as u64, random)
+}
+
+/// Lets the head forget the samples of blocks that are safe.
+pub(crate) fn forget(core: &Core, blocks: &[Arc<LocalBlock>]) {
+    let marks: HashSet<u32> = blocks.iter().map(|block| block.mark).collect();
+    if marks.is_empty() {
+        return;
+    }
+    core.head.shards().iter().for_each(|shard| shard.lock().forget(&marks));
+    blocks
+        .iter()
+        .for_each(|block| block.change(|state| state.forgotten = true));
+}
+
+/// Drops series that hold no samples and are so old that a late sample would be refused anyway.
+pub(crate) fn drop_idle_series(core: &Core) -> u64 {
+    let now = core.env.clock.now();
+    let oldest: Vec<Timestamp> = {
+        let committer = core.committer.lock();
+        committer
+            .tenants
+            .iter()
+            .map(|tenant| tenant.acceptable(now, &core.settings).min)
+            .collect()
+    };
+    let before = |tenant: u32| oldest.get(tenant as usize).copied().unwrap_or(i64::MIN);
+    let mut dropped = 0;
+    for (number, shard) in core.head.shards().iter().enumerate() {
+        let idle = shard.lock().idle(before);
+        for step in idle.chunks(STEP) {
+            // In small steps, since pushes wait meanwhile.
+            let _commit = core.committer.lock();
+            let (mut index, mut shard) = (core.head.index.write(), shard.lock());
+            // A commit may have come in between.
+            let still_idle = shard.idle(before);
+            for &place in step.iter().filter(|place| still_idle.binary_search(place).is_ok()) {
+                debug_assert!(shard.hot[place].flags & FLAG_FREE == 0);
+                shard.remove(place);
+                index.drop_series((number * SHARD_SLOTS + place) as u32);
+                dropped += 1;
+            }
+        }
+    }
+    core.metrics.series.dec_by(dropped as i64);
+    core.metrics.series_dropped.inc_by(dropped);
+    dropped
+}

@@ -1,0 +1,301 @@
+//! The background round: cut what is due, ship what waits, let go of what is safe.
+//!
+//! One round at a time, in this order, since each step makes the next one possible: a block is cut, then uploaded, then the head
+//! forgets its samples, then an image is written without them, then WAL segments and at last the local block are deleted. Every step may
+//! fail or be cut short; the next round goes on from there.
+
+use crate::{
+    blocks::LocalBlock,
+    core::{Core, millis},
+    cut::{self, CutBlock},
+    image,
+    ranks::Ranks,
+    ship,
+    wal::{Wal, format::FileKind},
+};
+use futures::future;
+use object_store::ObjectStore;
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::watch;
+use ulid::Ulid;
+
+/// Pause after an image that failed: each try begins a segment.
+const IMAGE_PAUSE: Duration = Duration::from_secs(60);
+
+/// Why not everything was cut and uploaded.
+#[derive(Debug, thiserror::Error)]
+pub enum CutError {
+    /// The ingester is starting or ending.
+    #[error("{0}")]
+    NotReady(String),
+    /// Some blocks could not be written or uploaded. They are tried again in the background; nothing is lost.
+    #[error("not everything was cut and uploaded: {}", failures.join("; "))]
+    Incomplete {
+        /// What failed, and why.
+        failures: Vec<String>,
+        /// The blocks that are in the bucket.
+        blocks: Vec<CutBlock>,
+    },
+}
+
+/// The background of an ingester.
+pub(crate) struct Maintenance {
+    core: Arc<Core>,
+    bucket: Arc<dyn ObjectStore>,
+    wal_dir: PathBuf,
+    /// Held for a round.
+    turn: tokio::sync::Mutex<()>,
+    /// After a failure, no image is tried before this moment of the monotonic clock.
+    image_not_before: Mutex<Duration>,
+    /// Whether the loop runs; it ends before its owner may go.
+    running: watch::Sender<bool>,
+}
+
+impl Maintenance {
+    pub(crate) fn new(core: Arc<Core>, bucket: Arc<dyn ObjectStore>, wal_dir: PathBuf) -> Arc<Self> {
+        Arc::new(Self {
+            core,
+            bucket,
+            wal_dir,
+            turn: tokio::sync::Mutex::new(()),
+            image_not_before: Mutex::default(),
+            running: watch::Sender::new(true),
+        })
+    }
+
+    /// Asks the loop to end after the step that it is in.
+    pub(crate) fn close(&self) {
+        self.core.closing.send_replace(true);
+    }
+
+    /// Completes when the loop has ended.
+    pub(crate) async fn closed(&self) {
+        // An error means that the loop is gone as well.
+        let _ = self.running.subscribe().wait_for(|running| !running).await;
+    }
+
+    /// Rounds until closed. Runs as a task of its own.
+    pub(crate) async fn run(self: Arc<Self>) {
+        while !self.core.is_closing() {
+            let pause = self.core.env.clock.sleep(self.core.settings.maintenance_interval);
+            future::select(pause, Box::pin(self.core.closed())).await;
+            if !self.core.is_closing() {
+                // What failed is told in the log and tried again.
+                let _ = self.round(false).await;
+            }
+        }
+        self.running.send_replace(false);
+    }
+
+    /// Cuts and uploads everything that the head holds, and tells when it is in the bucket.
+    pub(crate) async fn cut_now(&self) -> Result<Vec<CutBlock>, CutError> {
+        if self.core.wal().is_none() {
+            return Err(CutError::NotReady(self.core.not_ready()));
+        }
+        if self.core.is_closing() {
+            return Err(CutError::NotReady("the ingester is shutting down".into()));
+        }
+        self.round(true).await
+    }
+
+    async fn round(&self, everything: bool) -> Result<Vec<CutBlock>, CutError> {
+        let _turn = self.turn.lock().await;
+        let Some(wal) = self.core.wal() else {
+            return Err(CutError::NotReady(self.core.not_ready()));
+        };
+        let mut failures = self.cut(everything).await;
+        let waiting: Vec<_> = self.unshipped();
+        failures.extend(ship::ship(&self.core, &*self.bucket, everything).await);
+        failures.extend(self.let_go(wal).await);
+        let in_bucket = waiting.iter().filter(|local| local.state().shipped.is_some());
+        let blocks = in_bucket.map(|local| CutBlock::of(local)).collect();
+        match failures.is_empty() {
+            true => Ok(blocks),
+            false => Err(CutError::Incomplete { failures, blocks }),
+        }
+    }
+
+    fn unshipped(&self) -> Vec<Arc<LocalBlock>> {
+        self.core
+            .blocks
+            .all()
+            .into_iter()
+            .filter(|local| local.state().shipped.is_none())
+            .collect()
+    }
+
+    /// Cuts what is due; gives what failed.
+    async fn cut(&self, everything: bool) -> Vec<String> {
+        let core = Arc::clone(&self.core);
+        self.blocking("cut", move || {
+            let jobs = cut::due(&core, everything);
+            let (mut failures, mut failed) = (Vec::new(), BTreeSet::new());
+            if jobs.is_empty() {
+                return failures;
+            }
+            let ranks = Ranks::new(&core.head);
+            for job in &jobs {
+                // Windows of one tenant are cut in order; the other tenants go on.
+                if failed.contains(job.tenant()) {
+                    continue;
+                }
+                if let Err(reason) = cut::cut(&core, job, &ranks) {
+                    failures.push(format!("cut tenant {}: {reason}", job.tenant()));
+                    failed.insert(job.tenant().clone());
+                }
+            }
+            failures
+        })
+        .await
+        .unwrap_or_default()
+    }
+
+    /// Forgets, writes an image, deletes; gives what failed.
+    async fn let_go(&self, wal: &Arc<Wal>) -> Vec<String> {
+        let core = Arc::clone(&self.core);
+        self.blocking("forget", move || {
+            let safe: Vec<_> = safe_in_memory(&core)
+                .into_iter()
+                .filter(|local| !local.state().forgotten)
+                .collect();
+            cut::forget(&core, &safe);
+            cut::drop_idle_series(&core);
+        })
+        .await;
+        let mut failures = Vec::new();
+        if self.wants_image(wal)
+            && let Err(reason) = self.write_image(wal).await
+        {
+            self.core.metrics.image_failures.inc();
+            *self.image_not_before.lock() = self.core.env.clock.monotonic() + IMAGE_PAUSE;
+            tracing::warn!(
+                reason,
+                "no head image could be written; the write-ahead log keeps its segments"
+            );
+            failures.push(format!("head image: {reason}"));
+        }
+        let core = Arc::clone(&self.core);
+        self.blocking("retention", move || remove_expired(&core)).await;
+        failures
+    }
+
+    /// Whether an image lets segments go: all blocks are in the bucket and one is news, or the WAL has become too long.
+    fn wants_image(&self, wal: &Wal) -> bool {
+        if self.core.env.clock.monotonic() < *self.image_not_before.lock() || self.core.is_closing() {
+            return false;
+        }
+        let states: Vec<_> = self
+            .core
+            .blocks
+            .all()
+            .iter()
+            .map(|local| local.state())
+            .filter(|s| !s.absorbed)
+            .collect();
+        let all_shipped = states.iter().all(|state| state.shipped.is_some());
+        let bytes: u64 = wal.segments().iter().map(|segment| segment.bytes).sum();
+        (!states.is_empty() && all_shipped) || bytes >= self.core.settings.image_bytes
+    }
+
+    async fn write_image(&self, wal: &Arc<Wal>) -> Result<(), String> {
+        let number = wal.roll().await.map_err(|reason| reason.to_string())?;
+        // Blocks that the head does not hold any more, or need not: their samples are left out. The others are in the image.
+        let left_out = |local: &Arc<LocalBlock>| local.state().forgotten || local.state().shipped.is_some();
+        let safe: Vec<_> = self.core.blocks.all().into_iter().filter(left_out).collect();
+        let (core, dir, wal) = (Arc::clone(&self.core), self.wal_dir.clone(), Arc::clone(wal));
+        let written = self.blocking("image", move || {
+            for local in safe
+                .iter()
+                .filter(|local| local.state().shipped.is_none() && !local.state().absorbed)
+            {
+                // Only this block and the segments have its samples, so it is read once before the segments go.
+                ship::verify(local).map_err(|reason| format!("block {}: {reason}", local.ulid))?;
+            }
+            image::write(&core, &dir, number, &safe).map_err(|error| error.to_string())?;
+            core.metrics.images.inc();
+            safe.iter()
+                .for_each(|local| local.change(|state| state.absorbed = true));
+            delete_segments(&core, &dir, &wal, number).map_err(|error| error.to_string())
+        });
+        written.await.unwrap_or_else(|| Err("the work was cut short".into()))
+    }
+
+    /// Runs work where blocking hurts nobody; `None` when it was cut short.
+    async fn blocking<T: Send + 'static>(&self, name: &str, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let result = Arc::new(Mutex::new(None));
+        let out = Arc::clone(&result);
+        self.core
+            .env
+            .spawn
+            .blocking(name, Box::new(move || *out.lock() = Some(work())))
+            .await;
+        let mut result = result.lock();
+        result.take()
+    }
+}
+
+/// Blocks whose samples the head need not hold: those in the bucket, and of those that wait the oldest, when a tenant has so many that
+/// memory is at stake. Unshipped ones count only when every byte of them was compared.
+fn safe_in_memory(core: &Core) -> Vec<Arc<LocalBlock>> {
+    let mut waiting: BTreeMap<_, Vec<Arc<LocalBlock>>> = BTreeMap::new();
+    let mut safe = Vec::new();
+    for local in core.blocks.all() {
+        if local.state().shipped.is_some() {
+            safe.push(local);
+        } else {
+            waiting.entry(local.tenant.clone()).or_default().push(local);
+        }
+    }
+    let max = core.settings.unshipped_blocks_in_memory_max;
+    for mut blocks in waiting.into_values() {
+        blocks.truncate(blocks.len().saturating_sub(max));
+        for local in blocks.into_iter().filter(|local| !local.state().forgotten) {
+            match ship::verify(&local) {
+                Ok(()) => safe.push(local),
+                Err(reason) => tracing::error!(block = %local.ulid, reason, "an unshipped block is damaged"),
+            }
+        }
+    }
+    safe
+}
+
+/// Deletes the segments that an image replaced, and older images.
+fn delete_segments(core: &Core, dir: &std::path::Path, wal: &Wal, number: u64) -> io::Result<()> {
+    let fs = &*core.env.fs;
+    for segment in wal.retire_segments(number) {
+        fs.remove_file(&dir.join(FileKind::Segment.file_name(segment.number)))?;
+    }
+    for entry in fs.list(dir)? {
+        if FileKind::Image
+            .number_of(&entry.name)
+            .is_some_and(|image| image < number)
+        {
+            fs.remove_file(&dir.join(&entry.name))?;
+        }
+    }
+    fs.sync_dir(dir)
+}
+
+/// Deletes local blocks that are in the bucket long enough for its readers to have found them.
+fn remove_expired(core: &Core) {
+    let now = core.env.clock.now();
+    let retention = millis(core.settings.block_retention);
+    for local in core.blocks.all() {
+        let state = local.state();
+        let is_old = state.shipped.is_some_and(|at| now.saturating_sub(at) >= retention);
+        if !is_old || !state.absorbed {
+            continue;
+        }
+        let ulid: Ulid = local.ulid;
+        if let Err(error) = core.blocks.remove(&local) {
+            tracing::warn!(%ulid, %error, "a local block could not be deleted");
+        }
+    }
+}
