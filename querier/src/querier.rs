@@ -112,7 +112,7 @@ impl Querier {
         } else {
             Arc::new(Whole::new(select))
         };
-        Deduplicated::new(select, reading.replica_labels.clone())
+        Deduplicated::wrap(select, reading.replica_labels.clone())
     }
 
     /// Runs a request for names, series or the like: when its turn comes, and not for longer than allowed.

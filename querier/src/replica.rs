@@ -40,7 +40,7 @@ pub struct Deduplicated {
 
 impl Deduplicated {
     /// Wraps `inner`; without replica labels it is handed back.
-    pub fn new(inner: Arc<dyn Select>, replica_labels: Arc<[String]>) -> Arc<dyn Select> {
+    pub fn wrap(inner: Arc<dyn Select>, replica_labels: Arc<[String]>) -> Arc<dyn Select> {
         if replica_labels.is_empty() {
             inner
         } else {

@@ -88,7 +88,6 @@ pub(crate) enum ErrorKind {
     Canceled,
     Timeout,
     Internal,
-    NotFound,
     Unavailable,
 }
 
@@ -100,7 +99,6 @@ impl ErrorKind {
             ErrorKind::Canceled => "canceled",
             ErrorKind::Timeout => "timeout",
             ErrorKind::Internal => "internal",
-            ErrorKind::NotFound => "not_found",
             ErrorKind::Unavailable => "unavailable",
         }
     }
@@ -113,7 +111,6 @@ impl ErrorKind {
             ErrorKind::Canceled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             ErrorKind::Timeout | ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            ErrorKind::NotFound => StatusCode::NOT_FOUND,
         }
     }
 }

@@ -16,7 +16,7 @@ pub(crate) fn write_value(out: &mut Vec<u8>, value: f64) {
         let text = buffer.format_finite(value);
         return out.extend_from_slice(text.strip_suffix(".0").unwrap_or(text).as_bytes());
     }
-    write_float(out, value, |abs, _| abs < 1e-6 || abs >= 1e21);
+    write_float(out, value, |abs, _| !(1e-6..1e21).contains(&abs));
 }
 
 /// Appends `value` without exponent, whatever its size: how the API writes scalars.

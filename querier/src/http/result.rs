@@ -280,4 +280,68 @@ mod tests {
         assert_eq!(read["result"].as_array().unwrap().len(), 100);
         assert_eq!(read["result"][99]["values"][999], serde_json::json!([999, "999.25"]));
     }
+
+    /// Answers that a Thanos querier gave, read and written again: the text must be the same to the byte.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "recorded answers are read from disk")]
+    fn recorded_answers_are_written_alike() {
+        let shared = std::env::var("NARTHEX_SHARED")
+            .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared").to_owned());
+        let mut compared = 0;
+        for bucket in ["raw", "compacted", "vertical"] {
+            let Ok(files) = std::fs::read_dir(format!("{shared}/golden/thanos-bucket/answers/{bucket}")) else { continue };
+            for file in files {
+                let path = file.unwrap().path();
+                let recorded = String::from_utf8(std::fs::read(&path).unwrap()).unwrap();
+                let read: serde_json::Value = serde_json::from_str(&recorded).unwrap();
+                let Some(value) = recorded_value(&read["data"]) else { continue };
+                let mut json = crate::http::answer::Answer::new().json;
+                let mut writer = ValueWriter::new(&mut json, value, Vec::new());
+                while writer.write(&mut json) {}
+                let written = String::from_utf8(json.out).unwrap();
+                assert!(recorded.starts_with(&written), "{}:\n{written:.2000}\n{recorded:.2000}", path.display());
+                compared += 1;
+            }
+        }
+        if compared == 0 {
+            eprintln!("SKIPPED: no recorded answers below {shared}; set NARTHEX_SHARED");
+        } else {
+            assert!(compared > 100, "only {compared} answers compared");
+        }
+    }
+
+    /// The value of a recorded answer; `None` when it is of another call or has histograms, whose spans are not recorded.
+    fn recorded_value(data: &serde_json::Value) -> Option<Value> {
+        let number = |value: &serde_json::Value| -> f64 {
+            let text = value.as_str().unwrap();
+            text.strip_prefix('+').unwrap_or(text).parse().unwrap()
+        };
+        let millis = |value: &serde_json::Value| (value.as_f64().unwrap() * 1000.0).round() as i64;
+        let labels = |element: &serde_json::Value| {
+            let pairs = element["metric"].as_object().unwrap();
+            Labels::new(pairs.iter().map(|(name, value)| (name.as_str(), value.as_str().unwrap()))).unwrap()
+        };
+        let result = data.get("result")?;
+        let elements = || result.as_array().unwrap().iter();
+        match data["resultType"].as_str()? {
+            "scalar" => Some(Value::Scalar { at: millis(&result[0]), value: number(&result[1]) }),
+            "vector" => {
+                let sample = |element: &serde_json::Value| {
+                    let value = element.get("value")?;
+                    let (at, value) = (millis(&value[0]), Point::Float(number(&value[1])));
+                    Some(VectorSample { labels: labels(element), at, value })
+                };
+                elements().map(sample).collect::<Option<Vec<_>>>().map(Value::Vector)
+            }
+            "matrix" => {
+                let series = |element: &serde_json::Value| {
+                    let points = element.get("values").filter(|_| element.get("histograms").is_none())?;
+                    let floats = points.as_array().unwrap().iter().map(|point| (millis(&point[0]), number(&point[1])));
+                    Some(MatrixSeries { labels: labels(element), floats: floats.collect(), histograms: Vec::new() })
+                };
+                elements().map(series).collect::<Option<Vec<_>>>().map(Value::Matrix)
+            }
+            _ => None,
+        }
+    }
 }

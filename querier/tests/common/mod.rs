@@ -1,5 +1,5 @@
 //! A world in memory for the tests: samples of tenants, sources that fail or are slow, and an environment without files.
-#![allow(dead_code, reason = "each test program uses its own part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses its own part of it")]
 
 pub mod api;
 
@@ -145,6 +145,51 @@ impl Memory {
             warnings: self.warnings.clone(),
         }
     }
+}
+
+/// A small fleet: two nodes that are up, a counter with an exemplar, something long gone, names beyond the old alphabet.
+pub fn fleet() -> Memory {
+    let at = NOW - 30_000;
+    Memory::new()
+        .floats(
+            &[("__name__", "up"), ("job", "node"), ("instance", "a:1")],
+            &[(at, 1.0), (at + 15_000, 1.0)],
+        )
+        .floats(
+            &[("__name__", "up"), ("job", "node"), ("instance", "b:1")],
+            &[(at, 0.0)],
+        )
+        .floats(
+            &[("__name__", "http_requests_total"), ("code", "200")],
+            &[(at, 12_345_678.5)],
+        )
+        .floats(&[("__name__", "old"), ("job", "gone")], &[(NOW - 86_400_000, 1.0)])
+        .floats(
+            &[("__name__", "dotted.name"), ("http.status", "5\"0\\0\n")],
+            &[(at, 3.0)],
+        )
+        .about("up", MetricType::Gauge, "Whether it is up")
+        .about("http_requests_total", MetricType::Counter, "Requests")
+        .about("http_requests_total", MetricType::Counter, "Requests, differently")
+        .exemplar(
+            &[("__name__", "http_requests_total"), ("code", "200")],
+            &[("trace_id", "abc")],
+            at,
+            0.25,
+        )
+}
+
+/// Ten minutes of two nodes, and values that JSON has no numbers for.
+pub fn ten_minutes() -> Memory {
+    let samples: Vec<_> = (0..40)
+        .map(|index| (NOW - 600_000 + index * 15_000, index as f64))
+        .collect();
+    Memory::new()
+        .floats(&[("__name__", "up"), ("instance", "a:1")], &samples)
+        .floats(&[("__name__", "up"), ("instance", "b:1")], &samples)
+        .floats(&[("__name__", "odd"), ("kind", "nan")], &[(NOW, f64::NAN)])
+        .floats(&[("__name__", "odd"), ("kind", "plus")], &[(NOW, f64::INFINITY)])
+        .floats(&[("__name__", "odd"), ("kind", "small")], &[(NOW, 1e-7)])
 }
 
 /// Samples that lie in a buffer already.
