@@ -40,7 +40,7 @@ impl Owners {
     }
 
     /// Puts `node` in the place of another owner.
-    pub(super) fn replace(&mut self, place: usize, node: NodeIndex) {
+    pub(super) fn set(&mut self, place: usize, node: NodeIndex) {
         self.nodes[..self.len as usize][place] = node;
     }
 }

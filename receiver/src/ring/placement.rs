@@ -9,8 +9,9 @@
 
 use super::{
     circle::Circle,
-    owners::{Node, NodeIndex, OWNERS_MAX, Owners},
+    owners::{Node, NodeIndex, Owners},
     series_hash::SeriesHasher,
+    spread::{Subset, Zones},
 };
 use cluster::{
     document::Document,
@@ -18,8 +19,10 @@ use cluster::{
 };
 use hashring::HashRing;
 use model::tenant::Tenant;
-use smallvec::{SmallVec, smallvec};
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::{
+    hash::{BuildHasher, Hash, Hasher},
+    sync::Arc,
+};
 use xxhash_rust::xxh64::Xxh64;
 
 /// Tokens of a member of usual weight. The load of a member strays from its share by about one in the root of this, 2 %, so that the
@@ -32,11 +35,10 @@ const TOKEN_KEY: u64 = 0x6e61_7274_6865_7831;
 /// Where series go, by one ring document. Immutable; a new document makes a new one.
 #[derive(Debug, Clone)]
 pub struct Ring {
-    document: Document,
+    document: Arc<Document>,
     /// Active members, ascending by id.
     nodes: Vec<Node>,
-    /// Index of each node's zone; zones are numbered in order of appearance.
-    zones: Vec<u16>,
+    zones: Zones,
     circle: Circle,
     /// Owners for each token of the circle, `stride` of them.
     owners: Vec<NodeIndex>,
@@ -46,7 +48,8 @@ pub struct Ring {
 
 impl Ring {
     /// Builds the look-up table. It takes some 100 ms for a hundred members, so it does not belong on a thread that serves requests.
-    pub fn new(document: &Document) -> Self {
+    pub fn new(document: impl Into<Arc<Document>>) -> Self {
+        let document = document.into();
         let node = |member: &cluster::member::Member| Node {
             id: Some(member.id),
             address: member.address.clone(),
@@ -54,24 +57,24 @@ impl Ring {
         };
         let nodes: Vec<Node> = document.active().map(node).collect();
         let mut ring = Self {
-            zones: number_zones(&nodes),
-            circle: place_tokens(document),
+            zones: Zones::of(&nodes),
+            circle: place_tokens(&document),
             owners: Vec::new(),
             stride: nodes.len().min(document.replication_factor as usize),
             nodes,
-            document: document.clone(),
+            document,
         };
         let mut owners = Vec::with_capacity(ring.circle.len() * ring.stride);
-        let everyone = Subset::everyone(&ring);
+        let everyone = ring.zones.subset(|_| true);
         for start in 0..ring.circle.len() {
-            owners.extend_from_slice(&ring.spread(start, ring.stride, &everyone));
+            owners.extend_from_slice(&ring.zones.spread(ring.circle.walk(start), ring.stride, &everyone));
         }
         ring.owners = owners;
         ring
     }
 
     /// The document that this was made of.
-    pub fn document(&self) -> &Document {
+    pub fn document(&self) -> &Arc<Document> {
         &self.document
     }
 
@@ -91,81 +94,15 @@ impl Ring {
         }
         let no_labels: [(&str, &str); 0] = [];
         let start = self.circle.find(SeriesHasher::new(tenant.as_str()).hash(no_labels));
-        let shard = self.spread(start, size.max(self.stride), &Subset::everyone(self));
+        let shard = self.zones.spread(
+            self.circle.walk(start),
+            size.max(self.stride),
+            &self.zones.subset(|_| true),
+        );
         TenantRing {
             ring: self,
-            shard: Some(Subset::of(self, |node| shard.contains(&node))),
+            shard: Some(self.zones.subset(|node| shard.contains(&node))),
         }
-    }
-
-    /// Up to `want` members of `subset` on the way from token `start`, each the first whose zone has the fewest so far.
-    fn spread(&self, start: usize, want: usize, subset: &Subset) -> SmallVec<[NodeIndex; OWNERS_MAX]> {
-        let mut chosen = SmallVec::new();
-        let mut count: ZoneCounts = smallvec![0; self.zone_count()];
-        let mut left: ZoneCounts = subset.zone_sizes.iter().copied().collect();
-        let mut level = 0;
-        let mut way = self.circle.walk(start);
-        while chosen.len() < want {
-            let Some(lowest) = lowest(&count, &left) else { break };
-            if lowest != level {
-                // Members that were passed over because their zone was full may fit now.
-                level = lowest;
-                way = self.circle.walk(start);
-            }
-            let fits = |&node: &NodeIndex| {
-                subset.usable[node as usize] && count[self.zone(node)] == level && !chosen.contains(&node)
-            };
-            let Some(node) = way.find(fits) else { break };
-            chosen.push(node);
-            count[self.zone(node)] += 1;
-            left[self.zone(node)] -= 1;
-        }
-        chosen
-    }
-
-    fn zone(&self, node: NodeIndex) -> usize {
-        self.zones[node as usize] as usize
-    }
-
-    fn zone_count(&self) -> usize {
-        self.zones.iter().max().map_or(0, |&zone| zone as usize + 1)
-    }
-}
-
-/// Counts by zone; rings seldom have more zones than fit without allocating.
-type ZoneCounts = SmallVec<[u32; 16]>;
-
-/// The fewest copies in any zone that still has members left.
-fn lowest(count: &[u32], left: &[u32]) -> Option<u32> {
-    count
-        .iter()
-        .zip(left)
-        .filter(|(_, left)| **left > 0)
-        .map(|(count, _)| *count)
-        .min()
-}
-
-/// A choice among the members.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Subset {
-    /// Whether each member belongs to it.
-    usable: Vec<bool>,
-    /// How many of its members each zone has.
-    zone_sizes: Vec<u32>,
-}
-
-impl Subset {
-    fn everyone(ring: &Ring) -> Self {
-        Self::of(ring, |_| true)
-    }
-
-    fn of(ring: &Ring, usable: impl Fn(NodeIndex) -> bool) -> Self {
-        let usable: Vec<bool> = (0..ring.nodes.len()).map(|node| usable(node as NodeIndex)).collect();
-        let mut zone_sizes = vec![0; ring.zone_count()];
-        for (node, _) in usable.iter().enumerate().filter(|(_, usable)| **usable) {
-            zone_sizes[ring.zones[node] as usize] += 1;
-        }
-        Self { usable, zone_sizes }
     }
 }
 
@@ -188,7 +125,12 @@ impl TenantRing<'_> {
                 let first = start * self.ring.stride;
                 Owners::new(&self.ring.owners[first..first + self.ring.stride])
             }
-            Some(shard) => Owners::new(&self.ring.spread(start, self.ring.stride, shard)),
+            Some(shard) => Owners::new(
+                &self
+                    .ring
+                    .zones
+                    .spread(self.ring.circle.walk(start), self.ring.stride, shard),
+            ),
         }
     }
 
@@ -197,65 +139,25 @@ impl TenantRing<'_> {
     /// reader asks every member. A place that nobody can take keeps its owner.
     pub fn owners_among(&self, hash: u64, usable: impl Fn(NodeIndex) -> bool) -> Owners {
         let mut owners = self.owners(hash);
-        if owners.iter().all(|&owner| usable(owner)) {
-            return owners;
-        }
-        let start = self.ring.circle.find(hash);
-        for place in 0..owners.len() {
-            if usable(owners[place]) {
-                continue;
-            }
-            let inside = |node| usable(node) && self.shard.as_ref().is_none_or(|shard| shard.usable[node as usize]);
-            let substitute = self.next(start, &owners, place, &usable, inside);
-            if let Some(node) = substitute.or_else(|| self.next(start, &owners, place, &usable, &usable)) {
-                owners.replace(place, node);
-            }
+        if !owners.iter().all(|&owner| usable(owner)) {
+            let way = self.ring.circle.walk(self.ring.circle.find(hash));
+            self.ring
+                .zones
+                .replace(&mut owners, way, usable, |node| self.contains(node));
         }
         owners
     }
 
-    /// The next candidate on the way from `start` that is no owner, its zone having the fewest copies on usable owners.
-    fn next(
-        &self,
-        start: usize,
-        owners: &Owners,
-        place: usize,
-        usable: impl Fn(NodeIndex) -> bool,
-        candidate: impl Fn(NodeIndex) -> bool,
-    ) -> Option<NodeIndex> {
-        let ring = self.ring;
-        let mut count: ZoneCounts = smallvec![0; ring.zone_count()];
-        for (_, &owner) in owners
-            .iter()
-            .enumerate()
-            .filter(|&(other, &owner)| other != place && usable(owner))
-        {
-            count[ring.zone(owner)] += 1;
-        }
-        let free = Subset::of(ring, |node| candidate(node) && !owners.contains(&node));
-        let level = lowest(&count, &free.zone_sizes)?;
-        ring.circle
-            .walk(start)
-            .find(|&node| free.usable[node as usize] && count[ring.zone(node)] == level)
-    }
-
     /// The members that the tenant's series spread over.
     pub fn nodes(&self) -> impl Iterator<Item = NodeIndex> + '_ {
-        let inside = |node: &usize| self.shard.as_ref().is_none_or(|shard| shard.usable[*node]);
-        (0..self.ring.nodes.len()).filter(inside).map(|node| node as NodeIndex)
+        (0..self.ring.nodes.len())
+            .map(|node| node as NodeIndex)
+            .filter(|&node| self.contains(node))
     }
-}
 
-fn number_zones(nodes: &[Node]) -> Vec<u16> {
-    let mut names: Vec<&str> = Vec::new();
-    let mut number = |zone| match names.iter().position(|name| *name == zone) {
-        Some(index) => index as u16,
-        None => {
-            names.push(zone);
-            names.len() as u16 - 1
-        }
-    };
-    nodes.iter().map(|node| number(node.zone.as_str())).collect()
+    fn contains(&self, node: NodeIndex) -> bool {
+        self.shard.as_ref().is_none_or(|shard| shard.contains(node))
+    }
 }
 
 /// A token before it has its place: the ring orders them by the hash of member and number.

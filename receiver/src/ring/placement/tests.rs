@@ -129,7 +129,7 @@ fn places_stay_what_they_were() {
             shard_size: Some(shard_size),
             ..Limits::default()
         };
-        Ring::new(&document.apply(&Command::SetLimits { limits }).unwrap())
+        Ring::new(document.apply(&Command::SetLimits { limits }).unwrap())
     });
     let up = |job| Labels::new([("__name__", "up"), ("job", job)]).unwrap();
     for (tenant, labels, three, five, sharded) in [
@@ -177,7 +177,7 @@ fn only_active_members_own_series() {
         weight: 100,
     };
     document = document.apply(&Command::Join { member: joining }).unwrap();
-    let ring = Ring::new(&document);
+    let ring = Ring::new(document);
     let members: Vec<MemberId> = ring.nodes().iter().filter_map(|node| node.id).collect();
     assert_eq!(members.len(), 4);
     assert!(!members.contains(&id(2)) && !members.contains(&id(9)));
@@ -185,16 +185,16 @@ fn only_active_members_own_series() {
 
 #[test]
 fn a_ring_smaller_than_the_factor_gives_all_it_has() {
-    let ring = Ring::new(&document(3, &members(1, 1, &[""])));
+    let ring = Ring::new(document(3, &members(1, 1, &[""])));
     assert_eq!(&*everyone(&ring).owners(7), &[0]);
-    let nobody = Ring::new(&Document::default());
+    let nobody = Ring::new(Document::default());
     assert!(everyone(&nobody).owners(7).is_empty());
     assert!(everyone(&nobody).owners_among(7, |_| true).is_empty());
 }
 
 #[test]
 fn weights_are_honoured() {
-    let ring = Ring::new(&document(1, &[(1, "", 100), (2, "", 200), (3, "", 50), (4, "", 100)]));
+    let ring = Ring::new(document(1, &[(1, "", 100), (2, "", 200), (3, "", 50), (4, "", 100)]));
     let loads = loads(&ring);
     for (seed, share) in [(1, 100.0), (2, 200.0), (3, 50.0), (4, 100.0)] {
         let expected = share / 450.0 * 4.0;
@@ -209,7 +209,7 @@ fn weights_are_honoured() {
 
 #[test]
 fn a_dead_owner_is_replaced_at_its_place_in_its_zone() {
-    let ring = Ring::new(&document(3, &members(1, 9, &["a", "b", "c"])));
+    let ring = Ring::new(document(3, &members(1, 9, &["a", "b", "c"])));
     for hash in hashes().take(2000) {
         let owners = everyone(&ring).owners(hash);
         for dead in 0..3 {
@@ -224,7 +224,7 @@ fn a_dead_owner_is_replaced_at_its_place_in_its_zone() {
 
 #[test]
 fn a_dead_zone_is_replaced_by_what_is_left() {
-    let ring = Ring::new(&document(3, &members(1, 9, &["a", "b", "c"])));
+    let ring = Ring::new(document(3, &members(1, 9, &["a", "b", "c"])));
     let alive = |node: NodeIndex| ring.nodes()[node as usize].zone != "b";
     for hash in hashes().take(2000) {
         let owners = everyone(&ring).owners_among(hash, alive);
@@ -235,7 +235,7 @@ fn a_dead_zone_is_replaced_by_what_is_left() {
 
 #[test]
 fn an_owner_that_nobody_can_replace_keeps_its_place() {
-    let ring = Ring::new(&document(3, &members(1, 4, &[""])));
+    let ring = Ring::new(document(3, &members(1, 4, &[""])));
     for hash in hashes().take(200) {
         let owners = everyone(&ring).owners(hash);
         let now = everyone(&ring).owners_among(hash, |node| node == owners[1]);
@@ -247,7 +247,7 @@ fn an_owner_that_nobody_can_replace_keeps_its_place() {
 #[test]
 fn a_shard_holds_all_series_of_its_tenant() {
     let document = limited(3, 30, 6);
-    let ring = Ring::new(&document);
+    let ring = Ring::new(document);
     let mut shards = HashSet::new();
     let mut tenants_of = vec![0; 30];
     for number in 0..200 {
@@ -282,7 +282,7 @@ fn a_shard_holds_all_series_of_its_tenant() {
 
 #[test]
 fn a_shard_goes_outside_only_when_nobody_inside_is_left() {
-    let ring = Ring::new(&limited(3, 12, 4));
+    let ring = Ring::new(limited(3, 12, 4));
     let tenant = Tenant::new("a").unwrap();
     let view = ring.tenant(&tenant);
     let shard: Vec<NodeIndex> = view.nodes().collect();
@@ -314,7 +314,7 @@ fn a_tenant_of_its_own_size_and_one_of_all() {
             })
             .unwrap();
     }
-    let ring = Ring::new(&document);
+    let ring = Ring::new(document);
     for (tenant, nodes) in [("other", 3), ("big", 6), ("all", 9), ("tiny", 3), ("huge", 9)] {
         assert_eq!(
             ring.tenant(&Tenant::new(tenant).unwrap()).nodes().count(),
@@ -326,9 +326,9 @@ fn a_tenant_of_its_own_size_and_one_of_all() {
 
 #[test]
 fn a_shard_that_grows_keeps_its_members_and_a_newcomer_changes_few() {
-    let small = Ring::new(&limited(3, 30, 4));
-    let large = Ring::new(&limited(3, 30, 7));
-    let newcomer = Ring::new(&limited(3, 31, 4));
+    let small = Ring::new(limited(3, 30, 4));
+    let large = Ring::new(limited(3, 30, 7));
+    let newcomer = Ring::new(limited(3, 31, 4));
     let mut changed = 0;
     for number in 0..500 {
         let tenant = Tenant::new(&format!("tenant-{number}")).unwrap();
@@ -364,7 +364,7 @@ proptest! {
     #[test]
     fn copies_are_spread(members in any_members(), factor in 1..6_u32, shard in 0..12_u32) {
         let limits = Limits { shard_size: Some(shard), ..Limits::default() };
-        let ring = Ring::new(&document(factor, &members).apply(&Command::SetLimits { limits }).unwrap());
+        let ring = Ring::new(document(factor, &members).apply(&Command::SetLimits { limits }).unwrap());
         let view = everyone(&ring);
         let mut sizes = BTreeMap::new();
         for node in view.nodes() {
@@ -386,7 +386,7 @@ proptest! {
     #[test]
     fn dead_owners_are_replaced(members in any_members(), factor in 1..5_u32, dead in prop::collection::vec(any::<bool>(), 40), shard in 0..6_u32) {
         let limits = Limits { shard_size: Some(shard), ..Limits::default() };
-        let ring = Ring::new(&document(factor, &members).apply(&Command::SetLimits { limits }).unwrap());
+        let ring = Ring::new(document(factor, &members).apply(&Command::SetLimits { limits }).unwrap());
         let usable = |node: NodeIndex| !dead[node as usize];
         let alive = (0..members.len()).filter(|&node| !dead[node]).count();
         for hash in hashes().take(200) {
@@ -404,7 +404,7 @@ proptest! {
     fn a_newcomer_moves_only_what_it_takes(members in any_members(), factor in 1..5_u32) {
         prop_assume!(members.len() > factor as usize);
         let (newcomer, rest) = members.split_last().unwrap();
-        let (before, after) = (Ring::new(&document(factor, rest)), Ring::new(&document(factor, &members)));
+        let (before, after) = (Ring::new(document(factor, rest)), Ring::new(document(factor, &members)));
         for hash in hashes().take(1000) {
             let (old, new) = (ids(&before, &everyone(&before).owners(hash)), ids(&after, &everyone(&after).owners(hash)));
             prop_assert!(new.difference(&old).all(|member| *member == id(newcomer.0)), "{:?} became {:?}", old, new);
@@ -421,11 +421,11 @@ proptest! {
         let zones = &["a", "b", "c"][..zone_count];
         let count = per_zone * zones.len() as u64;
         prop_assume!(count > u64::from(factor));
-        let ring = Ring::new(&document(factor, &members(first, count, zones)));
+        let ring = Ring::new(document(factor, &members(first, count, zones)));
         for (member, load) in loads(&ring) {
             prop_assert!((0.9..1.1).contains(&load), "member {} of {} has {:.3} of an even share", member, count, load);
         }
-        let larger = Ring::new(&document(factor, &members(first, count + 1, zones)));
+        let larger = Ring::new(document(factor, &members(first, count + 1, zones)));
         let share = moved(&ring, &larger);
         prop_assert!(share <= 1.0 / (count + 1) as f64 + 0.05, "{:.3} of the copies moved from {} to {} members", share, count, count + 1);
         let back = moved(&larger, &ring);
@@ -450,7 +450,7 @@ fn ring_costs() {
     ] {
         let document = limited(3, count, shard);
         let start = std::time::Instant::now();
-        let ring = Ring::new(&document);
+        let ring = Ring::new(document);
         let build = start.elapsed();
         let start = std::time::Instant::now();
         let mut views = 0;
