@@ -1,197 +1,167 @@
 //! The engine: from a query's text to its value.
 //!
-//! Three steps, so that callers decide where each runs: [`EngineOptions`] and a [`Query`] make a prepared plan, the plan is
-//! loaded (all input and output), and what is loaded is evaluated (processor time only, see [`Cancel`]).
+//! Three steps, so that callers decide where each runs: [`Engine::prepare`] makes a plan of a [`Query`], [`Prepared::load`] does all
+//! input and output, [`Loaded::evaluate`] computes, which takes processor time only and belongs on a thread that may be busy.
 
-use crate::value::Value;
-use model::{select::SelectError, time::Timestamp};
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+pub use crate::query::{Cancel, EngineOptions, Query, QueryError, QueryResult, QueryStats, Times};
+
+use crate::{
+    annotation::Annotations,
+    ast::{Expr, ValueType},
+    operator::{self, Evaluator, Selected, Settings, Shared, budget::Budget},
+    parse::parse,
+    plan::{Grid, Plan, PlanOptions, Selection},
 };
+use futures::future::try_join_all;
+use model::select::{Select, SelectError, SelectRequest};
 
-/// How an engine reads the language and bounds its work. The default is a Prometheus server without feature flags.
-#[derive(Debug, Clone)]
-pub struct EngineOptions {
-    /// How far an instant selector looks back for a sample.
-    pub lookback_ms: i64,
-    /// Samples that a query may hold at once; a histogram counts as several.
-    pub samples_max: usize,
-    /// Step of subqueries that state none.
-    pub subquery_step_ms: i64,
-    /// Drop metric names at the end of a query instead of in each function.
-    pub delayed_name_removal: bool,
-    /// Take counter resets and beginnings from start timestamps.
-    pub use_start_timestamps: bool,
-    /// Treat `__type__` and `__unit__` like `__name__`.
-    pub type_and_unit_labels: bool,
-    /// Accept experimental functions and aggregations.
-    pub experimental_functions: bool,
-    /// Accept arithmetic where a duration is expected.
-    pub duration_expressions: bool,
-    /// Accept `anchored` and `smoothed` selectors.
-    pub extended_range_selectors: bool,
-    /// Accept `fill`, `fill_left` and `fill_right`.
-    pub fill_modifiers: bool,
+/// Evaluates queries.
+#[derive(Debug, Clone, Default)]
+pub struct Engine {
+    options: EngineOptions,
 }
 
-impl Default for EngineOptions {
-    fn default() -> Self {
-        Self {
-            lookback_ms: 300_000,
-            samples_max: 50_000_000,
-            subquery_step_ms: 60_000,
-            delayed_name_removal: false,
-            use_start_timestamps: false,
-            type_and_unit_labels: false,
-            experimental_functions: false,
-            duration_expressions: true,
-            extended_range_selectors: false,
-            fill_modifiers: false,
+/// A query with its plan.
+#[derive(Debug)]
+pub struct Prepared {
+    plan: Plan,
+    text: String,
+    instant: bool,
+    samples_max: usize,
+    settings: Settings,
+}
+
+/// A query with all that must be read for it.
+pub struct Loaded {
+    prepared: Prepared,
+    selected: Vec<Selected>,
+    /// What makes the selections incomplete.
+    warnings: Vec<String>,
+}
+
+impl Engine {
+    /// An engine with these options.
+    pub fn new(options: EngineOptions) -> Self {
+        Self { options }
+    }
+
+    /// How the engine was set up.
+    pub fn options(&self) -> &EngineOptions {
+        &self.options
+    }
+
+    /// Reads an expression as this engine understands the language.
+    pub fn parse(&self, text: &str) -> Result<Expr, QueryError> {
+        parse(text, self.options.parser_options()).map_err(|error| QueryError::Parse(error.to_string()))
+    }
+
+    /// Parses, checks and plans a query.
+    pub fn prepare(&self, query: &Query) -> Result<Prepared, QueryError> {
+        let expr = self.parse(&query.text)?;
+        let (grid, instant) = match query.times {
+            Times::Instant(at) => (Grid::instant(at), true),
+            Times::Range { step_ms, .. } if step_ms <= 0 => {
+                let text = "zero or negative query resolution step widths are not accepted. Try a positive integer";
+                return Err(QueryError::Parse(text.into()));
+            }
+            Times::Range { start, end, step_ms } => (Grid::range(start, end, step_ms), false),
+        };
+        let value_type = expr.value_type();
+        if !instant && matches!(value_type, ValueType::Matrix | ValueType::String) {
+            let text =
+                format!("invalid expression type \"{value_type}\" for range query, must be Scalar or instant Vector");
+            return Err(QueryError::Parse(text));
         }
+        let lookback_ms = query.lookback_ms.unwrap_or(self.options.lookback_ms).max(1);
+        let options = PlanOptions {
+            lookback_ms,
+            subquery_step_ms: self.options.subquery_step_ms.max(1),
+        };
+        Ok(Prepared {
+            plan: Plan::new(&expr, grid, options)?,
+            text: query.text.clone(),
+            instant,
+            samples_max: query.samples_max.unwrap_or(usize::MAX).min(self.options.samples_max),
+            settings: Settings {
+                lookback_ms,
+                delayed_name_removal: self.options.delayed_name_removal,
+                use_start_timestamps: self.options.use_start_timestamps,
+                type_and_unit_labels: self.options.type_and_unit_labels,
+            },
+        })
     }
 }
 
-impl EngineOptions {
-    /// Every part of the language switched on, as the language test suite needs it.
-    pub fn everything() -> Self {
-        Self {
-            delayed_name_removal: true,
-            use_start_timestamps: true,
-            type_and_unit_labels: true,
-            experimental_functions: true,
-            extended_range_selectors: true,
-            fill_modifiers: true,
-            ..Self::default()
-        }
+impl Prepared {
+    /// Selects all series that the query needs, all selections at once.
+    pub async fn load(self, source: &dyn Select) -> Result<Loaded, QueryError> {
+        let loads = self.plan.selections.iter().map(|selection| load(source, selection));
+        let loaded = try_join_all(loads).await?;
+        let (selected, warnings): (Vec<_>, Vec<_>) = loaded.into_iter().unzip();
+        let mut warnings = warnings.concat();
+        warnings.sort_unstable();
+        warnings.dedup();
+        Ok(Loaded {
+            prepared: self,
+            selected,
+            warnings,
+        })
     }
 }
 
-/// When to evaluate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Times {
-    /// At one moment.
-    Instant(Timestamp),
-    /// At `start`, `start + step_ms`, … up to `end`.
-    Range {
-        /// First evaluation time.
-        start: Timestamp,
-        /// No evaluation after this time.
-        end: Timestamp,
-        /// Distance of evaluation times, positive.
-        step_ms: i64,
-    },
-}
-
-/// A question to the engine.
-#[derive(Debug, Clone)]
-pub struct Query {
-    /// The expression.
-    pub text: String,
-    /// When to evaluate it.
-    pub times: Times,
-    /// Lookback instead of the engine's.
-    pub lookback_ms: Option<i64>,
-    /// Bound of samples instead of the engine's; the smaller one holds.
-    pub samples_max: Option<usize>,
-}
-
-/// What a query cost.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct QueryStats {
-    /// Samples that evaluation looked at; one that several steps look at counts for each of them.
-    pub total_queryable_samples: u64,
-    /// Most samples held at once.
-    pub peak_samples: usize,
-    /// Series that were selected.
-    pub series: usize,
-}
-
-/// The answer to a [`Query`].
-#[derive(Debug, Clone)]
-pub struct QueryResult {
-    /// What the expression evaluates to.
-    pub value: Value,
-    /// What makes the value doubtful or incomplete.
-    pub warnings: Vec<String>,
-    /// What may be worth knowing about the value.
-    pub infos: Vec<String>,
-    /// What the query cost.
-    pub stats: QueryStats,
-}
-
-/// Why a query has no answer. The texts are those of Prometheus.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum QueryError {
-    /// The expression is not PromQL, or its types do not fit.
-    #[error("{0}")]
-    Parse(String),
-    /// The expression cannot be evaluated on this data.
-    #[error("{0}")]
-    Execution(String),
-    /// More samples than a query may hold.
-    #[error("query processing would load too many samples into memory in query execution")]
-    TooManySamples,
-    /// Time was up; says during what.
-    #[error("query timed out in {0}")]
-    Timeout(String),
-    /// Nobody waits for the answer any more; says during what.
-    #[error("query was canceled in {0}")]
-    Canceled(String),
-    /// Samples could not be read.
-    #[error("expanding series: {0}")]
-    Select(#[from] SelectError),
-    /// The engine is at fault.
-    #[error("unexpected error: {0}")]
-    Internal(String),
-}
-
-/// Stops an evaluation from outside. Clones share their state; every long loop looks at it.
-#[derive(Clone)]
-pub struct Cancel {
-    canceled: Arc<AtomicBool>,
-    timed_out: Arc<dyn Fn() -> bool + Send + Sync>,
-}
-
-impl Cancel {
-    /// A switch that also stops the evaluation as soon as `timed_out` says so.
-    pub fn new(timed_out: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        Self { canceled: Arc::default(), timed_out: Arc::new(timed_out) }
+async fn load(source: &dyn Select, selection: &Selection) -> Result<(Selected, Vec<String>), SelectError> {
+    let request = SelectRequest {
+        // The order in which the source has them is good enough; an order by labels costs a sort.
+        sorted: false,
+        hints: selection.hints.clone(),
+        ..SelectRequest::new(selection.matchers.clone(), selection.range)
+    };
+    let mut set = source.select(request).await?;
+    let mut series = Vec::new();
+    while let Some(batch) = set.next().await {
+        series.append(&mut batch?);
     }
-
-    /// A switch without a deadline.
-    pub fn never() -> Self {
-        Self::new(|| false)
-    }
-
-    /// Stops the evaluation soon.
-    pub fn cancel(&self) {
-        self.canceled.store(true, Ordering::Relaxed);
-    }
-
-    /// Fails when the evaluation should stop.
-    pub fn check(&self) -> Result<(), QueryError> {
-        if self.canceled.load(Ordering::Relaxed) {
-            return Err(QueryError::Canceled("expression evaluation".into()));
-        }
-        if (self.timed_out)() {
-            return Err(QueryError::Timeout("expression evaluation".into()));
-        }
-        Ok(())
-    }
+    let selected = Selected {
+        series,
+        range: selection.range,
+        stats_only: selection.stats_only,
+    };
+    Ok((selected, set.warnings()))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_canceled_or_late_evaluation_says_which() {
-        let cancel = Cancel::never();
-        assert_eq!(cancel.check(), Ok(()));
-        cancel.clone().cancel();
-        assert_eq!(cancel.check().unwrap_err().to_string(), "query was canceled in expression evaluation");
-        let late = Cancel::new(|| true).check().unwrap_err();
-        assert_eq!(late.to_string(), "query timed out in expression evaluation");
+impl Loaded {
+    /// Computes the value of the query.
+    pub fn evaluate(self, cancel: &Cancel) -> Result<QueryResult, QueryError> {
+        let Prepared {
+            plan,
+            text,
+            instant,
+            samples_max,
+            settings,
+        } = self.prepared;
+        let budget = Budget::new(samples_max);
+        let shared = Shared {
+            settings,
+            selected: &self.selected,
+            cancel,
+            budget: budget.clone(),
+        };
+        let mut evaluator = Evaluator {
+            shared,
+            notes: Annotations::default(),
+        };
+        let value = operator::value(&mut evaluator, &plan, instant)?;
+        let (notes, infos) = evaluator.notes.into_texts(&text);
+        let stats = QueryStats {
+            total_queryable_samples: budget.looked_at(),
+            peak_samples: budget.peak(),
+            series: self.selected.iter().map(|selected| selected.series.len()).sum(),
+        };
+        Ok(QueryResult {
+            value,
+            warnings: [self.warnings, notes].concat(),
+            infos,
+            stats,
+        })
     }
 }

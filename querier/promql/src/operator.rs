@@ -1,0 +1,279 @@
+//! Evaluating a plan: every node becomes a matrix of columns over all steps, or a number per step.
+//!
+//! An operator works on whole columns: labels are looked at once per series, not once per step. Work on many series
+//! is spread over the cores, with results in the order of the series ([`Evaluator::each`]).
+
+pub(crate) mod budget;
+pub(crate) mod column;
+mod absent;
+mod aggregate;
+mod binary;
+mod call;
+mod count_values;
+mod finish;
+mod histogram;
+mod info;
+mod instant;
+mod label;
+mod matching;
+mod range;
+mod rank;
+mod scalar;
+mod set;
+mod sort;
+
+use crate::{
+    annotation::Annotations,
+    operator::{
+        budget::Budget,
+        column::{Matrix, quieted},
+    },
+    plan::{Grid, Kind, Node},
+    query::{Cancel, QueryError},
+};
+use model::{
+    histogram::{Histogram, ResetHint},
+    label::Labels,
+    sample::{STALE_NAN_BITS, SampleBuffer, is_stale},
+    select::Series,
+    time::TimeRange,
+};
+use rayon::prelude::*;
+use scalar::Scalars;
+use std::sync::Arc;
+
+pub(crate) use finish::value;
+
+/// The series of a selection.
+pub(crate) struct Selected {
+    /// The series, in the order in which the source gave them.
+    pub(crate) series: Vec<Series>,
+    /// When their samples are needed.
+    pub(crate) range: TimeRange,
+    /// Whether count and sum of histograms are enough.
+    pub(crate) stats_only: bool,
+}
+
+/// How a query is evaluated.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    /// How far instant selectors look back.
+    pub(crate) lookback_ms: i64,
+    /// Whether names are dropped at the end only.
+    pub(crate) delayed_name_removal: bool,
+    /// Whether start timestamps tell when counters began.
+    pub(crate) use_start_timestamps: bool,
+    /// Whether the label `__type__` tells what a counter is.
+    pub(crate) type_and_unit_labels: bool,
+}
+
+/// What all parts of an evaluation share.
+pub(crate) struct Shared<'a> {
+    pub(crate) settings: Settings,
+    pub(crate) selected: &'a [Selected],
+    pub(crate) cancel: &'a Cancel,
+    pub(crate) budget: Arc<Budget>,
+}
+
+/// Evaluates nodes.
+pub(crate) struct Evaluator<'a> {
+    pub(crate) shared: Shared<'a>,
+    /// What there is to say about the result.
+    pub(crate) notes: Annotations,
+}
+
+/// What one thread needs for work on series; its memory is used again from series to series.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    pub(crate) buffer: SampleBuffer,
+    pub(crate) notes: Annotations,
+}
+
+/// Fewer series than this are not worth waking other threads for.
+const PARALLEL_SERIES_MIN: usize = 64;
+
+/// Series that a thread takes at once.
+const PARALLEL_SERIES_CHUNK: usize = 32;
+
+impl Evaluator<'_> {
+    /// Evaluates a node that is a vector.
+    pub(crate) fn vector(&mut self, node: &Node, grid: Grid) -> Result<Matrix, QueryError> {
+        self.shared.cancel.check()?;
+        if grid.count == 0 {
+            return Ok(Matrix::default());
+        }
+        self.check_steps(grid)?;
+        match &node.kind {
+            Kind::Instant(instant) => self.instant(instant, node.span, grid),
+            Kind::Call(call) => self.call(call, node.span, grid),
+            Kind::Info(info) => self.info(info, grid),
+            Kind::Aggregate(aggregate) => self.aggregate(aggregate, grid),
+            Kind::Binary(binary) => self.binary(binary, node.span, grid),
+            Kind::Negate(inner) => self.negate(inner, grid),
+            Kind::Invariant(inner) => {
+                let once = self.vector(inner, Grid::instant(grid.start))?;
+                self.repeated(once, grid)
+            }
+            Kind::Number(_) | Kind::Text(_) | Kind::Window(_) | Kind::Subquery(_) => {
+                Err(QueryError::Internal("an instant vector was expected".into()))
+            }
+        }
+    }
+
+    /// Evaluates a node that is a scalar.
+    pub(crate) fn scalar(&mut self, node: &Node, grid: Grid) -> Result<Scalars, QueryError> {
+        self.shared.cancel.check()?;
+        self.check_steps(grid)?;
+        match &node.kind {
+            Kind::Number(value) => Ok(Scalars::Constant(*value)),
+            Kind::Invariant(inner) => Ok(Scalars::Constant(self.scalar(inner, Grid::instant(grid.start))?.at(0))),
+            Kind::Negate(inner) => Ok(self.scalar(inner, grid)?.map(|value| -value)),
+            Kind::Binary(binary) => self.scalar_binary(binary, grid),
+            Kind::Call(call) => self.scalar_call(call, grid),
+            Kind::Text(_)
+            | Kind::Instant(_)
+            | Kind::Window(_)
+            | Kind::Subquery(_)
+            | Kind::Info(_)
+            | Kind::Aggregate(_) => Err(QueryError::Internal("a scalar was expected".into())),
+        }
+    }
+
+    /// A grid with more steps than samples may be held cannot have a result.
+    fn check_steps(&self, grid: Grid) -> Result<(), QueryError> {
+        if grid.count > self.shared.budget.max() {
+            Err(QueryError::TooManySamples)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Works on each item, on several threads when there are many; results and notes are in the order of the items.
+    pub(crate) fn each<T: Sync, R: Send>(
+        &mut self,
+        items: &[T],
+        work: impl Fn(&Shared<'_>, &T, &mut Scratch) -> Result<R, QueryError> + Sync,
+    ) -> Result<Vec<R>, QueryError> {
+        let shared = &self.shared;
+        let run = |items: &[T]| {
+            let mut scratch = Scratch::default();
+            let results: Result<Vec<R>, QueryError> = items
+                .iter()
+                .map(|item| {
+                    shared.cancel.check()?;
+                    work(shared, item, &mut scratch)
+                })
+                .collect();
+            (results, scratch.notes)
+        };
+        let parts = if items.len() < PARALLEL_SERIES_MIN {
+            vec![run(items)]
+        } else {
+            items.par_chunks(PARALLEL_SERIES_CHUNK).map(run).collect()
+        };
+        let mut all = Vec::with_capacity(items.len());
+        for (results, notes) in parts {
+            self.notes.merge(notes);
+            all.append(&mut results?);
+        }
+        Ok(all)
+    }
+
+    /// A matrix of the columns, its samples held.
+    pub(crate) fn matrix(&self, columns: Vec<column::Column>) -> Result<Matrix, QueryError> {
+        let samples = columns.iter().map(|column| column.cells.samples()).sum();
+        Ok(Matrix {
+            columns,
+            charge: self.shared.budget.take(samples)?,
+        })
+    }
+
+    /// A matrix of columns that may have come to have the same labels. With delayed name removal that is looked at in the end.
+    pub(crate) fn relabelled(&self, columns: Vec<column::Column>) -> Result<Matrix, QueryError> {
+        let columns = if self.shared.settings.delayed_name_removal {
+            columns
+        } else {
+            column::join_same_labels(columns)?
+        };
+        self.matrix(columns)
+    }
+
+    /// Drops the names of a column, now or later.
+    pub(crate) fn drop_name(&self, column: &mut column::Column) {
+        if self.shared.settings.delayed_name_removal {
+            column.drop_name = true;
+        } else {
+            column.labels = column::without_metadata(&column.labels);
+        }
+    }
+}
+
+impl Shared<'_> {
+    /// Reads the samples of a series into the buffer, cleaned for evaluation.
+    pub(crate) fn read(
+        &self,
+        selected: &Selected,
+        series: &Series,
+        buffer: &mut SampleBuffer,
+    ) -> Result<(), QueryError> {
+        buffer.clear();
+        series.samples.read(selected.range, buffer)?;
+        for value in &mut buffer.values {
+            if value.is_nan() && value.to_bits() != STALE_NAN_BITS {
+                *value = quieted(*value);
+            }
+        }
+        if selected.stats_only {
+            forget_buckets(buffer);
+        }
+        Ok(())
+    }
+}
+
+/// Keeps count and sum of histograms, and what their buckets have to say about resets.
+fn forget_buckets(buffer: &mut SampleBuffer) {
+    let mut before: Option<Arc<Histogram>> = None;
+    for sample in &mut buffer.histograms {
+        let whole = sample.histogram.clone();
+        if is_stale(whole.sum) {
+            continue;
+        }
+        let reset_hint = match (whole.reset_hint, &before) {
+            (ResetHint::Unknown, Some(before)) if whole.is_reset_since(before) => ResetHint::Reset,
+            (ResetHint::Unknown, Some(_)) => ResetHint::NotReset,
+            (hint, _) => hint,
+        };
+        let stats = Histogram {
+            reset_hint,
+            schema: whole.schema,
+            count: whole.count,
+            sum: whole.sum,
+            ..Histogram::default()
+        };
+        sample.histogram = Arc::new(stats);
+        before = Some(whole);
+    }
+}
+
+/// Removes stale markers: windows do not see them.
+pub(crate) fn forget_stale(buffer: &mut SampleBuffer) {
+    if buffer.values.iter().any(|&value| is_stale(value)) {
+        let keep: Vec<bool> = buffer.values.iter().map(|&value| !is_stale(value)).collect();
+        retain(&mut buffer.timestamps, &keep);
+        retain(&mut buffer.values, &keep);
+        if !buffer.starts.is_empty() {
+            retain(&mut buffer.starts, &keep);
+        }
+    }
+    buffer.histograms.retain(|sample| !is_stale(sample.histogram.sum));
+}
+
+fn retain<T>(items: &mut Vec<T>, keep: &[bool]) {
+    let mut keep = keep.iter();
+    items.retain(|_| keep.next().copied().unwrap_or(true));
+}
+
+/// The metric name of a series, or the empty string.
+pub(crate) fn metric_name(labels: &Labels) -> &str {
+    labels.metric_name()
+}

@@ -1,0 +1,182 @@
+//! Instant selectors: at each step the last sample that is not too old.
+
+use crate::{
+    annotation::Note,
+    ast::Span,
+    function::extended::{interpolate, interpolate_histograms},
+    operator::{
+        Evaluator, Scratch,
+        column::{Cells, Column, Matrix},
+        forget_stale, metric_name,
+    },
+    plan::{Grid, Instant, Yield},
+    query::QueryError,
+    value::Point,
+};
+use model::{
+    histogram::ResetHint,
+    sample::{SampleBuffer, is_stale},
+};
+use std::sync::Arc;
+
+impl Evaluator<'_> {
+    pub(super) fn instant(&mut self, instant: &Instant, span: Span, grid: Grid) -> Result<Matrix, QueryError> {
+        let selected = &self.shared.selected[instant.selection];
+        let columns = self.each(&selected.series, |shared, series, scratch: &mut Scratch| {
+            shared.read(selected, series, &mut scratch.buffer)?;
+            let cells = if instant.smoothed {
+                forget_stale(&mut scratch.buffer);
+                let mut note = || {
+                    scratch
+                        .notes
+                        .add(Note::ExponentialAndCustom(metric_name(&series.labels).into()), span)
+                };
+                smoothed_cells(&scratch.buffer, instant, grid, shared.settings.lookback_ms, &mut note)
+            } else {
+                cells(&scratch.buffer, instant, grid, shared.settings.lookback_ms)
+            };
+            Ok((!cells.is_empty()).then(|| Column {
+                labels: series.labels.clone(),
+                drop_name: false,
+                cells,
+            }))
+        })?;
+        let columns: Vec<Column> = columns.into_iter().flatten().collect();
+        let matrix = self.matrix(columns)?;
+        self.shared.budget.count_looked_at(matrix_samples(&matrix));
+        if instant.yields == Yield::Value {
+            return Ok(matrix);
+        }
+        self.without_names(matrix)
+    }
+
+    /// The same values under names dropped, now or later.
+    pub(super) fn without_names(&mut self, matrix: Matrix) -> Result<Matrix, QueryError> {
+        let mut columns = matrix.columns;
+        columns.iter_mut().for_each(|column| self.drop_name(column));
+        drop(matrix.charge);
+        self.relabelled(columns)
+    }
+
+    /// What was evaluated at the first step, at every step.
+    pub(super) fn repeated(&self, once: Matrix, grid: Grid) -> Result<Matrix, QueryError> {
+        let mut columns = once.columns;
+        drop(once.charge);
+        for column in &mut columns {
+            let Some(point) = column.cells.at(0).to_point() else {
+                continue;
+            };
+            column.cells = match point {
+                Point::Float(value) => Cells::constant(value, grid.count),
+                Point::Histogram(histogram) => {
+                    let mut cells = Cells::with_capacity(grid.count);
+                    (0..grid.count).for_each(|step| cells.push_histogram(step, histogram.clone()));
+                    cells
+                }
+            };
+        }
+        self.matrix(columns)
+    }
+}
+
+fn matrix_samples(matrix: &Matrix) -> u64 {
+    matrix.columns.iter().map(|column| column.cells.samples() as u64).sum()
+}
+
+/// The cells of a series for a plain selector.
+fn cells(buffer: &SampleBuffer, instant: &Instant, grid: Grid, lookback_ms: i64) -> Cells {
+    let mut cells = Cells::with_capacity(if buffer.is_empty() { 0 } else { grid.count });
+    // Numbers of floats and of histograms that are not in the future of the step.
+    let (mut floats, mut histograms) = (0, 0);
+    for step in 0..grid.count {
+        let at = instant.shift.apply(grid.at(step));
+        while buffer.timestamps.get(floats).is_some_and(|&time| time <= at) {
+            floats += 1;
+        }
+        while buffer.histograms.get(histograms).is_some_and(|sample| sample.at <= at) {
+            histograms += 1;
+        }
+        let oldest = at.saturating_sub(lookback_ms);
+        let float = floats.checked_sub(1).filter(|&index| buffer.timestamps[index] > oldest);
+        let histogram = histograms
+            .checked_sub(1)
+            .map(|index| &buffer.histograms[index])
+            .filter(|sample| sample.at > oldest);
+        match (float, histogram) {
+            (Some(index), histogram) if histogram.is_none_or(|sample| sample.at < buffer.timestamps[index]) => {
+                if is_stale(buffer.values[index]) {
+                    continue;
+                }
+                let value = match instant.yields {
+                    Yield::Value => buffer.values[index],
+                    Yield::Timestamp => buffer.timestamps[index] as f64 / 1000.0,
+                    Yield::Start => buffer.starts.get(index).copied().unwrap_or(0) as f64 / 1000.0,
+                };
+                cells.push_float(step, value);
+            }
+            (_, Some(sample)) if !is_stale(sample.histogram.sum) => match instant.yields {
+                Yield::Value => cells.push_histogram(step, sample.histogram.clone()),
+                Yield::Timestamp => cells.push_float(step, sample.at as f64 / 1000.0),
+                Yield::Start => cells.push_float(step, sample.start as f64 / 1000.0),
+            },
+            _ => {}
+        }
+    }
+    cells
+}
+
+/// The cells of a series for a `smoothed` selector: between the sample before and the one behind, or that before alone.
+fn smoothed_cells(
+    buffer: &SampleBuffer,
+    instant: &Instant,
+    grid: Grid,
+    lookback_ms: i64,
+    incompatible: &mut dyn FnMut(),
+) -> Cells {
+    let mut cells = Cells::default();
+    for step in 0..grid.count {
+        let at = instant.shift.apply(grid.at(step));
+        let (oldest, newest) = (at.saturating_sub(lookback_ms), at.saturating_add(lookback_ms));
+        let floats = buffer.timestamps.partition_point(|&time| time <= at);
+        let histograms = buffer.histograms.partition_point(|sample| sample.at <= at);
+        let float = floats.checked_sub(1).filter(|&index| buffer.timestamps[index] > oldest);
+        let histogram = histograms
+            .checked_sub(1)
+            .filter(|&index| buffer.histograms[index].at > oldest);
+        let float_time = float.map(|index| buffer.timestamps[index]);
+        let histogram_time = histogram.map(|index| buffer.histograms[index].at);
+        if let (Some(index), true) = (float, float_time > histogram_time) {
+            let before = (buffer.timestamps[index], buffer.values[index]);
+            let next = buffer
+                .timestamps
+                .get(floats)
+                .filter(|&&time| time <= newest && before.0 < at);
+            let value = match next {
+                Some(&time) => interpolate(before, (time, buffer.values[floats]), at, false),
+                None => before.1,
+            };
+            cells.push_float(step, value);
+        } else if let Some(index) = histogram {
+            let before = &buffer.histograms[index];
+            let next = buffer
+                .histograms
+                .get(histograms)
+                .filter(|next| next.at <= newest && before.at < at);
+            let Some(next) = next else {
+                cells.push_histogram(step, before.histogram.clone());
+                continue;
+            };
+            let counter = [before, next]
+                .iter()
+                .all(|sample| sample.histogram.reset_hint != ResetHint::Gauge);
+            match interpolate_histograms(before, next, at, counter) {
+                Ok(mut histogram) => {
+                    histogram.compact();
+                    cells.push_histogram(step, Arc::new(histogram));
+                }
+                Err(_) => incompatible(),
+            }
+        }
+    }
+    cells
+}

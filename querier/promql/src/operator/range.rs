@@ -1,0 +1,434 @@
+//! Range functions: each step looks at a window of samples, selected or evaluated by a subquery.
+
+use crate::{
+    annotation::{Annotations, Note},
+    ast::{Extension, Function, Span},
+    function::{
+        change, extended, over_time, rate, regression,
+        window::{Notes, Samples, Window},
+    },
+    operator::{
+        Evaluator, Scratch, Selected, Shared,
+        column::{Cell, Cells, Column, Matrix, histogram_samples},
+        forget_stale, metric_name,
+        scalar::Scalars,
+    },
+    plan::{self, Call, Grid, Kind, Node, Shift, Subquery},
+    query::QueryError,
+    value::Point,
+};
+use model::{
+    histogram::{Histogram, ResetHint},
+    label::Labels,
+    sample::{HistogramSample, SampleBuffer},
+    select::Series,
+};
+use std::sync::Arc;
+
+/// What a function makes of a window.
+type Kernel = fn(&Window<'_>, &mut Notes<'_>) -> Option<Point>;
+
+/// Where windows come from.
+pub(super) enum Source<'a> {
+    /// A selector.
+    Selected(&'a Selected),
+    /// A subquery, with the steps at which it was evaluated.
+    Evaluated(Matrix, Grid),
+}
+
+/// How windows lie.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Frame {
+    pub(super) shift: Shift,
+    pub(super) range_ms: i64,
+    pub(super) extension: Option<Extension>,
+    /// Where the query speaks of the windows.
+    pub(super) span: Span,
+}
+
+/// A series of a source.
+pub(super) enum Item<'a> {
+    Selected(&'a Selected, &'a Series),
+    Evaluated(&'a Column, Grid),
+}
+
+impl Item<'_> {
+    pub(super) fn labels(&self) -> &Labels {
+        match self {
+            Item::Selected(_, series) => &series.labels,
+            Item::Evaluated(column, _) => &column.labels,
+        }
+    }
+
+    pub(super) fn drop_name(&self) -> bool {
+        match self {
+            Item::Selected(..) => false,
+            Item::Evaluated(column, _) => column.drop_name,
+        }
+    }
+
+    /// Fills the buffer with the samples, without stale markers.
+    pub(super) fn read(&self, shared: &Shared<'_>, buffer: &mut SampleBuffer) -> Result<(), QueryError> {
+        match self {
+            Item::Selected(selected, series) => {
+                shared.read(selected, series, buffer)?;
+                forget_stale(buffer);
+            }
+            Item::Evaluated(column, grid) => {
+                buffer.clear();
+                for (step, cell) in column.cells.iter() {
+                    match cell {
+                        Cell::Float(value) => buffer.push_float(grid.at(step), value),
+                        Cell::Histogram(histogram) => {
+                            let histogram = without_reset_knowledge(histogram);
+                            buffer.histograms.push(HistogramSample {
+                                at: grid.at(step),
+                                start: 0,
+                                histogram,
+                            });
+                        }
+                        Cell::Absent => {}
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is known about resets between stored samples says nothing about the samples that a subquery happens to take.
+fn without_reset_knowledge(histogram: &Arc<Histogram>) -> Arc<Histogram> {
+    match histogram.reset_hint {
+        ResetHint::Reset | ResetHint::NotReset => Arc::new(Histogram {
+            reset_hint: ResetHint::Unknown,
+            ..(**histogram).clone()
+        }),
+        ResetHint::Unknown | ResetHint::Gauge => histogram.clone(),
+    }
+}
+
+impl Source<'_> {
+    pub(super) fn items(&self) -> Vec<Item<'_>> {
+        match self {
+            Source::Selected(selected) => selected
+                .series
+                .iter()
+                .map(|series| Item::Selected(selected, series))
+                .collect(),
+            Source::Evaluated(matrix, grid) => matrix
+                .columns
+                .iter()
+                .map(|column| Item::Evaluated(column, *grid))
+                .collect(),
+        }
+    }
+}
+
+/// Visits the windows of a series at all steps, those without samples included.
+pub(super) fn for_each_window(
+    samples: Samples<'_>,
+    frame: Frame,
+    grid: Grid,
+    lookback_ms: i64,
+    mut visit: impl FnMut(usize, Window<'_>) -> Result<(), QueryError>,
+) -> Result<(), QueryError> {
+    let (before, after) = match frame.extension {
+        None => (0, 0),
+        Some(Extension::Anchored) => (lookback_ms, 0),
+        Some(Extension::Smoothed) => (lookback_ms, lookback_ms),
+    };
+    let (mut floats, mut histograms) = (0..0, 0..0);
+    for step in 0..grid.count {
+        let at = grid.at(step);
+        let end = frame.shift.apply(at);
+        let start = end.saturating_sub(frame.range_ms);
+        let (oldest, newest) = (start.saturating_sub(before), end.saturating_add(after));
+        // Windows move forward only.
+        while samples.times.get(floats.end).is_some_and(|&time| time <= newest) {
+            floats.end += 1;
+        }
+        while floats.start < floats.end && samples.times[floats.start] <= oldest {
+            floats.start += 1;
+        }
+        while samples
+            .histograms
+            .get(histograms.end)
+            .is_some_and(|sample| sample.at <= newest)
+        {
+            histograms.end += 1;
+        }
+        while histograms.start < histograms.end && samples.histograms[histograms.start].at <= oldest {
+            histograms.start += 1;
+        }
+        let window = Window {
+            samples: samples.slice(floats.clone(), histograms.clone()),
+            at,
+            start,
+            end,
+            range_ms: frame.range_ms,
+            params: [0.0; 2],
+            trust_starts: false,
+        };
+        visit(step, window)?;
+    }
+    Ok(())
+}
+
+/// How many samples a window counts as.
+fn window_samples(window: &Window<'_>) -> usize {
+    let histograms: usize = window
+        .samples
+        .histograms
+        .iter()
+        .map(|sample| histogram_samples(&sample.histogram))
+        .sum();
+    window.samples.times.len() + histograms
+}
+
+impl<'a> Evaluator<'a> {
+    /// Where the windows of a range vector come from, and how they lie.
+    pub(super) fn source(&mut self, node: &Node, grid: Grid) -> Result<(Source<'a>, Frame), QueryError> {
+        match &node.kind {
+            Kind::Window(window) => {
+                let plan::Window {
+                    selection,
+                    shift,
+                    range_ms,
+                    extension,
+                    ..
+                } = *window;
+                let frame = Frame {
+                    shift,
+                    range_ms,
+                    extension,
+                    span: node.span,
+                };
+                Ok((Source::Selected(&self.shared.selected[selection]), frame))
+            }
+            Kind::Subquery(subquery) => {
+                let (matrix, inner) = self.subquery(subquery, grid)?;
+                let frame = Frame {
+                    shift: subquery.shift,
+                    range_ms: subquery.range_ms,
+                    extension: None,
+                    span: node.span,
+                };
+                Ok((Source::Evaluated(matrix, inner), frame))
+            }
+            _ => Err(QueryError::Internal("a range vector was expected".into())),
+        }
+    }
+
+    /// Evaluates a subquery once for the windows of all steps.
+    fn subquery(&mut self, subquery: &Subquery, grid: Grid) -> Result<(Matrix, Grid), QueryError> {
+        let inner = plan::subquery_grid(
+            subquery.shift.apply_span(grid.span()),
+            subquery.range_ms,
+            subquery.step_ms,
+        );
+        Ok((self.vector(&subquery.inner, inner)?, inner))
+    }
+
+    /// Calls a range function.
+    pub(super) fn range_call(&mut self, call: &Call, grid: Grid) -> Result<Matrix, QueryError> {
+        let function = call.function;
+        let mut range = None;
+        let mut params = Vec::new();
+        for arg in &call.args {
+            match arg.kind {
+                Kind::Window(_) | Kind::Subquery(_) => range = Some(arg),
+                _ => params.push(self.scalar(arg, grid)?),
+            }
+        }
+        let Some(range) = range else {
+            return Err(QueryError::Internal(format!("{function} without a range vector")));
+        };
+        if let (Function::DoubleExponentialSmoothing, [smoothing, trend]) = (function, params.as_slice()) {
+            for step in 0..grid.count {
+                regression::check_smoothing(smoothing.at(step), trend.at(step))?;
+            }
+        }
+        let (source, mut frame) = self.source(range, grid)?;
+        if function == Function::QuantileOverTime {
+            frame.span = call.args[0].span;
+        }
+        let kernel = kernel(function, frame.extension)?;
+        let looks_like_rate = matches!(function, Function::Rate | Function::Increase | Function::Irate);
+        let keeps_name = matches!(function, Function::LastOverTime | Function::FirstOverTime);
+        let items = source.items();
+        let columns = self.each(&items, |shared, item, scratch: &mut Scratch| {
+            item.read(shared, &mut scratch.buffer)?;
+            let Scratch { buffer, notes } = scratch;
+            let metric = metric_name(item.labels());
+            let (cells, floats) = evaluate_windows(shared, buffer, notes, metric, frame, grid, kernel, &params)?;
+            if looks_like_rate && floats {
+                note_doubtful_counter(shared, notes, item.labels(), frame.span);
+            }
+            let drop_name = item.drop_name();
+            Ok((!cells.is_empty()).then(|| Column {
+                labels: item.labels().clone(),
+                drop_name,
+                cells,
+            }))
+        })?;
+        drop(items);
+        drop(source);
+        let mut columns: Vec<Column> = columns.into_iter().flatten().collect();
+        if keeps_name {
+            return self.matrix(columns);
+        }
+        columns.iter_mut().for_each(|column| self.drop_name(column));
+        self.relabelled(columns)
+    }
+}
+
+/// The cells that a kernel makes of the windows of a series, and whether any window had floats.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "all that one series needs, called from one place"
+)]
+fn evaluate_windows(
+    shared: &Shared<'_>,
+    buffer: &SampleBuffer,
+    notes: &mut Annotations,
+    metric: &str,
+    frame: Frame,
+    grid: Grid,
+    kernel: Kernel,
+    params: &[Scalars],
+) -> Result<(Cells, bool), QueryError> {
+    let mut cells = Cells::default();
+    let mut floats = false;
+    let mut looked_at = 0;
+    let mut notes = Notes {
+        all: notes,
+        metric,
+        span: frame.span,
+    };
+    if buffer.is_empty() {
+        return Ok((cells, floats));
+    }
+    let trust_starts = shared.settings.use_start_timestamps;
+    for_each_window(
+        Samples::of(buffer),
+        frame,
+        grid,
+        shared.settings.lookback_ms,
+        |step, mut window| {
+            if window.samples.is_empty() {
+                return Ok(());
+            }
+            let samples = window_samples(&window);
+            shared.budget.check(samples)?;
+            looked_at += samples as u64;
+            floats |= !window.samples.times.is_empty();
+            window.trust_starts = trust_starts;
+            for (param, scalars) in window.params.iter_mut().zip(params) {
+                *param = scalars.at(step);
+            }
+            if let Some(point) = kernel(&window, &mut notes) {
+                cells.push(step, point);
+            }
+            Ok(())
+        },
+    )?;
+    shared.budget.count_looked_at(looked_at);
+    Ok((cells, floats))
+}
+
+/// Says so when what is treated as a counter does not look like one.
+fn note_doubtful_counter(shared: &Shared<'_>, notes: &mut Annotations, labels: &Labels, span: Span) {
+    let metric = metric_name(labels);
+    if metric.is_empty() {
+        return;
+    }
+    if shared.settings.type_and_unit_labels {
+        let kind = labels.get("__type__").unwrap_or("");
+        if !matches!(kind, "counter" | "histogram") {
+            notes.add(
+                Note::PossibleNonCounterType {
+                    metric: metric.into(),
+                    kind: kind.into(),
+                },
+                span,
+            );
+        }
+    } else if !["_total", "_sum", "_count", "_bucket"]
+        .iter()
+        .any(|suffix| metric.ends_with(suffix))
+    {
+        notes.add(Note::PossibleNonCounter(metric.into()), span);
+    }
+}
+
+/// Functions that can do something with the edges of an anchored window.
+const ANCHORED_FUNCTIONS: &[Function] = &[
+    Function::Changes,
+    Function::Delta,
+    Function::Increase,
+    Function::Rate,
+    Function::Resets,
+];
+
+/// Functions that can do something with the edges of a smoothed window.
+const SMOOTHED_FUNCTIONS: &[Function] = &[Function::Delta, Function::Increase, Function::Rate];
+
+fn check_extension(function: Function, extension: Extension) -> Result<(), QueryError> {
+    let allowed = match extension {
+        Extension::Anchored => ANCHORED_FUNCTIONS,
+        Extension::Smoothed => SMOOTHED_FUNCTIONS,
+    };
+    if allowed.contains(&function) {
+        return Ok(());
+    }
+    let names: Vec<&str> = allowed.iter().map(|function| function.as_str()).collect();
+    let (modifier, names) = (extension.as_str(), names.join(", "));
+    Err(QueryError::Execution(format!(
+        "{modifier} modifier can only be used with: {names} - not with {function}"
+    )))
+}
+
+fn kernel(function: Function, extension: Option<Extension>) -> Result<Kernel, QueryError> {
+    const ANCHORED: Option<Extension> = Some(Extension::Anchored);
+    const SMOOTHED: Option<Extension> = Some(Extension::Smoothed);
+    if let Some(extension) = extension {
+        check_extension(function, extension)?;
+    }
+    Ok(match (function, extension) {
+        (Function::Rate, None) => rate::rate,
+        (Function::Increase, None) => rate::increase,
+        (Function::Delta, None) => rate::delta,
+        (Function::Rate, ANCHORED) => |window, notes| extended::anchored(window, notes, rate::RATE),
+        (Function::Increase, ANCHORED) => |window, notes| extended::anchored(window, notes, rate::INCREASE),
+        (Function::Delta, ANCHORED) => |window, notes| extended::anchored(window, notes, rate::DELTA),
+        (Function::Rate, SMOOTHED) => |window, notes| extended::smoothed(window, notes, rate::RATE),
+        (Function::Increase, SMOOTHED) => |window, notes| extended::smoothed(window, notes, rate::INCREASE),
+        (Function::Delta, SMOOTHED) => |window, notes| extended::smoothed(window, notes, rate::DELTA),
+        (Function::Changes, ANCHORED) => change::anchored_changes,
+        (Function::Resets, ANCHORED) => change::anchored_resets,
+        (Function::Changes, _) => change::changes,
+        (Function::Resets, _) => change::resets,
+        (Function::Irate, _) => rate::irate,
+        (Function::Idelta, _) => rate::idelta,
+        (Function::Deriv, _) => regression::deriv,
+        (Function::PredictLinear, _) => regression::predict_linear,
+        (Function::DoubleExponentialSmoothing, _) => regression::smooth,
+        (Function::AvgOverTime, _) => over_time::average,
+        (Function::CountOverTime, _) => over_time::count,
+        (Function::FirstOverTime, _) => over_time::first,
+        (Function::LastOverTime, _) => over_time::last,
+        (Function::MadOverTime, _) => over_time::median_deviation,
+        (Function::MaxOverTime, _) => over_time::max,
+        (Function::MinOverTime, _) => over_time::min,
+        (Function::PresentOverTime, _) => over_time::present,
+        (Function::QuantileOverTime, _) => over_time::quantile_of,
+        (Function::StddevOverTime, _) => over_time::deviation,
+        (Function::StdvarOverTime, _) => over_time::variance,
+        (Function::SumOverTime, _) => over_time::sum,
+        (Function::TsOfFirstOverTime, _) => over_time::time_of_first,
+        (Function::TsOfLastOverTime, _) => over_time::time_of_last,
+        (Function::TsOfMaxOverTime, _) => over_time::time_of_max,
+        (Function::TsOfMinOverTime, _) => over_time::time_of_min,
+        (function, _) => return Err(QueryError::Internal(format!("{function} is no range function"))),
+    })
+}
