@@ -167,7 +167,7 @@ impl Slice {
             + self.batch.series.capacity() * 48
             + self.batch.histograms.capacity() * 24
             + self.batch.exemplars.capacity() * 48
-            + self.origins.capacity() * 32
+            + self.origins.capacity() * 24
     }
 
     #[inline]
@@ -177,6 +177,16 @@ impl Slice {
             histograms: self.batch.histograms.len(),
             exemplars: self.batch.exemplars.len(),
             weight: self.weight,
+        }
+    }
+
+    /// Called after each part of a series, so that one with too many is left before its columns have grown with it.
+    #[inline]
+    fn check_weight(&self, mark: Mark) -> Result<(), Broken> {
+        if self.weight > mark.weight + SERIES_WEIGHT_MAX {
+            Err(series_too_large())
+        } else {
+            Ok(())
         }
     }
 
@@ -202,12 +212,7 @@ impl Slice {
 
     /// Closes a series: its number from the routes, or a note that it must be decoded.
     #[inline]
-    fn finish_series(&mut self, routes: &mut RouteReader<'_>, origin: Origin, mark: Mark) -> Result<(), Broken> {
-        if self.weight - mark.weight > SERIES_WEIGHT_MAX {
-            return Err(Broken(format!(
-                "one series of the request has more than {SERIES_WEIGHT_MAX} samples and buckets; send them in parts"
-            )));
-        }
+    fn finish_series(&mut self, routes: &mut RouteReader<'_>, origin: Origin, mark: Mark) {
         if self.batch.exemplars.len() > mark.exemplars {
             self.date_exemplars(mark);
         }
@@ -224,7 +229,6 @@ impl Slice {
         };
         self.batch.finish_series(id);
         self.origins.push(origin);
-        Ok(())
     }
 
     /// An exemplar without a timestamp is as old as the newest sample beside it.
@@ -381,6 +385,13 @@ impl Slice {
         slice.counts = Counts::default();
         Ok(slice)
     }
+}
+
+#[cold]
+fn series_too_large() -> Broken {
+    Broken(format!(
+        "one series of the request has more than {SERIES_WEIGHT_MAX} samples and buckets; send them in parts"
+    ))
 }
 
 /// Where the samples of a series lie in the columns of its batch.

@@ -23,7 +23,10 @@ pub(crate) use table::{Found, RouteReader, Routes};
 
 /// Identifies a spelling: a keyed hash wide enough that two spellings never share one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Key(u128);
+pub(crate) struct Key {
+    low: u64,
+    high: u64,
+}
 
 /// Length of the hash's secret: xxh3's own.
 const SECRET_BYTES: usize = 192;
@@ -63,7 +66,7 @@ impl KeyHasher {
     /// The key of a byte string.
     #[inline]
     pub(crate) fn key(&self, bytes: &[u8]) -> Key {
-        Key(xxh3_128_with_secret(bytes, &self.secret[..]))
+        Key::from_wide(xxh3_128_with_secret(bytes, &self.secret[..]))
     }
 
     /// Begins the key of a list of keys.
@@ -94,8 +97,8 @@ impl Mixer<'_> {
             self.sum = self.sum.wrapping_mul(self.secret.step);
         }
         let (one, other) = self.secret.places[place];
-        let low = (key.0 as u64).wrapping_add(one);
-        let high = ((key.0 >> 64) as u64).wrapping_add(other);
+        let low = key.low.wrapping_add(one);
+        let high = key.high.wrapping_add(other);
         self.sum = self.sum.wrapping_add(u128::from(low) * u128::from(high));
         self.count += 1;
     }
@@ -111,14 +114,25 @@ impl Mixer<'_> {
     pub(crate) fn finish(self) -> Key {
         let sum = self.sum.wrapping_add(self.count as u128).wrapping_mul(self.secret.step);
         // High bits of products are better than low ones; the index of the routes looks at the low ones.
-        Key(sum ^ (sum >> 64))
+        Key::from_wide(sum ^ (sum >> 64))
     }
 }
 
 impl Key {
     /// A key that stands for a small number in a [`Mixer`].
     pub(crate) fn from_number(number: u64) -> Self {
-        Key(u128::from(number) << 64 | u128::from(number))
+        Key {
+            low: number,
+            high: number,
+        }
+    }
+
+    #[inline]
+    fn from_wide(wide: u128) -> Self {
+        Key {
+            low: wide as u64,
+            high: (wide >> 64) as u64,
+        }
     }
 }
 

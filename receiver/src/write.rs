@@ -170,6 +170,9 @@ impl Receiver {
         symbols.clear();
         if version == Version::V2 {
             symbols.read(body, self.resolver.hasher(), self.settings.symbols_max)?;
+            if !reservation.resize(body.len() + symbols.bytes()) {
+                return Err(self.out_of_memory());
+            }
         }
         let request = Request {
             version,

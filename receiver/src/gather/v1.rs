@@ -58,6 +58,7 @@ fn add_series<'a>(
             Point::Exemplar(bytes) => add_exemplar(bytes, request, slice)?,
             Point::Label(_) => scattered = true,
         }
+        slice.check_weight(mark)?;
     }
     if !slice.has_samples_since(mark) && slice.batch.exemplars.len() == mark.exemplars {
         return Ok(());
@@ -69,7 +70,8 @@ fn add_series<'a>(
     } else {
         request.hasher.key(series.leading_labels())
     };
-    slice.finish_series(routes, request.origin(series.bytes(), key), mark)
+    slice.finish_series(routes, request.origin(series.bytes(), key), mark);
+    Ok(())
 }
 
 /// Adds an exemplar. One that cannot be stored is dropped and counted: exemplars never fail a request of 1.0.

@@ -38,6 +38,10 @@ impl SymbolTable {
         self.symbols.clear();
     }
 
+    pub(crate) fn bytes(&self) -> usize {
+        self.symbols.len() * size_of::<Symbol>()
+    }
+
     pub(crate) fn retained_bytes(&self) -> usize {
         self.symbols.capacity() * size_of::<Symbol>()
     }
@@ -120,11 +124,12 @@ fn add_series<'a>(
             Field::Exemplar(bytes) => add_exemplar(bytes, request, slice, rejections)?,
             Field::Metadata(metadata) => spelling.metadata = metadata,
         }
+        slice.check_weight(mark)?;
     }
     match spelling.key() {
         // All its histograms were refused, each for itself.
         Ok(_) if !slice.has_samples_since(mark) => slice.abandon(mark),
-        Ok(key) => slice.finish_series(routes, request.origin(series.bytes(), key), mark)?,
+        Ok(key) => slice.finish_series(routes, request.origin(series.bytes(), key), mark),
         Err((reason, describe)) => {
             let mut count = slice.added_since(mark);
             if count == 0 {

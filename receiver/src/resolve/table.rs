@@ -34,7 +34,7 @@ pub(crate) struct Half {
 impl Half {
     fn find(&self, key: Key) -> Option<SlotNumber> {
         self.index
-            .find(key.low(), |number| self.slots[*number as usize].key == key)
+            .find(key.low, |number| self.slots[*number as usize].key == key)
             .copied()
     }
 
@@ -55,15 +55,8 @@ impl Half {
         });
         let slots = &self.slots;
         self.index
-            .insert_unique(key.low(), number, |number| slots[*number as usize].key.low());
+            .insert_unique(key.low, number, |number| slots[*number as usize].key.low);
         true
-    }
-}
-
-impl Key {
-    #[inline]
-    fn low(self) -> u64 {
-        self.0 as u64
     }
 }
 

@@ -199,7 +199,7 @@ fn keys_of_lists_are_spread_in_their_low_bits() {
         let mut mixer = resolver.hasher().mixer();
         mixer.add(key(&resolver, 1));
         mixer.add(key(&resolver, number));
-        buckets[(mixer.finish().0 & 0xff) as usize] += 1;
+        buckets[(mixer.finish().low & 0xff) as usize] += 1;
     }
     assert!(buckets.iter().all(|count| (40..200).contains(count)), "{buckets:?}");
 }
