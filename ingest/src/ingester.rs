@@ -91,18 +91,20 @@ impl Ingester {
         registry: &mut Registry,
     ) -> Result<Arc<Self>, OpenError> {
         let dir = settings.dir.clone();
-        let io = |error| OpenError::Io {
-            dir: dir.clone(),
-            error,
-        };
+        let io = |error| OpenError::Io { dir: dir.clone(), error };
         let wal_dir = dir.join("wal");
+        let is_new = env.fs.list(&dir).is_err();
         env.fs.create_dir(&wal_dir).map_err(io)?;
         let lock = env.fs.lock(&dir.join("lock")).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => OpenError::Locked { dir: dir.clone() },
             _ => io(error),
         })?;
-        env.fs.sync_dir(&dir).map_err(io)?;
         let blocks = LocalBlocks::open(Arc::clone(&env.fs), dir.join("blocks")).map_err(io)?;
+        env.fs.sync_dir(&dir).map_err(io)?;
+        if is_new {
+            // The folder itself must survive as well. Who may not look into a folder above has not made it just now.
+            dir.ancestors().skip(1).for_each(|above| drop(env.fs.sync_dir(above)));
+        }
         let core = Arc::new(Core {
             head: Head::new(env.rng.next_u64()),
             salt: env.rng.next_u64() as u32,

@@ -4,7 +4,7 @@
 use futures::future::BoxFuture;
 use ingest::{IngestSettings, Ingester};
 use model::{
-    env::{Clock, Env, Fs, Rng, Spawn},
+    env::{Clock, Env, Fs, Rng, Spawn, memory::MemoryFs},
     label::Labels,
     matcher::Matcher,
     push::{Push, PushError, SeriesId, WriteBatch, WriteOutcome},
@@ -23,7 +23,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 use storage::disk::Disk;
 
@@ -33,15 +33,14 @@ pub const NOW: Timestamp = block_start(1_700_000_000_000) + BLOCK_RANGE_MS / 2;
 /// A wall clock that stands still until a test moves it, with real sleeps.
 pub struct TestClock {
     now: AtomicI64,
-    begin: Instant,
+    begin: tokio::time::Instant,
 }
 
 impl TestClock {
-    #[expect(clippy::disallowed_methods, reason = "tests run in real time")]
     pub fn new(now: Timestamp) -> Arc<Self> {
         Arc::new(Self {
             now: AtomicI64::new(now),
-            begin: Instant::now(),
+            begin: tokio::time::Instant::now(),
         })
     }
 
@@ -55,9 +54,8 @@ impl Clock for TestClock {
         self.now.load(Ordering::SeqCst)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "tests run in real time")]
     fn monotonic(&self) -> Duration {
-        Instant::now() - self.begin
+        self.begin.elapsed()
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
@@ -96,6 +94,24 @@ impl Spawn for TestSpawn {
     }
 }
 
+/// Runs work on tokio, blocking work in place: with one thread and paused time a run can be repeated step by step.
+pub struct InlineSpawn;
+
+impl Spawn for InlineSpawn {
+    #[expect(clippy::disallowed_methods, reason = "the test's own implementation of the seam")]
+    fn task(&self, _: &str, task: BoxFuture<'static, ()>) {
+        tokio::spawn(task);
+    }
+
+    fn blocking(&self, _: &str, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
+        Box::pin(async move { work() })
+    }
+
+    fn thread(&self, _: &str, _: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
 /// Everything outside of an ingester.
 pub struct World {
     pub clock: Arc<TestClock>,
@@ -127,6 +143,20 @@ impl World {
             bucket: Arc::new(InMemory::new()),
             settings,
         }
+    }
+
+    /// A world in memory that runs step by step.
+    pub fn in_memory(fs: &MemoryFs) -> Self {
+        let mut world = Self::new(Arc::new(fs.clone()), Path::new("/data"));
+        world.env.spawn = Arc::new(InlineSpawn);
+        world
+    }
+
+    /// The same world for the next process: another view of the files, other random numbers.
+    pub fn next_process(&mut self, fs: &MemoryFs) {
+        let seed = self.env.rng.next_u64();
+        self.env.fs = Arc::new(fs.clone());
+        self.env.rng = Arc::new(TestRng(AtomicU64::new(seed)));
     }
 
     /// Opens the ingester and waits until it is ready.

@@ -1,5 +1,7 @@
 //! Time, chance, files and tasks, injected: all that differs between production, tests and simulation.
 
+pub mod memory;
+
 use crate::time::Timestamp;
 use futures::future::BoxFuture;
 use std::{io, ops::Deref, path::Path, sync::Arc, time::Duration};

@@ -1,0 +1,533 @@
+//! Bad luck of every kind, by seed: what was acknowledged is never lost, what was not sent is never there, and the ingester always starts.
+
+mod support;
+
+use ingest::{Ingester, SyncPolicy};
+use model::{
+    env::{Fs as _, memory::MemoryFs},
+    push::{SeriesId, SeriesRef, WriteBatch},
+    sample::FloatSample,
+    tenant::Tenant,
+    time::{BLOCK_RANGE_MS, Timestamp},
+    verdict::Verdict,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use support::*;
+
+const TENANTS: [&str; 2] = ["default-tenant", "second"];
+const SERIES: usize = 12;
+
+/// How many seeds to try; `NARTHEX_SEEDS` asks for more.
+fn seeds(default: u64) -> u64 {
+    std::env::var("NARTHEX_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Numbers drawn from a seed.
+struct Luck(u64);
+
+impl Luck {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+type Key = (usize, usize, Timestamp);
+
+/// What was sent and what came back.
+#[derive(Default)]
+struct Ledger {
+    /// Bits that were sent for a timestamp of a series of a tenant.
+    sent: BTreeMap<Key, BTreeSet<u64>>,
+    acknowledged: BTreeMap<Key, u64>,
+}
+
+impl Ledger {
+    /// Compares with what an ingester gives back. `may_miss` says which acknowledged samples the faults were allowed to cost.
+    async fn check(&self, ingester: &Ingester, may_miss: impl Fn(&Key) -> bool) {
+        let mut found = BTreeMap::new();
+        for (tenant, name) in TENANTS.iter().enumerate() {
+            let content = content(ingester, name).await;
+            for number in 0..SERIES {
+                let Some(samples) = content.get(&series(number).to_string()) else { continue };
+                found.extend(samples.iter().map(|(&at, &bits)| ((tenant, number, at), bits)));
+            }
+        }
+        for (key, bits) in &found {
+            let sent = self.sent.get(key);
+            assert!(sent.is_some_and(|sent| sent.contains(bits)), "{key:?} = {bits:x} was never sent");
+        }
+        for (key, bits) in &self.acknowledged {
+            match found.get(key) {
+                Some(found) => assert_eq!(found, bits, "{key:?} has changed"),
+                None => assert!(may_miss(key), "{key:?} was acknowledged and is gone"),
+            }
+        }
+    }
+}
+
+/// A sender of both tenants who remembers refs, repeats itself, and never lies about what it sent.
+struct Sender {
+    ledger: Ledger,
+    refs: BTreeMap<(usize, usize), SeriesRef>,
+    now: Timestamp,
+}
+
+impl Sender {
+    fn new() -> Self {
+        Self { ledger: Ledger::default(), refs: BTreeMap::new(), now: NOW }
+    }
+
+    /// Sends something; tells whether it was taken.
+    async fn send(&mut self, ingester: &Ingester, luck: &mut Luck) -> bool {
+        let tenant = luck.below(2) as usize;
+        let mut batch = WriteBatch { tenant: Tenant::new(TENANTS[tenant]).unwrap(), ..WriteBatch::default() };
+        self.now += [1000, 15_000, 15_000, 600_000][luck.below(4) as usize];
+        let mut numbers = Vec::new();
+        for number in 0..SERIES {
+            if luck.below(3) == 0 {
+                continue;
+            }
+            for _ in 0..=luck.below(4) / 3 {
+                let back = if luck.below(6) == 0 { luck.below(100) as i64 * 1000 } else { 0 };
+                let at = self.now - back + batch.floats.len() as i64;
+                let other = if luck.below(20) == 0 { 0.5 } else { 0.0 };
+                let value = if number % 3 == 0 { 1.0 } else { (at / 1000 % 977) as f64 * number as f64 + other };
+                self.ledger.sent.entry((tenant, number, at)).or_default().insert(value.to_bits());
+                batch.floats.push(FloatSample { at, value, start: 0 });
+            }
+            batch.finish_series(match self.refs.get(&(tenant, number)) {
+                Some(known) if luck.below(5) > 0 => SeriesId::Known(*known),
+                _ => SeriesId::New(series(number)),
+            });
+            numbers.push(number);
+        }
+        self.push(ingester, tenant, &batch, &numbers).await
+    }
+
+    async fn push(&mut self, ingester: &Ingester, tenant: usize, batch: &WriteBatch, numbers: &[usize]) -> bool {
+        let pushed = tokio::time::timeout(Duration::from_secs(60), try_push_at(ingester, batch, self.now)).await;
+        let Ok(outcome) = pushed.expect("a push is answered") else { return false };
+        for (index, series_ref) in &outcome.refs {
+            self.refs.insert((tenant, numbers[*index as usize]), *series_ref);
+        }
+        let exceptions: BTreeMap<u32, Verdict> = outcome.exceptions.iter().map(|e| (e.sample, e.verdict)).collect();
+        let mut from = 0;
+        for (position, series) in batch.series.iter().enumerate() {
+            let samples = from..series.floats_end;
+            from = series.floats_end;
+            if outcome.unknown.contains(&(position as u32)) {
+                self.refs.remove(&(tenant, numbers[position]));
+                continue;
+            }
+            for sample in samples {
+                let FloatSample { at, value, .. } = batch.floats[sample as usize];
+                let key = (tenant, numbers[position], at);
+                let known = self.ledger.acknowledged.get(&key).copied();
+                match exceptions.get(&sample) {
+                    None => {
+                        assert_eq!(known, None, "{key:?} was stored twice");
+                        self.ledger.acknowledged.insert(key, value.to_bits());
+                    }
+                    Some(Verdict::Duplicate) => {
+                        assert!(known.is_none_or(|known| known == value.to_bits()), "{key:?} had another value");
+                        self.ledger.acknowledged.insert(key, value.to_bits());
+                    }
+                    Some(_) => assert_ne!(known, Some(value.to_bits()), "{key:?} was stored and is refused now"),
+                }
+            }
+        }
+        true
+    }
+}
+
+async fn try_push_at(
+    ingester: &Ingester,
+    batch: &WriteBatch,
+    now: Timestamp,
+) -> Result<model::push::WriteOutcome, model::push::PushError> {
+    model::push::Push::push(ingester, batch, now).await
+}
+
+fn small_world(fs: &MemoryFs) -> World {
+    let mut world = World::in_memory(fs);
+    world.settings.segment_bytes_max = 3000;
+    world.settings.unshipped_blocks_in_memory_max = 1;
+    world.settings.cut_quiet = Duration::ZERO;
+    // What left for the bucket for good could not be compared here.
+    world.settings.block_retention = Duration::from_secs(1 << 40);
+    world
+}
+
+/// A fixed day in the life of an ingester, as far as it comes.
+async fn live(world: &World, sender: &mut Sender, ingester: &Ingester, luck: &mut Luck) {
+    for step in 0..14 {
+        sender.send(ingester, luck).await;
+        world.clock.set(sender.now);
+        if step % 5 == 4 {
+            // Faults may be in the way; what was not cut stays where it is.
+            let _ = ingester.cut_now().await;
+        }
+        if step == 7 {
+            sender.now += BLOCK_RANGE_MS;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_power_may_go_at_every_step() {
+    let whole = MemoryFs::new();
+    let world = small_world(&whole);
+    let ingester = world.open().await;
+    let before = whole.steps();
+    live(&world, &mut Sender::new(), &ingester, &mut Luck(1)).await;
+    let steps = whole.steps() - before;
+    assert!(steps > 150, "the day is long enough to be interesting: {steps} steps");
+    for stop in 0..steps + 2 {
+        for seed in 0..seeds(2) {
+            let fs = MemoryFs::new();
+            let mut world = small_world(&fs);
+            let (mut sender, mut luck) = (Sender::new(), Luck(1));
+            let ingester = world.open().await;
+            fs.stop_at(fs.steps() + stop);
+            live(&world, &mut sender, &ingester, &mut luck).await;
+            drop(ingester);
+            let fs = fs.power_loss(stop << 8 | seed);
+            world.next_process(&fs);
+            let ingester = world.open().await;
+            sender.ledger.check(&ingester, |_| false).await;
+            assert!(sender.send(&ingester, &mut luck).await, "it takes samples again");
+            ingester.cut_now().await.unwrap();
+            sender.ledger.check(&ingester, |_| false).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_power_may_go_while_it_starts() {
+    for seed in 0..seeds(10) {
+        let fs = MemoryFs::new();
+        let mut world = small_world(&fs);
+        let (mut sender, mut luck) = (Sender::new(), Luck(seed));
+        let ingester = world.open().await;
+        fs.stop_at(fs.steps() + 20 + luck.below(150));
+        live(&world, &mut sender, &ingester, &mut luck).await;
+        drop(ingester);
+        let mut fs = fs.power_loss(seed);
+        for stop in 0..12 {
+            world.next_process(&fs);
+            fs.stop_at(fs.steps() + stop);
+            let bucket = Arc::clone(&world.bucket);
+            let registry = &mut prometheus_client::registry::Registry::default();
+            if let Ok(ingester) = Ingester::open(world.env.clone(), world.settings.clone(), bucket, registry) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                sender.send(&ingester, &mut luck).await;
+            }
+            fs = fs.power_loss(seed * 100 + stop);
+        }
+        world.next_process(&fs);
+        sender.ledger.check(&*world.open().await, |_| false).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn faults_of_all_kinds_by_seed() {
+    for seed in 0..seeds(60) {
+        let mut fs = MemoryFs::new();
+        let mut world = small_world(&fs);
+        let (mut sender, mut luck) = (Sender::new(), Luck(seed));
+        let mut ingester = world.open().await;
+        for _ in 0..60 {
+            world.clock.set(sender.now);
+            match luck.below(30) {
+                0 => fs = fs.power_loss(luck.next()),
+                1 => fs = fs.kill(),
+                2 => fs.stop_at(fs.steps() + luck.below(30)),
+                3 => fs.fail_syncs(1 + luck.below(3) as u32),
+                4 => fs.fail_writes(1 + luck.below(3) as u32),
+                5 => fs.set_capacity(Some(fs.used() + luck.below(3000))),
+                6 | 7 => fs.set_capacity(None),
+                8 => sender.now += BLOCK_RANGE_MS,
+                9..13 => drop(ingester.cut_now().await),
+                _ => drop(sender.send(&ingester, &mut luck).await),
+            }
+            if world.env.fs.list(Path::new("/data")).is_err() {
+                // The power went, or the process was killed.
+                drop(ingester);
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                world.next_process(&fs);
+                fs.set_capacity(None);
+                ingester = world.open().await;
+                sender.ledger.check(&ingester, |_| false).await;
+            }
+        }
+        fs = fs.power_loss(seed);
+        fs.set_capacity(None);
+        drop(ingester);
+        world.next_process(&fs);
+        sender.ledger.check(&*world.open().await, |_| false).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_stops_acknowledgements_and_nothing_else() {
+    let fs = MemoryFs::new();
+    let world = small_world(&fs);
+    let (mut sender, mut luck) = (Sender::new(), Luck(5));
+    let ingester = world.open().await;
+    assert!(sender.send(&ingester, &mut luck).await);
+    fs.set_capacity(Some(fs.used() + 100));
+    let refused = (0..5).map(|_| ()).collect::<Vec<_>>();
+    for () in refused {
+        assert!(!sender.send(&ingester, &mut luck).await, "there is no space");
+        sender.ledger.check(&ingester, |_| false).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    let error = try_push(&ingester, &batch(&[(series(1), &[(NOW, 1.0)])])).await.unwrap_err().to_string();
+    assert!(error.contains("disk is full"), "{error}");
+    fs.set_capacity(None);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(sender.send(&ingester, &mut luck).await, "it goes on by itself");
+    let fs = fs.power_loss(9);
+    let mut world = world;
+    world.next_process(&fs);
+    sender.ledger.check(&*world.open().await, |_| false).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_sync_is_not_believed_the_second_time() {
+    for kill in [false, true] {
+        let fs = MemoryFs::new();
+        let mut world = small_world(&fs);
+        let (mut sender, mut luck) = (Sender::new(), Luck(6));
+        let ingester = world.open().await;
+        assert!(sender.send(&ingester, &mut luck).await);
+        fs.fail_syncs(if kill { u32::MAX } else { 1 });
+        assert!(!sender.send(&ingester, &mut luck).await);
+        if kill {
+            // The page cache still shows what the disk never got, and syncs succeed again for the next process.
+            let fs = fs.kill();
+            world.next_process(&fs);
+            let ingester = world.open().await;
+            assert!(sender.send(&ingester, &mut luck).await);
+            repeat_everything(&mut sender, &ingester).await;
+            let fs = fs.power_loss(1);
+            world.next_process(&fs);
+        } else {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            repeat_everything(&mut sender, &ingester).await;
+            let fs = fs.power_loss(1);
+            world.next_process(&fs);
+        }
+        sender.ledger.check(&*world.open().await, |_| false).await;
+    }
+}
+
+/// Sends every sample again; it must be acknowledged one way or another, and then be there for good.
+async fn repeat_everything(sender: &mut Sender, ingester: &Ingester) {
+    let sent: Vec<_> = sender.ledger.sent.iter().map(|(key, bits)| (*key, *bits.first().unwrap())).collect();
+    for ((tenant, number, at), bits) in sent {
+        let mut batch = WriteBatch { tenant: Tenant::new(TENANTS[tenant]).unwrap(), ..WriteBatch::default() };
+        batch.floats.push(FloatSample { at, value: f64::from_bits(bits), start: 0 });
+        batch.finish_series(SeriesId::New(series(number)));
+        assert!(sender.push(ingester, tenant, &batch, &[number]).await);
+    }
+}
+
+/// The last segment of the WAL and what it holds.
+fn last_segment(fs: &MemoryFs) -> (PathBuf, Vec<u8>) {
+    let dir = Path::new("/data/wal");
+    let names = fs.list(dir).unwrap();
+    let last = names.iter().rfind(|entry| entry.name.ends_with(".wal")).unwrap();
+    let path = dir.join(&last.name);
+    let bytes = fs.read(&path).unwrap();
+    (path, bytes)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_write_may_be_torn_at_every_byte() {
+    let fs = MemoryFs::new();
+    let mut world = World::in_memory(&fs);
+    let ingester = world.open().await;
+    let mut ends = Vec::new();
+    for step in 0..4i64 {
+        let at = [(NOW + step * 1000, step as f64)];
+        push(&ingester, &batch(&[(series(0), &at), (series(1), &at)])).await;
+        ends.push(last_segment(&fs).1.len());
+    }
+    let fs = fs.kill();
+    drop(ingester);
+    let (path, whole) = last_segment(&fs);
+    for cut in 40..whole.len() {
+        fs.tamper(&path, |bytes| bytes.truncate(cut)).unwrap();
+        world.next_process(&fs.kill());
+        let ingester = world.open().await;
+        let complete = ends.iter().filter(|&&end| end <= cut).count();
+        let content = content(&ingester, TENANTS[0]).await;
+        let samples = |number: usize| content.get(&series(number).to_string()).map_or(0, BTreeMap::len);
+        assert_eq!((samples(0), samples(1)), (complete, complete), "cut at byte {cut}");
+        push(&ingester, &batch(&[(series(0), &[(NOW + 99_000, 1.0)])])).await;
+        drop(ingester);
+        // What this start wrote must not be there for the next one.
+        let fs = fs.kill();
+        for entry in fs.list(Path::new("/data/wal")).unwrap() {
+            let other = Path::new("/data/wal").join(&entry.name);
+            if other != path {
+                fs.remove_file(&other).unwrap();
+            }
+        }
+        fs.tamper(&path, |bytes| *bytes = whole.clone()).unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flipped_bit_anywhere_costs_nothing_but_a_message() {
+    let fs = MemoryFs::new();
+    let mut world = World::in_memory(&fs);
+    let (mut sender, mut luck) = (Sender::new(), Luck(3));
+    let ingester = world.open().await;
+    for _ in 0..12 {
+        sender.send(&ingester, &mut luck).await;
+    }
+    let fs = fs.kill();
+    drop(ingester);
+    let (path, whole) = last_segment(&fs);
+    for _ in 0..seeds(300) {
+        let bit = luck.below((whole.len() as u64 - 40) * 8) as usize + 40 * 8;
+        fs.tamper(&path, |bytes| {
+            *bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        })
+        .unwrap();
+        let fs = fs.kill();
+        fs.list(Path::new("/data/wal")).unwrap().iter().for_each(|entry| {
+            let other = Path::new("/data/wal").join(&entry.name);
+            if other != path {
+                fs.remove_file(&other).unwrap();
+            }
+        });
+        world.next_process(&fs);
+        let ingester = world.open().await;
+        // A flip in the length of the very last record cannot be told from a torn write.
+        let last = sender.now;
+        sender.ledger.check(&ingester, |(_, _, at)| *at >= last - 200_000 && bit / 8 + 3000 > whole.len()).await;
+        drop(ingester);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_is_wrecked_it_starts_and_invents_nothing() {
+    for seed in 0..seeds(80) {
+        let fs = MemoryFs::new();
+        let mut world = small_world(&fs);
+        let (mut sender, mut luck) = (Sender::new(), Luck(seed + 1000));
+        let ingester = world.open().await;
+        live(&world, &mut sender, &ingester, &mut luck).await;
+        let fs = fs.kill();
+        drop(ingester);
+        let mut files = Vec::new();
+        collect_files(&fs, Path::new("/data"), &mut files);
+        for _ in 0..=luck.below(4) {
+            let path = &files[luck.below(files.len() as u64) as usize];
+            fs.tamper(path, |bytes| {
+                let len = bytes.len().max(1) as u64;
+                let at = luck.below(len) as usize;
+                match luck.below(4) {
+                    0 => bytes.truncate(at),
+                    1 => bytes.iter_mut().skip(at).take(1 + luck.below(600) as usize).for_each(|byte| *byte = 0),
+                    2 => bytes.iter_mut().skip(at).take(40).for_each(|byte| *byte ^= 0x5a),
+                    _ => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << luck.below(8)),
+                }
+            })
+            .unwrap();
+        }
+        world.next_process(&fs);
+        let ingester = world.open().await;
+        let select = ingester;
+        // Blocks that are damaged inside may refuse to be read; they must not lie.
+        if readable(&select).await {
+            sender.ledger.check(&select, |_| true).await;
+        }
+        sender.ledger.acknowledged.clear();
+        assert!(sender.send(&select, &mut luck).await);
+    }
+}
+
+async fn readable(ingester: &Ingester) -> bool {
+    for tenant in TENANTS {
+        let select = model::select::SelectTenants::tenant(ingester, &Tenant::new(tenant).unwrap());
+        let request = model::select::SelectRequest::new(vec![], model::time::TimeRange::ALL);
+        let Ok(mut set) = select.select(request).await else { return false };
+        while let Some(batch) = set.next().await {
+            let Ok(batch) = batch else { return false };
+            let read = |series: &model::select::Series| {
+                series.samples.read(model::time::TimeRange::ALL, &mut Default::default()).is_ok()
+            };
+            if !batch.iter().all(read) {
+                return false;
+            }
+        }
+    }
+    true
+}
+
+fn collect_files(fs: &MemoryFs, dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs.list(dir).unwrap() {
+        let path = dir.join(&entry.name);
+        if entry.is_dir {
+            collect_files(fs, &path, files);
+        } else {
+            files.push(path);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn weaker_policies_lose_nothing_when_only_the_process_dies() {
+    for sync in [SyncPolicy::Interval(Duration::from_secs(5)), SyncPolicy::Never] {
+        let fs = MemoryFs::new();
+        let mut world = small_world(&fs);
+        world.settings.sync = sync;
+        let (mut sender, mut luck) = (Sender::new(), Luck(8));
+        let ingester = world.open().await;
+        for _ in 0..30 {
+            assert!(sender.send(&ingester, &mut luck).await);
+        }
+        let fs = fs.kill();
+        drop(ingester);
+        world.next_process(&fs);
+        sender.ledger.check(&*world.open().await, |_| false).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interval_bounds_what_a_power_loss_takes() {
+    let fs = MemoryFs::new();
+    let mut world = small_world(&fs);
+    world.settings.sync = SyncPolicy::Interval(Duration::from_secs(5));
+    let (mut sender, mut luck) = (Sender::new(), Luck(9));
+    let ingester = world.open().await;
+    for _ in 0..10 {
+        assert!(sender.send(&ingester, &mut luck).await);
+    }
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let safe = sender.now;
+    for _ in 0..10 {
+        assert!(sender.send(&ingester, &mut luck).await);
+    }
+    let fs = fs.power_loss(4);
+    drop(ingester);
+    world.next_process(&fs);
+    sender.ledger.check(&*world.open().await, |(_, _, at)| *at > safe).await;
+}

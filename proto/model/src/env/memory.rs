@@ -1,0 +1,679 @@
+//! Files in memory, with the bad luck that real disks have.
+//!
+//! Tests and simulations hand [`MemoryFs`] to what normally works on a disk. It keeps apart what a process sees and what would survive:
+//! bytes are safe after a sync of the file, names after a sync of their folder. [`MemoryFs::power_loss`] drops the rest, or some of
+//! it, as a seed says. It can also run out of space, fail to write, and fail to sync; a failed sync loses the pages that it was for, as
+//! on Linux, so that asking again reports a success that is none.
+
+use super::{Entry, File, Fs, Mapped};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, HashSet},
+    io::{self, ErrorKind},
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+};
+
+/// A disk keeps or loses this much at once.
+const SECTOR: usize = 512;
+
+/// A file system in memory. Clones are the same one, seen by the same process.
+#[derive(Clone)]
+pub struct MemoryFs {
+    state: Arc<Mutex<State>>,
+    /// Which process sees it: after a power loss only a handle from then on works.
+    life: u64,
+}
+
+struct State {
+    nodes: Vec<Node>,
+    locks: HashSet<PathBuf>,
+    life: u64,
+    faults: Faults,
+    /// Steps that changed something.
+    steps: u64,
+    used: u64,
+}
+
+#[derive(Default)]
+struct Faults {
+    capacity: Option<u64>,
+    /// Syncs of files that will fail.
+    failing_syncs: u32,
+    /// Appends that will fail.
+    failing_writes: u32,
+    /// The step at which the power goes.
+    last_step: Option<u64>,
+}
+
+enum Node {
+    Folder(Folder),
+    File(Content),
+}
+
+#[derive(Default)]
+struct Folder {
+    names: BTreeMap<String, usize>,
+    safe_names: BTreeMap<String, usize>,
+    /// Changes of names since the last sync, in order.
+    pending: Vec<NameChange>,
+}
+
+#[derive(Clone)]
+enum NameChange {
+    Add(String, usize),
+    Remove(String),
+    Rename(String, String, usize),
+}
+
+#[derive(Default)]
+struct Content {
+    seen: Vec<u8>,
+    safe: Vec<u8>,
+    /// Up to here `seen` and `safe` are the same.
+    common: usize,
+    /// Ranges that a failed sync dropped from the list of what must be written.
+    lost: Vec<(usize, usize)>,
+}
+
+impl Default for MemoryFs {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryFs {
+    /// An empty file system.
+    pub fn new() -> Self {
+        let state = State {
+            nodes: vec![Node::Folder(Folder::default())],
+            locks: HashSet::new(),
+            life: 0,
+            faults: Faults::default(),
+            steps: 0,
+            used: 0,
+        };
+        Self { state: Arc::new(Mutex::new(state)), life: 0 }
+    }
+
+    /// The power goes and comes back: what was not synced is lost, except for what `seed` lets survive. Processes from before get only
+    /// errors; the handle that comes back is that of a new one. Faults are over, only the capacity stays.
+    pub fn power_loss(&self, seed: u64) -> Self {
+        let mut state = self.state.lock();
+        let mut luck = Luck(seed);
+        for node in &mut state.nodes {
+            match node {
+                Node::Folder(folder) => folder.lose(&mut luck),
+                Node::File(content) => content.lose(&mut luck),
+            }
+        }
+        state.restart();
+        let life = state.life;
+        drop(state);
+        Self { state: Arc::clone(&self.state), life }
+    }
+
+    /// The process is killed and started again: everything written is still seen, synced or not. Returns the handle of the new process.
+    pub fn kill(&self) -> Self {
+        let mut state = self.state.lock();
+        state.restart();
+        let life = state.life;
+        drop(state);
+        Self { state: Arc::clone(&self.state), life }
+    }
+
+    /// Lets all files together hold at most `bytes`; what does not fit is refused after a part of it was written.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.state.lock().faults.capacity = bytes;
+    }
+
+    /// Bytes in all files.
+    pub fn used(&self) -> u64 {
+        self.state.lock().used
+    }
+
+    /// Lets the next `count` syncs of files fail.
+    pub fn fail_syncs(&self, count: u32) {
+        self.state.lock().faults.failing_syncs = count;
+    }
+
+    /// Lets the next `count` appends fail.
+    pub fn fail_writes(&self, count: u32) {
+        self.state.lock().faults.failing_writes = count;
+    }
+
+    /// Steps that changed something so far.
+    pub fn steps(&self) -> u64 {
+        self.state.lock().steps
+    }
+
+    /// Lets the power go at the step with this number: it and all later ones fail. [`Self::power_loss`] comes next.
+    pub fn stop_at(&self, step: u64) {
+        self.state.lock().faults.last_step = Some(step);
+    }
+
+    /// Changes a file behind everybody's back: what is seen and what is safe.
+    pub fn tamper(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let id = state.find(path)?;
+        let content = state.content(id)?;
+        let before = content.seen.len();
+        change(&mut content.seen);
+        content.safe = content.seen.clone();
+        content.common = content.seen.len();
+        let after = content.seen.len();
+        state.used = state.used + after as u64 - before as u64;
+        Ok(())
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
+        let mut state = self.state.lock();
+        state.check_life(self.life)?;
+        work(&mut state)
+    }
+
+    /// Like [`Self::with`] for what changes something.
+    fn change<T>(&self, work: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
+        self.with(|state| {
+            state.step()?;
+            work(state)
+        })
+    }
+}
+
+impl State {
+    fn restart(&mut self) {
+        self.life += 1;
+        self.locks.clear();
+        self.faults = Faults { capacity: self.faults.capacity, ..Faults::default() };
+        let used = |node: &Node| match node {
+            Node::File(content) => content.seen.len() as u64,
+            Node::Folder(_) => 0,
+        };
+        self.used = self.nodes.iter().map(used).sum();
+    }
+
+    fn check_life(&self, life: u64) -> io::Result<()> {
+        if life == self.life { Ok(()) } else { Err(io::Error::other("the power is off")) }
+    }
+
+    fn step(&mut self) -> io::Result<()> {
+        self.steps += 1;
+        match self.faults.last_step {
+            Some(last) if self.steps >= last => Err(io::Error::other("the power is off")),
+            _ => Ok(()),
+        }
+    }
+
+    fn folder(&mut self, id: usize) -> io::Result<&mut Folder> {
+        match &mut self.nodes[id] {
+            Node::Folder(folder) => Ok(folder),
+            Node::File(_) => Err(ErrorKind::NotADirectory.into()),
+        }
+    }
+
+    fn content(&mut self, id: usize) -> io::Result<&mut Content> {
+        match &mut self.nodes[id] {
+            Node::File(content) => Ok(content),
+            Node::Folder(_) => Err(ErrorKind::IsADirectory.into()),
+        }
+    }
+
+    fn find(&mut self, path: &Path) -> io::Result<usize> {
+        let mut id = 0;
+        for name in names(path) {
+            let folder = self.folder(id)?;
+            id = *folder.names.get(name).ok_or_else(|| missing(path))?;
+        }
+        Ok(id)
+    }
+
+    /// The folder that `path` lies in, and its name there.
+    fn parent<'p>(&mut self, path: &'p Path) -> io::Result<(usize, &'p str)> {
+        let name = names(path).last().ok_or(ErrorKind::InvalidInput)?;
+        let parent = self.find(path.parent().unwrap_or(Path::new("")))?;
+        self.folder(parent)?;
+        Ok((parent, name))
+    }
+
+    fn add(&mut self, parent: usize, name: &str, node: Node) -> io::Result<usize> {
+        let id = self.nodes.len();
+        self.nodes.push(node);
+        let folder = self.folder(parent)?;
+        folder.names.insert(name.to_owned(), id);
+        folder.pending.push(NameChange::Add(name.to_owned(), id));
+        Ok(id)
+    }
+
+    fn remove(&mut self, path: &Path) -> io::Result<usize> {
+        let (parent, name) = self.parent(path)?;
+        let folder = self.folder(parent)?;
+        let id = folder.names.remove(name).ok_or_else(|| missing(path))?;
+        folder.pending.push(NameChange::Remove(name.to_owned()));
+        Ok(id)
+    }
+
+    /// Counts the bytes of a node that has no name any more as free.
+    fn release(&mut self, id: usize) {
+        match &mut self.nodes[id] {
+            Node::File(content) => self.used -= content.seen.len() as u64,
+            Node::Folder(folder) => {
+                let children: Vec<usize> = folder.names.values().copied().collect();
+                children.into_iter().for_each(|child| self.release(child));
+            }
+        }
+    }
+}
+
+impl Folder {
+    fn apply(names: &mut BTreeMap<String, usize>, change: &NameChange) {
+        match change {
+            NameChange::Add(name, id) => {
+                names.insert(name.clone(), *id);
+            }
+            NameChange::Remove(name) => {
+                names.remove(name);
+            }
+            NameChange::Rename(from, to, id) => {
+                names.remove(from);
+                names.insert(to.clone(), *id);
+            }
+        }
+    }
+
+    fn lose(&mut self, luck: &mut Luck) {
+        // A journal keeps the order of changes: the later ones are lost.
+        let kept = luck.below(self.pending.len() as u64 + 1) as usize;
+        self.pending[..kept].iter().for_each(|change| Self::apply(&mut self.safe_names, change));
+        self.pending.clear();
+        self.names = self.safe_names.clone();
+    }
+}
+
+impl Content {
+    fn sync(&mut self) {
+        self.safe.truncate(self.common);
+        self.safe.extend_from_slice(&self.seen[self.common..]);
+        for &(begin, end) in &self.lost {
+            let end = end.min(self.safe.len());
+            self.safe[begin.min(end)..end].fill(0);
+        }
+        self.common = self.seen.len();
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.seen.truncate(len);
+        self.common = self.common.min(len);
+        self.lost.retain_mut(|(begin, end)| {
+            *end = (*end).min(len);
+            begin < end
+        });
+    }
+
+    fn lose(&mut self, luck: &mut Luck) {
+        let same = self.common.min(self.safe.len());
+        if self.seen.len() >= self.safe.len() && same == self.safe.len() {
+            // Of what was appended since the last sync some sectors made it, in any order, and the length is any.
+            let reached = same + luck.below((self.seen.len() - same) as u64 + 1) as usize;
+            let mut survived = self.seen[..reached].to_vec();
+            survived[..same].copy_from_slice(&self.safe[..same]);
+            let mut at = same;
+            while at < reached {
+                let end = ((at / SECTOR + 1) * SECTOR).min(reached);
+                if luck.below(3) == 0 {
+                    survived[at..end].fill(0);
+                }
+                at = end;
+            }
+            self.safe = survived;
+        }
+        self.seen = self.safe.clone();
+        self.common = self.seen.len();
+        self.lost.clear();
+    }
+}
+
+/// Numbers drawn from a seed.
+struct Luck(u64);
+
+impl Luck {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ mixed >> 31) % bound
+    }
+}
+
+fn names(path: &Path) -> impl Iterator<Item = &str> {
+    path.components().filter_map(|component| match component {
+        Component::Normal(name) => name.to_str(),
+        _ => None,
+    })
+}
+
+fn missing(path: &Path) -> io::Error {
+    io::Error::new(ErrorKind::NotFound, format!("{} is not there", path.display()))
+}
+
+/// An open file.
+struct MemoryFile {
+    fs: MemoryFs,
+    id: usize,
+}
+
+impl File for MemoryFile {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let id = self.id;
+        self.fs.change(|state| {
+            if state.faults.failing_writes > 0 {
+                state.faults.failing_writes -= 1;
+                return Err(io::Error::other("the disk refuses to write"));
+            }
+            let room = state.faults.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used));
+            let len = bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+            state.used += len as u64;
+            state.content(id)?.seen.extend_from_slice(&bytes[..len]);
+            if len < bytes.len() { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
+        })
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let id = self.id;
+        self.fs.change(|state| {
+            let fails = state.faults.failing_syncs > 0;
+            state.faults.failing_syncs = state.faults.failing_syncs.saturating_sub(1);
+            let content = state.content(id)?;
+            if fails {
+                content.lost.push((content.common, content.seen.len()));
+                return Err(io::Error::other("the disk refuses to sync"));
+            }
+            content.sync();
+            Ok(())
+        })
+    }
+
+    fn truncate(&mut self, len: u64) -> io::Result<()> {
+        let id = self.id;
+        self.fs.change(|state| {
+            let content = state.content(id)?;
+            let before = content.seen.len();
+            content.truncate(usize::try_from(len).unwrap_or(usize::MAX));
+            let freed = before - content.seen.len();
+            state.used -= freed as u64;
+            Ok(())
+        })
+    }
+}
+
+/// Frees a lock when dropped.
+struct MemoryLock {
+    fs: MemoryFs,
+    path: PathBuf,
+}
+
+impl Drop for MemoryLock {
+    fn drop(&mut self) {
+        let mut state = self.fs.state.lock();
+        if state.life == self.fs.life {
+            state.locks.remove(&self.path);
+        }
+    }
+}
+
+impl Fs for MemoryFs {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
+        let id = self.change(|state| {
+            let (parent, name) = state.parent(path)?;
+            if state.folder(parent)?.names.contains_key(name) {
+                return Err(ErrorKind::AlreadyExists.into());
+            }
+            state.add(parent, name, Node::File(Content::default()))
+        })?;
+        Ok(Box::new(MemoryFile { fs: self.clone(), id }))
+    }
+
+    fn open_append(&self, path: &Path) -> io::Result<Box<dyn File>> {
+        let id = self.with(|state| {
+            let id = state.find(path)?;
+            state.content(id).map(|_| id)
+        })?;
+        Ok(Box::new(MemoryFile { fs: self.clone(), id }))
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.with(|state| {
+            let id = state.find(path)?;
+            Ok(state.content(id)?.seen.clone())
+        })
+    }
+
+    fn map(&self, path: &Path) -> io::Result<Mapped> {
+        self.read(path).map(Mapped::new)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+        self.with(|state| {
+            let id = state.find(dir)?;
+            let children: Vec<_> = state.folder(id)?.names.iter().map(|(name, id)| (name.clone(), *id)).collect();
+            let entry = |(name, id): (String, usize)| match &state.nodes[id] {
+                Node::Folder(_) => Entry { name, is_dir: true, size: 0 },
+                Node::File(content) => Entry { name, is_dir: false, size: content.seen.len() as u64 },
+            };
+            Ok(children.into_iter().map(entry).collect())
+        })
+    }
+
+    fn size(&self, path: &Path) -> io::Result<u64> {
+        self.with(|state| {
+            let id = state.find(path)?;
+            Ok(state.content(id)?.seen.len() as u64)
+        })
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.change(|state| {
+            let ((from_dir, from_name), (to_dir, to_name)) = (state.parent(from)?, state.parent(to)?);
+            let id = *state.folder(from_dir)?.names.get(from_name).ok_or_else(|| missing(from))?;
+            if let Some(&replaced) = state.folder(to_dir)?.names.get(to_name)
+                && replaced != id
+            {
+                if matches!(&state.nodes[replaced], Node::Folder(folder) if !folder.names.is_empty()) {
+                    return Err(ErrorKind::DirectoryNotEmpty.into());
+                }
+                state.release(replaced);
+            }
+            let (from_name, to_name) = (from_name.to_owned(), to_name.to_owned());
+            if from_dir == to_dir {
+                let folder = state.folder(from_dir)?;
+                let change = NameChange::Rename(from_name, to_name, id);
+                Folder::apply(&mut folder.names, &change);
+                folder.pending.push(change);
+                return Ok(());
+            }
+            for (dir, change) in [(to_dir, NameChange::Add(to_name, id)), (from_dir, NameChange::Remove(from_name))] {
+                let folder = state.folder(dir)?;
+                Folder::apply(&mut folder.names, &change);
+                folder.pending.push(change);
+            }
+            Ok(())
+        })
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.change(|state| {
+            let id = state.find(path)?;
+            state.content(id)?;
+            state.remove(path)?;
+            state.release(id);
+            Ok(())
+        })
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.change(|state| {
+            let id = state.find(path)?;
+            state.folder(id)?;
+            state.remove(path)?;
+            state.release(id);
+            Ok(())
+        })
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.change(|state| {
+            let mut id = 0;
+            for name in names(path) {
+                id = match state.folder(id)?.names.get(name) {
+                    Some(&child) => child,
+                    None => state.add(id, name, Node::Folder(Folder::default()))?,
+                };
+                state.folder(id)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.change(|state| {
+            let id = state.find(path)?;
+            let folder = state.folder(id)?;
+            for change in std::mem::take(&mut folder.pending) {
+                Folder::apply(&mut folder.safe_names, &change);
+            }
+            Ok(())
+        })
+    }
+
+    fn free_space(&self, _: &Path) -> io::Result<u64> {
+        self.with(|state| {
+            Ok(state.faults.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used)))
+        })
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        self.with(|state| {
+            if !state.locks.insert(path.to_owned()) {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            Ok(())
+        })?;
+        Ok(Box::new(MemoryLock { fs: self.clone(), path: path.to_owned() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> &Path {
+        Path::new(text)
+    }
+
+    fn write(fs: &MemoryFs, name: &str, content: &[u8], sync: bool) -> Box<dyn File> {
+        let mut file = fs.create(path(name)).unwrap();
+        file.append(content).unwrap();
+        if sync {
+            file.sync().unwrap();
+        }
+        file
+    }
+
+    #[test]
+    fn only_what_was_synced_is_certain() {
+        let (mut lost, mut kept) = (false, false);
+        for seed in 0..50 {
+            let fs = MemoryFs::new();
+            fs.create_dir(path("/d")).unwrap();
+            fs.sync_dir(path("/")).unwrap();
+            let mut file = write(&fs, "/d/a", b"safe", true);
+            fs.sync_dir(path("/d")).unwrap();
+            file.append(b" and not").unwrap();
+            write(&fs, "/d/b", b"no name", true);
+            let old = fs.clone();
+            let fs = fs.power_loss(seed);
+            assert!(old.read(path("/d/a")).is_err() && file.append(b"x").is_err(), "that process is gone");
+            let a = fs.read(path("/d/a")).unwrap();
+            assert!(a.starts_with(b"safe"));
+            match fs.read(path("/d/b")) {
+                Ok(bytes) => {
+                    assert_eq!(bytes, b"no name");
+                    kept = true;
+                }
+                Err(_) => lost = true,
+            }
+        }
+        assert!(lost && kept, "a name that was not synced may go either way");
+    }
+
+    #[test]
+    fn a_failed_sync_is_never_made_good() {
+        let fs = MemoryFs::new();
+        let mut file = write(&fs, "/a", b"first", true);
+        fs.sync_dir(path("/")).unwrap();
+        fs.fail_syncs(1);
+        file.append(b"second").unwrap();
+        assert!(file.sync().is_err());
+        file.append(b"third").unwrap();
+        file.sync().unwrap();
+        assert_eq!(fs.read(path("/a")).unwrap(), b"firstsecondthird", "the page cache looks fine");
+        let fs = fs.power_loss(1);
+        assert_eq!(fs.read(path("/a")).unwrap(), b"first\0\0\0\0\0\0third");
+    }
+
+    #[test]
+    fn renames_are_one_step_and_folders_move_with_their_content() {
+        for seed in 0..20 {
+            let fs = MemoryFs::new();
+            fs.create_dir(path("/tmp/chunks")).unwrap();
+            for dir in ["/", "/tmp"] {
+                fs.sync_dir(path(dir)).unwrap();
+            }
+            write(&fs, "/tmp/chunks/1", b"x", true);
+            fs.sync_dir(path("/tmp/chunks")).unwrap();
+            fs.rename(path("/tmp"), path("/block")).unwrap();
+            assert_eq!(fs.read(path("/block/chunks/1")).unwrap(), b"x");
+            let fs = fs.power_loss(seed);
+            let both = [fs.read(path("/tmp/chunks/1")), fs.read(path("/block/chunks/1"))];
+            assert_eq!(both.iter().filter(|read| read.is_ok()).count(), 1);
+        }
+    }
+
+    #[test]
+    fn space_runs_out_and_comes_back() {
+        let fs = MemoryFs::new();
+        fs.set_capacity(Some(10));
+        let mut file = write(&fs, "/a", b"12345678", true);
+        assert_eq!(file.append(b"9abc").unwrap_err().kind(), ErrorKind::StorageFull);
+        assert_eq!(fs.read(path("/a")).unwrap(), b"123456789a", "half of it was written");
+        file.truncate(8).unwrap();
+        assert_eq!((fs.used(), fs.free_space(path("/")).unwrap()), (8, 2));
+        fs.remove_file(path("/a")).unwrap();
+        write(&fs, "/b", b"0123456789", true);
+        fs.tamper(path("/b"), |bytes| bytes.truncate(3)).unwrap();
+        assert_eq!(fs.used(), 3);
+    }
+
+    #[test]
+    fn the_power_goes_at_a_chosen_step() {
+        let fs = MemoryFs::new();
+        fs.stop_at(fs.steps() + 3);
+        let mut file = fs.create(path("/a")).unwrap();
+        file.append(b"x").unwrap();
+        assert!(file.append(b"y").is_err() && file.sync().is_err());
+        assert!(fs.power_loss(0).create(path("/c")).is_ok());
+    }
+
+    #[test]
+    fn locks_go_with_their_process() {
+        let fs = MemoryFs::new();
+        let lock = fs.lock(path("/lock")).unwrap();
+        assert_eq!(fs.lock(path("/lock")).err().unwrap().kind(), ErrorKind::WouldBlock);
+        let after = fs.kill();
+        let held = after.lock(path("/lock")).unwrap();
+        drop(lock);
+        assert!(after.lock(path("/lock")).is_err(), "the old process frees nothing of the new one");
+        drop(held);
+        after.lock(path("/lock")).unwrap();
+    }
+}
