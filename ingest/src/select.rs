@@ -81,19 +81,18 @@ impl TenantSelect {
         let sorted = request.sorted || !blocks.is_empty();
         let scan = self.find(&request.matchers);
         let head = HeadSeries::new(scan, request.range, request.labels_only, sorted);
-        let mut sources = Vec::with_capacity(blocks.len());
+        let (mut sources, mut warnings) = (Vec::with_capacity(blocks.len()), Vec::new());
         for local in &blocks {
             let mut inner = request.clone();
             // A limit counts joined series, and which of a block's go into them is not known before.
             (inner.sorted, inner.limit) = (true, 0);
-            sources.push(Source {
-                set: local.block.select(inner).await?,
-                ready: VecDeque::new(),
-                done: false,
-            });
+            match local.block.select(inner).await {
+                Ok(set) => sources.push(Source { set, ready: VecDeque::new(), done: false }),
+                Err(error) => warnings.push(damaged(&error)),
+            }
         }
         let left = if request.limit == 0 { usize::MAX } else { request.limit };
-        Ok(Box::new(JoinedSet { head, sources, left }))
+        Ok(Box::new(JoinedSet { head, sources, warnings, left }))
     }
 
     async fn names(&self, matchers: Vec<Matcher>, range: TimeRange, limit: usize) -> Result<LabelList, SelectError> {
@@ -107,10 +106,14 @@ impl TenantSelect {
             let names = postings.into_iter().flat_map(|postings| postings.names_among(&slots));
             names.map(|name| index.text(name).to_owned()).collect()
         };
+        let mut warnings = Vec::new();
         for local in self.core.blocks.of(&self.tenant, range) {
-            items.extend(local.block.label_names(matchers.clone(), range, 0).await?.items);
+            match local.block.label_names(matchers.clone(), range, 0).await {
+                Ok(list) => items.extend(list.items),
+                Err(error) => warnings.push(damaged(&error)),
+            }
         }
-        Ok(label_list(items, limit))
+        Ok(label_list(items, limit, warnings))
     }
 
     async fn values(
@@ -136,16 +139,14 @@ impl TenantSelect {
             });
             found.unwrap_or_default()
         };
+        let mut warnings = Vec::new();
         for local in self.core.blocks.of(&self.tenant, range) {
-            items.extend(
-                local
-                    .block
-                    .label_values(name.clone(), matchers.clone(), range, 0)
-                    .await?
-                    .items,
-            );
+            match local.block.label_values(name.clone(), matchers.clone(), range, 0).await {
+                Ok(list) => items.extend(list.items),
+                Err(error) => warnings.push(damaged(&error)),
+            }
         }
-        Ok(label_list(items, limit))
+        Ok(label_list(items, limit, warnings))
     }
 
     fn find_exemplars(&self, selectors: &[Vec<Matcher>], range: TimeRange) -> Result<Vec<ExemplarSeries>, SelectError> {
@@ -218,13 +219,15 @@ impl Select for TenantSelect {
     }
 }
 
+/// What an answer says about a local block that could not be read: it goes on without the block (promises P6 and P7).
+fn damaged(error: &SelectError) -> String {
+    format!("a local block could not be read, its samples are missing: {error}")
+}
+
 /// The first `limit` items, 0 for all.
-fn label_list(items: BTreeSet<String>, limit: usize) -> LabelList {
+fn label_list(items: BTreeSet<String>, limit: usize, warnings: Vec<String>) -> LabelList {
     let take = if limit == 0 { usize::MAX } else { limit };
-    LabelList {
-        items: items.into_iter().take(take).collect(),
-        warnings: Vec::new(),
-    }
+    LabelList { items: items.into_iter().take(take).collect(), warnings }
 }
 
 /// Series of the head that match, resolved bit by bit so that the index is never locked for long.
@@ -341,14 +344,19 @@ struct Source {
 }
 
 impl Source {
-    async fn fill(&mut self) -> Result<(), SelectError> {
+    /// Makes sure that the next series is in `ready`, unless there is none; gives a warning when the block could not be read on.
+    async fn fill(&mut self) -> Option<String> {
         while self.ready.is_empty() && !self.done {
             match self.set.next().await {
-                Some(batch) => self.ready = batch?.into(),
+                Some(Ok(batch)) => self.ready = batch.into(),
+                Some(Err(error)) => {
+                    self.done = true;
+                    return Some(damaged(&error));
+                }
                 None => self.done = true,
             }
         }
-        Ok(())
+        None
     }
 }
 
@@ -356,17 +364,18 @@ impl Source {
 struct JoinedSet {
     head: HeadSeries,
     sources: Vec<Source>,
+    warnings: Vec<String>,
     /// Series that may still come.
     left: usize,
 }
 
 impl JoinedSet {
-    async fn next_batch(&mut self) -> Result<Vec<Series>, SelectError> {
+    async fn next_batch(&mut self) -> Vec<Series> {
         let mut batch = Vec::new();
         while batch.len() < BATCH_SERIES.min(self.left) {
             self.head.fill();
             for source in &mut self.sources {
-                source.fill().await?;
+                self.warnings.extend(source.fill().await);
             }
             match self.next_series() {
                 Some(series) => batch.push(series),
@@ -374,7 +383,7 @@ impl JoinedSet {
             }
         }
         self.left -= batch.len();
-        Ok(batch)
+        batch
     }
 
     /// The series that comes first of all that are ready, joined from all sources that have it.
@@ -405,15 +414,12 @@ impl SeriesSet for JoinedSet {
     fn next(&mut self) -> BoxFuture<'_, Option<Result<Vec<Series>, SelectError>>> {
         Box::pin(async move {
             let batch = self.next_batch().await;
-            if batch.is_err() {
-                self.left = 0;
-            }
-            Some(batch).filter(|batch| !matches!(batch, Ok(series) if series.is_empty()))
+            Some(Ok(batch)).filter(|batch| !matches!(batch, Ok(series) if series.is_empty()))
         })
     }
 
     fn warnings(&self) -> Vec<String> {
-        Vec::new()
+        self.warnings.clone()
     }
 }
 

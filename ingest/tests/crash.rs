@@ -467,7 +467,8 @@ async fn whatever_is_wrecked_it_starts_and_invents_nothing() {
 async fn readable(ingester: &Ingester) -> bool {
     for tenant in TENANTS {
         let select = model::select::SelectTenants::tenant(ingester, &Tenant::new(tenant).unwrap());
-        let request = model::select::SelectRequest::new(vec![], model::time::TimeRange::ALL);
+        let matchers = vec![model::matcher::Matcher::not_equal("__name__", "")];
+        let request = model::select::SelectRequest::new(matchers, model::time::TimeRange::ALL);
         let Ok(mut set) = select.select(request).await else { return false };
         while let Some(batch) = set.next().await {
             let Ok(batch) = batch else { return false };
