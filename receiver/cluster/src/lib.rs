@@ -7,5 +7,9 @@
 #![warn(missing_docs)]
 
 pub mod document;
+pub mod disk;
+#[cfg(test)]
+mod testing;
+pub mod store;
 pub mod limits;
 pub mod member;

@@ -44,6 +44,14 @@ impl fmt::Display for MemberId {
     }
 }
 
+/// For openraft's examination of stores, which numbers its members.
+#[cfg(test)]
+impl From<u64> for MemberId {
+    fn from(id: u64) -> Self {
+        Self(id)
+    }
+}
+
 impl FromStr for MemberId {
     type Err = MemberError;
 
