@@ -9,7 +9,7 @@ mod time;
 pub(crate) use time::{Grid, Shift, Span as TimeSpan, subquery_grid};
 
 use crate::{
-    ast::{AggregateOp, BinaryOp, Extension, Function, Matching, Span, ValueType},
+    ast::{AggregateOp, BinaryOp, Extension, Function, Matching, Span, StringLiteral, ValueType},
     query::QueryError,
 };
 use model::{matcher::Matcher, select::Hints, time::TimeRange};
@@ -55,7 +55,7 @@ pub(crate) enum Kind {
     /// A number.
     Number(f64),
     /// A text.
-    Text(String),
+    Text(StringLiteral),
     /// One sample per series and step.
     Instant(Instant),
     /// A window of samples per series and step.

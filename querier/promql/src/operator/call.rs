@@ -1,13 +1,13 @@
 //! Calls of functions that give a vector.
 
 use crate::{
-    ast::{Function, Span},
+    ast::{Function, Span, StringLiteral},
     function::math,
     operator::{
         Evaluator,
         column::{Cell, Cells, Column, Matrix},
     },
-    plan::{Call, Grid, Node},
+    plan::{Call, Grid, Kind, Node},
     query::QueryError,
     value::Point,
 };
@@ -166,7 +166,15 @@ impl Evaluator<'_> {
 /// The text of an argument that is a string.
 pub(super) fn text(node: &Node) -> Result<&str, QueryError> {
     match &node.kind {
-        crate::plan::Kind::Text(text) => Ok(text),
+        Kind::Text(text) => Ok(&text.value),
         _ => Err(QueryError::Internal("a string was expected".into())),
+    }
+}
+
+/// The label name that an argument holds; `invalid` makes the error when it is none.
+pub(super) fn label_name(node: &Node, invalid: impl Fn(&StringLiteral) -> String) -> Result<&str, QueryError> {
+    match &node.kind {
+        Kind::Text(text) if text.value.is_empty() || text.bytes.is_some() => Err(QueryError::Execution(invalid(text))),
+        _ => text(node),
     }
 }

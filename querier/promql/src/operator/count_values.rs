@@ -1,11 +1,11 @@
 //! `count_values`: how many series have each value.
 
 use crate::{
-    format::{float_f, quote},
+    format::{float_f, quote_bytes},
     operator::{
         Evaluator,
         aggregate::group_labels,
-        call::text,
+        call::label_name,
         column::{Cell, Cells, Column, Matrix},
     },
     plan::{Aggregate, Grid},
@@ -20,10 +20,10 @@ impl Evaluator<'_> {
         let Some(param) = &aggregate.param else {
             return Err(QueryError::Internal("count_values without a label name".into()));
         };
-        let target = text(param)?;
-        if target.is_empty() {
-            return Err(QueryError::Execution(format!("invalid label name {}", quote(target))));
-        }
+        let target = label_name(param, |name| {
+            let bytes = name.bytes.as_deref().unwrap_or(name.value.as_bytes());
+            format!("invalid label name {}", quote_bytes(bytes))
+        })?;
         let mut grouping = aggregate.grouping.clone();
         if !aggregate.without {
             grouping.push(target.to_owned());

@@ -24,7 +24,7 @@ pub(crate) fn value(evaluator: &mut Evaluator<'_>, plan: &Plan, instant: bool) -
     match (plan.value_type, &plan.root.kind) {
         (ValueType::String, Kind::Text(text)) => Ok(Value::String {
             at: grid.start,
-            text: text.clone(),
+            text: text.value.clone(),
         }),
         (ValueType::Scalar, _) => {
             let scalars = evaluator.scalar(&plan.root, grid)?;

@@ -1,10 +1,11 @@
 //! `label_replace` and `label_join`: series under other labels.
 
 use crate::{
+    ast::StringLiteral,
     function::label::expand,
     operator::{
         Evaluator,
-        call::text,
+        call::{label_name, text},
         column::{Column, Matrix, join_same_labels},
     },
     plan::{Grid, Node},
@@ -17,14 +18,10 @@ impl Evaluator<'_> {
         let [vector, target, replacement, source, pattern] = args else {
             return Err(QueryError::Internal("label_replace() takes five arguments".into()));
         };
-        let (target, replacement) = (text(target)?, text(replacement)?);
-        let (source, pattern) = (text(source)?, text(pattern)?);
-        let invalid =
-            |what: &str, text: &str| QueryError::Execution(format!("invalid {what} in label_replace(): {text}"));
-        let regex = anchored(pattern).map_err(|_| invalid("regular expression", pattern))?;
-        if target.is_empty() {
-            return Err(invalid("destination label name", target));
-        }
+        let target = label_name(target, |name| invalid_target("label_replace", name))?;
+        let (replacement, source, pattern) = (text(replacement)?, text(source)?, text(pattern)?);
+        let regex = anchored(pattern)
+            .map_err(|_| QueryError::Execution(format!("invalid regular expression in label_replace(): {pattern}")))?;
         let matrix = self.vector(vector, grid)?;
         self.with_label(matrix, target, |column| {
             let captures = regex.captures(column.labels.get(source).unwrap_or(""))?;
@@ -38,18 +35,13 @@ impl Evaluator<'_> {
                 "label_join() takes three arguments at least".into(),
             ));
         };
-        let (target, separator) = (text(target)?, text(separator)?);
-        let sources = sources.iter().map(text).collect::<Result<Vec<_>, _>>()?;
-        if let Some(empty) = sources.iter().find(|source| source.is_empty()) {
-            return Err(QueryError::Execution(format!(
-                "invalid source label name in label_join(): {empty}"
-            )));
-        }
-        if target.is_empty() {
-            return Err(QueryError::Execution(format!(
-                "invalid destination label name in label_join(): {target}"
-            )));
-        }
+        let separator = text(separator)?;
+        let invalid = |name: &StringLiteral| format!("invalid source label name in label_join(): {}", name.value);
+        let sources: Vec<&str> = sources
+            .iter()
+            .map(|source| label_name(source, invalid))
+            .collect::<Result<_, _>>()?;
+        let target = label_name(target, |name| invalid_target("label_join", name))?;
         let matrix = self.vector(vector, grid)?;
         self.with_label(matrix, target, |column| {
             let values: Vec<&str> = sources
@@ -78,4 +70,8 @@ impl Evaluator<'_> {
         }
         self.matrix(join_same_labels(columns)?)
     }
+}
+
+fn invalid_target(function: &str, name: &StringLiteral) -> String {
+    format!("invalid destination label name in {function}(): {}", name.value)
 }

@@ -10,13 +10,16 @@ use crate::{
 };
 use model::{
     label::METRIC_NAME,
-    matcher::Matcher,
+    matcher::{MatchOp, Matcher},
     select::Hints,
     time::{TimeRange, Timestamp},
 };
 
 /// The info metric that `info()` takes when none is named.
 const TARGET_INFO: &str = "target_info";
+
+/// What the names of info metrics look like.
+const INFO_PATTERN: &str = ".+_info";
 
 pub(super) fn plan(expr: &Expr, grid: Grid, options: PlanOptions) -> Result<Plan, QueryError> {
     let span = grid.span();
@@ -118,7 +121,7 @@ impl Builder {
         let span = expr.span();
         let (kind, invariant) = match expr {
             Expr::Number(number) => (Kind::Number(number.value), true),
-            Expr::String(text) => (Kind::Text(text.value.clone()), true),
+            Expr::String(text) => (Kind::Text(text.clone()), true),
             Expr::Paren(paren) => return self.build(&paren.expr, context),
             Expr::Unary(unary) => {
                 let inner = self.build(&unary.expr, context)?;
@@ -330,6 +333,13 @@ impl Builder {
             matchers.into_iter().partition(|matcher| &*matcher.name == METRIC_NAME);
         if names.is_empty() {
             names.push(Matcher::equal(METRIC_NAME, TARGET_INFO));
+        } else if !names
+            .iter()
+            .any(|matcher| matches!(matcher.op, MatchOp::Equal | MatchOp::Regex))
+        {
+            // What is only said not to be an info metric must still look like one.
+            let looks_like_info = Matcher::new(MatchOp::Regex, METRIC_NAME, INFO_PATTERN);
+            names.push(looks_like_info.map_err(|error| QueryError::Internal(error.to_string()))?);
         }
         let built = self.build(base, context)?;
         let shifts = self.shifts_to_selector(base)?;
