@@ -22,6 +22,7 @@ use std::{
 };
 use ulid::Ulid;
 
+type Answer = Vec<(Labels, Vec<(i64, f64)>)>;
 type Stored = BTreeMap<Labels, Vec<(i64, f64)>>;
 
 const SPAN: i64 = 7_200_000;
@@ -68,7 +69,7 @@ fn open(folder: &Path, meta: &BlockMeta) -> Block {
 }
 
 /// Everything an answer holds.
-fn read(select: &dyn Select, request: SelectRequest) -> Result<Vec<(Labels, Vec<(i64, f64)>)>, SelectError> {
+fn read(select: &dyn Select, request: SelectRequest) -> Result<Answer, SelectError> {
     let range = request.range;
     let mut set = block_on(select.select(request))?;
     let mut found = Vec::new();

@@ -5,7 +5,7 @@
 use super::ChunkError;
 
 /// Reads bits through a window of 64, filled eight bytes at a time.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct BitReader<'a> {
     /// Bytes that the window does not count as its own yet.
     rest: &'a [u8],
@@ -38,20 +38,23 @@ impl<'a> BitReader<'a> {
             self.rest = &self.rest[taken as usize..];
             self.valid += taken * 8;
         } else {
-            self.refill_tail();
+            *self = self.refilled_at_the_end();
         }
     }
 
+    /// Takes and gives the reader as a value, so that the hot loops keep theirs in registers.
+    #[cold]
     #[inline(never)]
-    fn refill_tail(&mut self) {
+    fn refilled_at_the_end(mut self) -> Self {
         while self.valid < 56 {
             let Some((&byte, rest)) = self.rest.split_first() else {
-                return;
+                break;
             };
             self.window |= u64::from(byte) << (56 - self.valid);
             self.rest = rest;
             self.valid += 8;
         }
+        self
     }
 
     /// Fills the window when fewer than `bits` are in it; fewer than `bits` may still be there at the end.
@@ -82,10 +85,16 @@ impl<'a> BitReader<'a> {
     /// The next 1 to 64 bits as a number.
     #[inline(always)]
     pub(super) fn read(&mut self, bits: u32) -> Result<u64, ChunkError> {
-        if bits > 56 {
-            let high = self.read(bits - 32)?;
-            return Ok(high << 32 | self.read(32)?);
+        if bits <= 56 {
+            return self.read_narrow(bits);
         }
+        // More than a window is sure to hold: in two parts.
+        let high = self.read_narrow(bits - 32)?;
+        Ok(high << 32 | self.read_narrow(32)?)
+    }
+
+    #[inline(always)]
+    fn read_narrow(&mut self, bits: u32) -> Result<u64, ChunkError> {
         self.prepare(bits);
         let value = self.window >> (64 - bits);
         self.consume(bits)?;

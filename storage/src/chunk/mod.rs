@@ -158,3 +158,6 @@ fn encode_histograms(samples: &[HistogramSample], chunks: &mut Vec<Chunk>) {
     }
     chunks.extend(open.map(HistogramChunk::finish));
 }
+
+#[cfg(test)]
+mod tests;

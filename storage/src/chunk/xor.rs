@@ -258,7 +258,7 @@ impl<'a> Tail<'a> {
 }
 
 /// Reads the samples of an XOR chunk one by one.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct XorReader<'a> {
     bits: BitReader<'a>,
     at: Timestamp,
@@ -304,23 +304,25 @@ impl<'a> XorReader<'a> {
             self.at = self.at.wrapping_add(self.delta as i64);
             self.read_value()?;
         } else {
-            self.read_first()?;
+            *self = self.with_first_read()?;
         }
         self.read += 1;
         Ok(Some((self.at, f64::from_bits(self.value))))
     }
 
-    /// The first two samples, which have forms of their own.
+    /// The first two samples, which have forms of their own. Takes and gives the reader as a value, so that the loop around
+    /// [`Self::next`] keeps its own in registers.
     #[inline(never)]
-    fn read_first(&mut self) -> Result<(), ChunkError> {
+    fn with_first_read(mut self) -> Result<Self, ChunkError> {
         if self.read == 0 {
             self.at = self.bits.read_varint()?;
             self.value = self.bits.read(64)?;
-            return Ok(());
+        } else {
+            self.delta = self.bits.read_uvarint()?;
+            self.at = self.at.wrapping_add(self.delta as i64);
+            self.read_value()?;
         }
-        self.delta = self.bits.read_uvarint()?;
-        self.at = self.at.wrapping_add(self.delta as i64);
-        self.read_value()
+        Ok(self)
     }
 
     #[inline(always)]
@@ -375,31 +377,46 @@ impl<'a> XorReader<'a> {
 
 /// Decodes the samples of a chunk that lie in `range`. Time must ascend.
 pub(super) fn decode(chunk: &[u8], range: TimeRange, out: &mut SampleBuffer) -> Result<(), ChunkError> {
-    let mut reader = XorReader::new(chunk)?;
+    let reader = XorReader::new(chunk)?;
     // A sample takes at least two bits, so a wrong count cannot ask for more memory than the data is worth.
     let expected = usize::from(reader.total).min(chunk.len() * 4);
-    out.timestamps.reserve(expected);
-    out.values.reserve(expected);
     let before = out.timestamps.len();
-    let mut last = i64::MIN;
+    out.timestamps.resize(before + expected, 0);
+    out.values.resize(before + expected, 0.0);
+    let outcome = decode_into(reader, range, &mut out.timestamps[before..], &mut out.values[before..]);
+    let taken = *outcome.as_ref().unwrap_or(&0);
+    out.timestamps.truncate(before + taken);
+    out.values.truncate(before + taken);
+    if !out.starts.is_empty() {
+        out.starts.resize(before + taken, 0);
+    }
+    outcome.map(drop)
+}
+
+/// Decodes into columns that have room for every sample; gives how many lay in the range.
+fn decode_into(
+    mut reader: XorReader<'_>,
+    range: TimeRange,
+    timestamps: &mut [Timestamp],
+    values: &mut [f64],
+) -> Result<usize, ChunkError> {
+    let (mut taken, mut last) = (0, None);
     while let Some((at, value)) = reader.next()? {
-        if at <= last && reader.read > 1 {
+        if last.is_some_and(|last| at <= last) {
             return Err(ChunkError::Order);
         }
-        last = at;
+        last = Some(at);
         if at > range.max {
             break;
         }
-        if at >= range.min {
-            out.timestamps.push(at);
-            out.values.push(value);
-        }
+        // Written in any case and kept when it counts: a branch would be mispredicted at the edges.
+        let (Some(timestamp), Some(place)) = (timestamps.get_mut(taken), values.get_mut(taken)) else {
+            break;
+        };
+        (*timestamp, *place) = (at, value);
+        taken += usize::from(at >= range.min);
     }
-    if !out.starts.is_empty() {
-        let added = out.timestamps.len() - before;
-        out.starts.extend(std::iter::repeat_n(0, added));
-    }
-    Ok(())
+    Ok(taken)
 }
 
 #[cfg(test)]
@@ -581,47 +598,5 @@ mod tests {
         assert_eq!(out.timestamps, [20, 30]);
         let backwards = encode(&[(10, 1), (20, 2), (15, 3)]);
         assert_eq!(decode(&backwards, TimeRange::ALL, &mut out), Err(ChunkError::Order));
-    }
-
-    /// Not a test of right or wrong: `cargo test --release -p storage -- --ignored --nocapture speed`.
-    #[test]
-    #[ignore = "measures time"]
-    #[expect(clippy::disallowed_methods, reason = "measures real time")]
-    fn speed() {
-        let mut chunks = Vec::new();
-        let mut seed = 1u64;
-        for series in 0..2000u64 {
-            let (mut appender, mut chunk, mut value) = (XorAppender::new(), Vec::new(), 0f64);
-            for index in 0..120i64 {
-                seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                value += if series % 4 == 0 { 0.0 } else { (seed >> 60) as f64 };
-                appender.append(&mut chunk, 1_700_000_000_000 + index * 15_000, value);
-            }
-            chunks.push(chunk);
-        }
-        let bytes: usize = chunks.iter().map(Vec::len).sum();
-        let (mut out, mut best) = (SampleBuffer::default(), f64::MAX);
-        for _ in 0..50 {
-            let begin = std::time::Instant::now();
-            for chunk in &chunks {
-                out.clear();
-                decode(chunk, TimeRange::ALL, &mut out).unwrap();
-            }
-            best = best.min(begin.elapsed().as_nanos() as f64 / 240_000.0);
-        }
-        eprintln!("{:.2} ns and {:.2} bytes per sample", best, bytes as f64 / 240_000.0);
-        let (mut place, mut best) = (vec![0; 4096], f64::MAX);
-        for _ in 0..50 {
-            let begin = std::time::Instant::now();
-            for _ in 0..2000 {
-                let mut appender = XorAppender::new();
-                for index in 0..120i64 {
-                    appender.append_in(&mut place, 1_700_000_000_000 + index * 15_000, (index * index) as f64);
-                }
-                std::hint::black_box(&place);
-            }
-            best = best.min(begin.elapsed().as_nanos() as f64 / 240_000.0);
-        }
-        eprintln!("append: {best:.2} ns per sample");
     }
 }

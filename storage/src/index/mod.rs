@@ -164,3 +164,6 @@ impl Toc {
         self.label_indices.min(self.postings)
     }
 }
+
+#[cfg(test)]
+mod tests;
