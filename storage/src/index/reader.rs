@@ -12,6 +12,7 @@ use model::{
     label::{Labels, LabelsBuilder},
     matcher::Matcher,
 };
+use std::cell::RefCell;
 
 /// An open index. In memory is only what finds things: samples of symbol and postings offsets.
 pub struct Index {
@@ -95,6 +96,8 @@ impl Index {
 pub struct SeriesReader<'a> {
     index: &'a Index,
     recent: RecentSymbols<'a>,
+    /// Kept for its memory.
+    builder: RefCell<LabelsBuilder>,
 }
 
 impl<'a> SeriesReader<'a> {
@@ -110,9 +113,16 @@ impl<'a> SeriesReader<'a> {
 
     /// The label set of a series.
     pub fn labels(&self, series: &RawSeries) -> Result<Labels, IndexError> {
-        let mut builder = LabelsBuilder::default();
+        let mut builder = self.builder.borrow_mut();
         for &(name, value) in &series.labels {
-            builder.push(self.symbol(name, series)?, self.symbol(value, series)?);
+            match (self.symbol(name, series), self.symbol(value, series)) {
+                (Ok(name), Ok(value)) => builder.push(name, value),
+                (Err(error), _) | (_, Err(error)) => {
+                    // What was pushed must not get into the next label set.
+                    builder.build_sorted();
+                    return Err(error);
+                }
+            }
         }
         // Names ascend because their numbers were checked to, and the symbol table is sorted.
         Ok(builder.build_sorted())
