@@ -88,6 +88,7 @@ impl Index {
         SeriesReader {
             index: self,
             recent: RecentSymbols::default(),
+            builder: RefCell::default(),
         }
     }
 }
