@@ -14,8 +14,9 @@ mod variant;
 pub use command::expressions;
 pub use memory::Memory;
 
-use crate::engine::{Query, QueryError, QueryResult};
+use crate::engine::{Cancel, Engine, EngineOptions, Query, QueryError, QueryResult};
 use command::Command;
+use futures::executor::block_on;
 use model::label::Labels;
 use model::sample::SampleBuffer;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -71,6 +72,41 @@ pub trait Target {
 
     /// Evaluates a query over what was loaded.
     fn evaluate(&mut self, query: &Query) -> Result<QueryResult, QueryError>;
+}
+
+/// The engine over series in memory.
+struct MemoryEngine {
+    engine: Engine,
+    memory: Memory,
+}
+
+impl Target for MemoryEngine {
+    fn clear(&mut self) -> Result<(), String> {
+        self.memory = Memory::new();
+        Ok(())
+    }
+
+    fn load(&mut self, series: Vec<LoadedSeries>) -> Result<(), String> {
+        series.into_iter().try_for_each(|series| self.memory.load(series))
+    }
+
+    fn evaluate(&mut self, query: &Query) -> Result<QueryResult, QueryError> {
+        let prepared = self.engine.prepare(query)?;
+        block_on(prepared.load(&self.memory))?.evaluate(&Cancel::never())
+    }
+}
+
+/// Runs a script on the engine over series in memory, every part of the language switched on.
+pub fn run(name: &str, text: &str) -> ScriptReport {
+    let engine = Engine::new(EngineOptions::everything());
+    run_on(
+        name,
+        text,
+        &mut MemoryEngine {
+            engine,
+            memory: Memory::new(),
+        },
+    )
 }
 
 /// Runs a script on a target. A panic of the target is a failure of the evaluation that met it.

@@ -124,11 +124,10 @@ fn load(line: usize, head: &str, body: &[&str]) -> Result<Command, String> {
             continue;
         }
         let description = parse_series(text).map_err(|error| located(error.to_string()))?;
-        if series.iter().any(|known| known.labels == description.labels) {
-            return Err(located(format!("{} stands twice", description.labels)));
-        }
         let starts = starts.remove(&description.labels).unwrap_or_default();
         let samples = samples(&description.items, &starts, step_ms);
+        // Of two lines for one series the later counts.
+        series.retain(|known| known.labels != description.labels);
         series.push(LoadedSeries {
             labels: description.labels,
             samples,

@@ -1,7 +1,7 @@
 //! Series in memory as a source of the engine.
 //!
-//! It stands in for a real storage, so histograms come back as one would give them: the first of a run of counter histograms
-//! says whether it was reset, the others that they were not.
+//! It stands in for Prometheus's storage, so histograms come back as from its chunks: the first counter histogram of a chunk says
+//! nothing about resets, the others say that there was none. Hints of the script only decide where chunks begin.
 
 use super::LoadedSeries;
 use futures::future::BoxFuture;
@@ -98,31 +98,23 @@ fn merged(left: &SampleBuffer, right: &SampleBuffer) -> Result<SampleBuffer, i64
     Ok(merged)
 }
 
-/// A run of histograms that a storage would keep in one chunk.
-struct Run {
-    gauge: bool,
-    last: Arc<Histogram>,
-}
-
 /// The samples with the hints that they have when they come back from chunks.
 fn with_hints(loaded: &SampleBuffer) -> SampleBuffer {
     let mut stored = loaded.clone();
-    let mut run: Option<Run> = None;
     let mut floats = loaded.timestamps.iter().peekable();
+    // The histogram before, unless there is a float between.
+    let mut last: Option<Arc<Histogram>> = None;
     for sample in &mut stored.histograms {
         while floats.next_if(|at| **at < sample.at).is_some() {
-            run = None;
+            last = None;
         }
         let histogram = sample.histogram.clone();
-        let gauge = histogram.reset_hint == ResetHint::Gauge;
-        let hint = match run.as_ref().map(|run| continues(run, &histogram)) {
-            _ if gauge => ResetHint::Gauge,
-            None if histogram.reset_hint == ResetHint::Reset => ResetHint::Reset,
-            None | Some(Next::Unrelated) => ResetHint::Unknown,
-            Some(Next::Reset) => ResetHint::Reset,
-            Some(Next::Same) => ResetHint::NotReset,
+        let hint = match &last {
+            _ if histogram.reset_hint == ResetHint::Gauge => ResetHint::Gauge,
+            Some(last) if shares_chunk(last, &histogram) => ResetHint::NotReset,
+            _ => ResetHint::Unknown,
         };
-        run = Some(Run { gauge, last: histogram });
+        last = Some(histogram);
         set_hint(sample, hint);
     }
     stored
@@ -134,46 +126,23 @@ fn set_hint(sample: &mut HistogramSample, hint: ResetHint) {
     }
 }
 
-/// How a counter histogram follows a run.
-enum Next {
-    /// In the same chunk.
-    Same,
-    /// In a chunk of its own, because of a reset.
-    Reset,
-    /// In a chunk of its own for another reason.
-    Unrelated,
-}
-
-fn continues(run: &Run, next: &Histogram) -> Next {
-    let last = &run.last;
-    if run.gauge {
-        return Next::Unrelated;
+/// Whether a counter histogram is kept in the chunk of the one before it.
+fn shares_chunk(last: &Histogram, next: &Histogram) -> bool {
+    if last.reset_hint == ResetHint::Gauge || next.reset_hint == ResetHint::Reset {
+        return false;
     }
-    if next.reset_hint == ResetHint::Reset {
-        return Next::Reset;
-    }
-    if is_stale(next.sum) {
-        return Next::Same;
-    }
-    if is_stale(last.sum) {
-        return Next::Unrelated;
-    }
-    if next.count < last.count {
-        return Next::Reset;
-    }
-    if next.schema != last.schema || next.zero_threshold != last.zero_threshold {
-        return Next::Unrelated;
+    if is_stale(next.sum) || is_stale(last.sum) {
+        return is_stale(next.sum);
     }
     // What the script says must not stand in for looking at the buckets.
     let plain = Histogram {
         reset_hint: ResetHint::Unknown,
         ..next.clone()
     };
-    if next.custom_values != last.custom_values || plain.is_reset_since(last) {
-        Next::Reset
-    } else {
-        Next::Same
-    }
+    next.schema == last.schema
+        && next.zero_threshold == last.zero_threshold
+        && next.custom_values == last.custom_values
+        && !plain.is_reset_since(last)
 }
 
 impl Column {
@@ -344,7 +313,7 @@ mod tests {
 
     #[test]
     fn histograms_carry_the_hints_of_chunks() {
-        use ResetHint::{Gauge, NotReset, Reset, Unknown};
+        use ResetHint::{Gauge, NotReset, Unknown};
         let mut memory = Memory::new();
         let text = "m {{count:1}} {{count:2}} {{count:1}} {{count:2 counter_reset_hint:reset}} \
                     {{count:1 counter_reset_hint:gauge}} {{count:3}} {{count:4}} 5 {{count:6}} \
@@ -360,7 +329,7 @@ mod tests {
         assert_eq!(
             hints,
             [
-                Unknown, NotReset, Reset, Reset, Gauge, Unknown, NotReset, Unknown, Unknown, NotReset
+                Unknown, NotReset, Unknown, Unknown, Gauge, Unknown, NotReset, Unknown, Unknown, NotReset
             ]
         );
     }

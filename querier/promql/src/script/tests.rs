@@ -251,10 +251,11 @@ fn range_vectors_strings_and_scalars_are_results_too() {
 #[test]
 fn loads_place_samples_at_the_step() {
     let mut target = vector(&[]);
-    let script = "load 10s\n  m{a=\"b\"}@st _ -1s 0\n  m{a=\"b\"} 1+1x2\n  # closes the block\n  lost 1\n";
+    let script =
+        "load 10s\n  m{a=\"b\"} 7x5\n  m{a=\"b\"}@st _ -1s 0\n  m{a=\"b\"} 1+1x2\n  # closes the block\n  lost 1\n";
     let report = run_on("test", script, &mut target);
     assert_eq!(report.failures.len(), 1, "a command of its own: {report:?}");
-    assert_eq!(report.failures[0].line, 5);
+    assert_eq!(report.failures[0].line, 6);
     let samples = &target.loaded[0].samples;
     assert_eq!(samples.timestamps, [0, 10_000, 20_000]);
     assert_eq!(samples.values, [1.0, 2.0, 3.0]);
@@ -287,7 +288,6 @@ fn what_cannot_be_read_is_a_failure_and_the_rest_is_run() {
         "eval instant at 0 x\n expect trouble",
         "eval instant at 0 x\n {job=} 1",
         "load 5x\n m 1",
-        "load 5m\n m 1\n m 2",
         "load 5m\n m@st 1",
         "load_with_trouble 5m\n m 1",
         "load_with_nhcb 5m\n h_bucket{le=\"1\"} 5\n h_bucket{le=\"2\"} 3",
