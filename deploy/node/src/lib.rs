@@ -1,1 +1,16 @@
-//! The binary `narthex`: settings, roles, assemble, discovery, tools, self-observability.
+//! The binary `narthex`: settings, roles, assemble, tools, self-observability.
+//!
+//! Parts become a process here: only this crate knows the receiver, the ingester and the querier at once, binds sockets,
+//! reads settings and touches the real clock, disk and network (see [`env`]).
+
+pub mod settings;
+pub mod env;
+pub mod objstore;
+pub mod metrics;
+pub mod serve;
+pub mod status;
+pub mod banner;
+pub mod admin;
+pub mod assemble;
+pub mod tools;
+pub mod cli;

@@ -1,0 +1,112 @@
+//! `/`, `/-/healthy`, `/-/ready`, `/metrics` and the operations that only an operator may ask for.
+
+use crate::banner;
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use ingest::Ingester;
+use prometheus_client::registry::Registry;
+use serde_json::json;
+use std::{net::SocketAddr, sync::Arc};
+use storage::gateway::Gateway;
+
+/// What the routes need.
+pub struct Admin {
+    /// Whose readiness and cut this is.
+    pub ingester: Arc<Ingester>,
+    /// Told to look again after a cut.
+    pub gateway: Arc<Gateway>,
+    /// What `/metrics` shows.
+    pub registry: Registry,
+    /// For the hints on the first page.
+    pub address: SocketAddr,
+    /// Whether operations that change data are served.
+    pub admin_api: bool,
+}
+
+/// The routes.
+pub fn routes(admin: Arc<Admin>) -> Router {
+    Router::new()
+        .route("/", get(first_page))
+        .route("/-/healthy", get(|| async { "Narthex is healthy.\n" }))
+        .route("/-/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/api/v1/admin/cut", post(cut).put(cut))
+        .with_state(admin)
+}
+
+async fn first_page(State(admin): State<Arc<Admin>>) -> String {
+    format!(
+        "Narthex {} takes Prometheus remote write and answers PromQL.\n\nSend samples, in prometheus.yml:\n\n{}\n\
+         Ask: the Prometheus HTTP API is at /api/v1/query and its siblings; in Grafana add a data source of type Prometheus with this address.\n\
+         See: /metrics, /-/ready, /api/v1/status/tsdb\n",
+        env!("CARGO_PKG_VERSION"),
+        banner::remote_write_block(admin.address),
+    )
+}
+
+/// 200 once writes and queries are served, before that 503 with the progress of the replay.
+async fn ready(State(admin): State<Arc<Admin>>) -> Response {
+    if admin.ingester.is_ready() {
+        return "Narthex is ready.\n".into_response();
+    }
+    let progress = admin.ingester.progress();
+    let text = format!(
+        "Narthex is starting: {} of {} bytes of the write-ahead log are replayed.\n",
+        progress.bytes_done, progress.bytes_total
+    );
+    (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], text).into_response()
+}
+
+async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &admin.registry) {
+        Ok(()) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("encode metrics: {error}\n")).into_response(),
+    }
+}
+
+/// Cuts everything in memory into blocks, ships them, and lists them.
+async fn cut(State(admin): State<Arc<Admin>>, uri: Uri) -> Response {
+    if !admin.admin_api {
+        let text = format!("{} is off; start with --web.enable-admin-api to serve it", uri.path());
+        return error(StatusCode::FORBIDDEN, "unavailable", &text);
+    }
+    let blocks = match admin.ingester.cut_now().await {
+        Ok(blocks) => blocks,
+        Err(failure) => return error(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &failure.to_string()),
+    };
+    if let Err(failure) = admin.gateway.sync().await {
+        tracing::warn!(error = %failure, "the bucket could not be listed after a cut; the next look will find the blocks");
+    }
+    let blocks: Vec<_> = blocks
+        .iter()
+        .map(|block| {
+            json!({
+                "ulid": block.ulid.to_string(),
+                "tenant": block.tenant.as_str(),
+                "minTime": block.min_time,
+                "maxTime": block.max_time,
+                "series": block.series,
+                "samples": block.samples,
+            })
+        })
+        .collect();
+    Json(json!({"status": "success", "data": {"blocks": blocks}})).into_response()
+}
+
+/// The error envelope of the Prometheus API.
+fn error(status: StatusCode, kind: &str, text: &str) -> Response {
+    (
+        status,
+        Json(json!({"status": "error", "errorType": kind, "error": text})),
+    )
+        .into_response()
+}

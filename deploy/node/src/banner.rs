@@ -1,0 +1,49 @@
+//! The first thing that a person sees: where to send, where to ask, where data lies, how to stop. And the log behind it.
+
+use crate::settings::Settings;
+use anyhow::Context;
+use std::net::SocketAddr;
+use tracing_subscriber::EnvFilter;
+
+/// Sends log lines to standard error, as the settings say.
+pub fn start_logging(settings: &Settings) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&settings.log_level)
+        .with_context(|| format!("{:?} is no log filter (--log.level)", settings.log_level))?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if settings.log_format == "json" {
+        lines.json().init()
+    } else {
+        lines.with_target(false).init()
+    }
+    Ok(())
+}
+
+/// The block that a Prometheus user pastes.
+pub fn remote_write_block(address: SocketAddr) -> String {
+    format!("remote_write:\n  - name: narthex\n    url: http://{address}/api/v1/write\n")
+}
+
+/// What is printed at the start.
+pub fn welcome(settings: &Settings, address: SocketAddr, bucket: &str) -> String {
+    let block = remote_write_block(address)
+        .lines()
+        .map(|line| format!("      {line}\n"))
+        .collect::<String>();
+    let reach = if address.ip().is_loopback() {
+        "loopback only, no authentication; --http.address opens it to others"
+    } else {
+        "open to the network WITHOUT authentication"
+    };
+    format!(
+        "\nnarthex {version}: all roles in one process\n\n\
+         \x20 Send     paste into prometheus.yml:\n\n{block}\n\
+         \x20 Query    http://{address}   (Prometheus API; in Grafana a data source of type Prometheus)\n\
+         \x20 Data     {data}   (bucket: {bucket})\n\
+         \x20 Reach    {reach}\n\
+         \x20 Stop     Ctrl-C; nothing acknowledged is ever lost\n\n",
+        version = env!("CARGO_PKG_VERSION"),
+        data = settings.data_dir.display(),
+    )
+}

@@ -1,0 +1,345 @@
+//! What an operator can set. Each setting is a flag `--a.b`, a variable `NARTHEX_A_B` and a key `a: {b: …}` of the file that
+//! `--config.file` names; the flag wins over the variable, the variable over the file. Nothing has to be set.
+
+use anyhow::{Context, bail};
+use clap::{Args, Command};
+use serde_json::Value;
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+
+/// Settings of a serving process.
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    /// YAML file with settings; each key is also a flag and a NARTHEX_… variable
+    #[arg(
+        long = "config.file",
+        env = "NARTHEX_CONFIG_FILE",
+        value_name = "FILE",
+        help_heading = "General"
+    )]
+    pub config_file: Option<PathBuf>,
+
+    /// Folder of everything local: WAL, blocks, caches and, unless set otherwise, the bucket
+    #[arg(
+        long = "data.dir",
+        env = "NARTHEX_DATA_DIR",
+        value_name = "DIR",
+        default_value = "./data",
+        help_heading = "General"
+    )]
+    pub data_dir: PathBuf,
+
+    /// Address of remote write, Prometheus API, UI and /metrics. Loopback unless you decide otherwise: there is no authentication
+    #[arg(
+        long = "http.address",
+        env = "NARTHEX_HTTP_ADDRESS",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:10902",
+        help_heading = "General"
+    )]
+    pub http_address: SocketAddr,
+
+    /// Address of gRPC: today the standard health service
+    #[arg(
+        long = "grpc.address",
+        env = "NARTHEX_GRPC_ADDRESS",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:10901",
+        help_heading = "General"
+    )]
+    pub grpc_address: SocketAddr,
+
+    /// External label of the blocks of this process, NAME=VALUE (repeatable)
+    #[arg(long = "label", env = "NARTHEX_LABEL", value_name = "NAME=VALUE", value_parser = label, value_delimiter = ',', help_heading = "General")]
+    pub labels: Vec<(String, String)>,
+
+    /// What is logged: error, warn, info, debug, trace, or per module as in `ingest=debug,info`
+    #[arg(
+        long = "log.level",
+        env = "NARTHEX_LOG_LEVEL",
+        value_name = "FILTER",
+        default_value = "info",
+        help_heading = "General"
+    )]
+    pub log_level: String,
+
+    /// How log lines look: text or json
+    #[arg(long = "log.format", env = "NARTHEX_LOG_FORMAT", value_name = "FORMAT", default_value = "text", value_parser = ["text", "json"], help_heading = "General")]
+    pub log_format: String,
+
+    /// Bucket in Thanos's objstore YAML; default: type FILESYSTEM in DATA_DIR/bucket
+    #[arg(
+        long = "objstore.config-file",
+        env = "NARTHEX_OBJSTORE_CONFIG_FILE",
+        value_name = "FILE",
+        conflicts_with = "objstore_config",
+        help_heading = "Bucket"
+    )]
+    pub objstore_config_file: Option<PathBuf>,
+
+    /// The text of that YAML itself
+    #[arg(
+        long = "objstore.config",
+        env = "NARTHEX_OBJSTORE_CONFIG",
+        value_name = "YAML",
+        help_heading = "Bucket"
+    )]
+    pub objstore_config: Option<String>,
+
+    /// How often the bucket is searched for new blocks
+    #[arg(long = "store.sync-interval", env = "NARTHEX_STORE_SYNC_INTERVAL", value_name = "DURATION", default_value = "1m", value_parser = duration, help_heading = "Bucket")]
+    pub store_sync_interval: Duration,
+
+    /// When an acknowledged sample is on disk: `every-write` (before the answer), `interval` (a power loss takes up to 100 ms),
+    /// `never` (left to the kernel)
+    #[arg(long = "wal.sync", env = "NARTHEX_WAL_SYNC", value_name = "POLICY", default_value = "every-write", value_parser = ["every-write", "interval", "never"], help_heading = "Writing")]
+    pub wal_sync: String,
+
+    /// Largest accepted request body in bytes, compressed and decompressed
+    #[arg(long = "write.body-bytes-max", env = "NARTHEX_WRITE_BODY_BYTES_MAX", value_name = "BYTES", default_value_t = 32 << 20, help_heading = "Writing")]
+    pub write_body_bytes_max: usize,
+
+    /// How far ahead of our clock a sample may be
+    #[arg(long = "write.future-max", env = "NARTHEX_WRITE_FUTURE_MAX", value_name = "DURATION", default_value = "10m", value_parser = duration, help_heading = "Writing")]
+    pub write_future_max: Duration,
+
+    /// Queries that run at the same time; more wait in a bounded queue
+    #[arg(
+        long = "query.concurrency",
+        env = "NARTHEX_QUERY_CONCURRENCY",
+        value_name = "COUNT",
+        default_value_t = 20,
+        help_heading = "Querying"
+    )]
+    pub query_concurrency: usize,
+
+    /// Longest time that a query may take
+    #[arg(long = "query.timeout", env = "NARTHEX_QUERY_TIMEOUT", value_name = "DURATION", default_value = "2m", value_parser = duration, help_heading = "Querying")]
+    pub query_timeout: Duration,
+
+    /// How far back an instant selector looks for a sample
+    #[arg(long = "query.lookback-delta", env = "NARTHEX_QUERY_LOOKBACK_DELTA", value_name = "DURATION", default_value = "5m", value_parser = duration, help_heading = "Querying")]
+    pub query_lookback_delta: Duration,
+
+    /// Samples that one query may hold in memory
+    #[arg(
+        long = "query.max-samples",
+        env = "NARTHEX_QUERY_MAX_SAMPLES",
+        value_name = "COUNT",
+        default_value_t = 50_000_000,
+        help_heading = "Querying"
+    )]
+    pub query_max_samples: usize,
+
+    /// Serve POST /api/v1/admin/cut
+    #[arg(long = "web.enable-admin-api", env = "NARTHEX_WEB_ENABLE_ADMIN_API", num_args = 0..=1, default_value_t = false, default_missing_value = "true", help_heading = "General")]
+    pub web_enable_admin_api: bool,
+}
+
+impl Settings {
+    /// Names and values as the status pages show them. The text of a bucket configuration may hold keys and is left out.
+    pub fn shown(&self) -> Vec<(String, String)> {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+        let labels: Vec<String> = self
+            .labels
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        let seconds = |duration: Duration| format!("{}s", duration.as_secs_f64());
+        [
+            ("config.file", path(&self.config_file)),
+            ("data.dir", self.data_dir.display().to_string()),
+            ("grpc.address", self.grpc_address.to_string()),
+            ("http.address", self.http_address.to_string()),
+            ("label", labels.join(",")),
+            ("log.format", self.log_format.clone()),
+            ("log.level", self.log_level.clone()),
+            ("objstore.config-file", path(&self.objstore_config_file)),
+            ("query.concurrency", self.query_concurrency.to_string()),
+            ("query.lookback-delta", seconds(self.query_lookback_delta)),
+            ("query.max-samples", self.query_max_samples.to_string()),
+            ("query.timeout", seconds(self.query_timeout)),
+            ("store.sync-interval", seconds(self.store_sync_interval)),
+            ("wal.sync", self.wal_sync.clone()),
+            ("web.enable-admin-api", self.web_enable_admin_api.to_string()),
+            ("write.body-bytes-max", self.write_body_bytes_max.to_string()),
+            ("write.future-max", seconds(self.write_future_max)),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .to_vec()
+    }
+}
+
+/// Parses `NAME=VALUE`.
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if model::label::is_legacy_name(name) && !value.is_empty() => {
+            Ok((name.to_owned(), value.trim_matches('"').to_owned()))
+        }
+        _ => Err("a label is NAME=VALUE, for example region=eu".to_owned()),
+    }
+}
+
+/// Parses a Prometheus duration such as `1m`, `1h30m`, `500ms`; plain numbers are seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    const UNITS: [(&str, u64); 7] = [
+        ("y", 31_536_000_000),
+        ("w", 604_800_000),
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("ms", 1),
+        ("m", 60_000),
+        ("s", 1000),
+    ];
+    let wrong = || format!("{text:?} is no duration; examples: 30s, 5m, 1h30m");
+    if let Ok(seconds) = text.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).map_err(|_| wrong());
+    }
+    let mut rest = text;
+    let mut total: u64 = 0;
+    while !rest.is_empty() {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
+        rest = &rest[digits..];
+        let (unit, ms) = UNITS
+            .iter()
+            .find(|(unit, _)| rest.starts_with(unit))
+            .ok_or_else(wrong)?;
+        rest = &rest[unit.len()..];
+        total = number
+            .checked_mul(*ms)
+            .and_then(|part| total.checked_add(part))
+            .ok_or_else(wrong)?;
+    }
+    if text.is_empty() {
+        Err(wrong())
+    } else {
+        Ok(Duration::from_millis(total))
+    }
+}
+
+/// Turns the settings file that `arguments` or the environment name into flags that stand before `arguments`, so that one parser
+/// checks both. Keys whose variable is set are left out, since variables win over the file.
+pub fn with_config_file(command: &Command, arguments: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
+    let Some(path) = config_file_of(&arguments) else {
+        return Ok(arguments);
+    };
+    let shown = path.display();
+    #[expect(clippy::disallowed_methods, reason = "settings are read before there is an Env")]
+    let bytes = std::fs::read(&path).with_context(|| format!("read the settings file {shown}"))?;
+    let text = String::from_utf8(bytes).with_context(|| format!("the settings file {shown} is not UTF-8"))?;
+    let value: Value = serde_saphyr::from_str(&text).with_context(|| format!("parse the settings file {shown}"))?;
+    let mut pairs = Vec::new();
+    flatten("", &value, &mut pairs).with_context(|| format!("the settings file {shown}"))?;
+    let mut merged: Vec<OsString> = arguments.first().cloned().into_iter().collect();
+    for (key, value) in pairs {
+        let known = command.get_arguments().find(|arg| arg.get_long() == Some(&key));
+        let Some(arg) = known.filter(|_| key != "config.file") else {
+            bail!("{shown}: unknown key {key:?}{}", suggestion(command, &key));
+        };
+        if arg
+            .get_env()
+            .is_some_and(|variable| std::env::var_os(variable).is_some())
+        {
+            continue;
+        }
+        merged.push(format!("--{key}={value}").into());
+    }
+    merged.extend(arguments.into_iter().skip(1));
+    Ok(merged)
+}
+
+/// The path that `--config.file` or its variable names.
+fn config_file_of(arguments: &[OsString]) -> Option<PathBuf> {
+    let mut arguments = arguments.iter().skip(1);
+    while let Some(argument) = arguments.next() {
+        if argument == "--config.file" {
+            return arguments.next().map(PathBuf::from);
+        }
+        if let Some(path) = argument.to_str().and_then(|text| text.strip_prefix("--config.file=")) {
+            return Some(path.into());
+        }
+    }
+    std::env::var_os("NARTHEX_CONFIG_FILE").map(PathBuf::from)
+}
+
+/// Writes nested keys with dots between them; a list gives its key once for each item.
+fn flatten(prefix: &str, value: &Value, pairs: &mut Vec<(String, String)>) -> anyhow::Result<()> {
+    match value {
+        Value::Null if prefix.is_empty() => {}
+        Value::Null => bail!("key {prefix:?} has no value"),
+        Value::Object(map) => {
+            for (key, value) in map {
+                let path = if prefix.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{prefix}.{key}")
+                };
+                flatten(&path, value, pairs)?;
+            }
+        }
+        _ if prefix.is_empty() => bail!("holds no keys at its top level"),
+        Value::Array(items) => items.iter().try_for_each(|item| flatten(prefix, item, pairs))?,
+        Value::String(text) => pairs.push((prefix.to_owned(), text.clone())),
+        Value::Bool(_) | Value::Number(_) => pairs.push((prefix.to_owned(), value.to_string())),
+    }
+    Ok(())
+}
+
+/// `; did you mean …?` when a known key is near.
+fn suggestion(command: &Command, key: &str) -> String {
+    let near = command.get_arguments().filter_map(|arg| arg.get_long());
+    let best = near
+        .map(|long| (strsim::jaro_winkler(long, key), long))
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    match best {
+        Some((likeness, long)) if likeness > 0.8 => format!("; did you mean {long:?}?"),
+        _ => "; `narthex --help` lists the keys".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_prometheus_writes_them() {
+        for (text, ms) in [
+            ("5m", 300_000),
+            ("1h30m", 5_400_000),
+            ("500ms", 500),
+            ("2", 2000),
+            ("0.5", 500),
+            ("1d", 86_400_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "m", "5x", "-1s", "1h-", "99999999999999y"] {
+            assert!(duration(text).is_err(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn labels_need_a_name_and_a_value() {
+        assert_eq!(label("region=eu"), Ok(("region".into(), "eu".into())));
+        assert_eq!(label("region=\"eu\""), Ok(("region".into(), "eu".into())));
+        for text in ["region", "=eu", "region=", "1a=b"] {
+            assert!(label(text).is_err(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn nested_keys_become_dotted_ones() {
+        let value: Value =
+            serde_saphyr::from_str("data: {dir: /x}\nlabel: [a=b, c=d]\nquery.concurrency: 3\n").unwrap();
+        let mut pairs = Vec::new();
+        flatten("", &value, &mut pairs).unwrap();
+        pairs.sort();
+        let expected = [
+            ("data.dir", "/x"),
+            ("label", "a=b"),
+            ("label", "c=d"),
+            ("query.concurrency", "3"),
+        ];
+        assert_eq!(pairs, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    }
+}

@@ -1,0 +1,28 @@
+//! Thin commands over library functions and over the HTTP API of a running process.
+
+pub mod promqltest;
+pub mod cut;
+pub mod healthcheck;
+
+use clap::Subcommand;
+use std::process::ExitCode;
+use tokio::runtime::Runtime;
+
+/// `narthex tools …`
+#[derive(Debug, Subcommand)]
+pub enum Tool {
+    /// Run PromQL test scripts (files or folders of `.test` files) against the engine
+    Promqltest(promqltest::Promqltest),
+    /// Cut the head of a running process into blocks and ship them now, instead of every two hours
+    Cut(cut::Cut),
+}
+
+impl Tool {
+    /// Does what the tool is for; the exit code says whether it went well.
+    pub fn run(self, runtime: &Runtime) -> anyhow::Result<ExitCode> {
+        match self {
+            Tool::Promqltest(tool) => tool.run(),
+            Tool::Cut(tool) => runtime.block_on(tool.run()),
+        }
+    }
+}
