@@ -16,7 +16,8 @@ use std::{
 };
 
 const RESIDENT_PEAK_MAX: u64 = 256 << 20;
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
+/// An answer should take milliseconds; the bound leaves room for a machine that is busy with other tests.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// A server for one story, which it must outlive in good health.
 struct Victim {
@@ -431,10 +432,10 @@ fn broken_http_does_no_harm() -> anyhow::Result<()> {
             assert!(!waited, "{what}: the server neither answers nor hangs up");
         }
         let answer = String::from_utf8_lossy(&answer).into_owned();
-        assert!(
-            answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
-            "{what}: {answer:?}"
-        );
+        // 503 is right where the body broke on its way: nobody can tell a bad sender from a bad line, and only a
+        // sender that sends again loses nothing.
+        let refused = answer.starts_with("HTTP/1.1 4") || answer.starts_with("HTTP/1.1 503");
+        assert!(answer.is_empty() || refused, "{what}: {answer:?}");
     }
     let mut client = Client::new(&victim.server.launch().url, &[], Duration::from_secs(10));
     let put = client.send("DELETE", "/api/v1/write", "", b"")?;
