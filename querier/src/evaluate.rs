@@ -5,7 +5,7 @@
 
 use crate::gate::{Full, Gate};
 use futures::future::{Either, select};
-use model::{env::Env, select::Select};
+use model::{env::Env, select::Select, tenant::Tenant};
 use promql::engine::{Cancel, Engine, Query, QueryError, QueryResult};
 use std::{future::Future, pin::pin, time::Duration};
 use tokio::sync::oneshot;
@@ -54,6 +54,7 @@ impl Evaluator {
     /// Evaluates `query` over what `source` gives, all within `timeout`.
     pub(crate) async fn run(
         &self,
+        tenant: &Tenant,
         source: &dyn Select,
         query: Query,
         timeout: Duration,
@@ -63,7 +64,10 @@ impl Evaluator {
         // Before the queue, so that a typo is told at once.
         let prepared = self.engine.prepare(&query)?;
         let parsed = self.env.clock.monotonic();
-        let permit = self.until(deadline, self.gate.enter()).await.ok_or_else(|| timed_out("query queue"))??;
+        let permit = self
+            .until(deadline, self.gate.enter(tenant))
+            .await
+            .ok_or_else(|| timed_out("query queue"))??;
         let entered = self.env.clock.monotonic();
         let loaded = self.until(deadline, prepared.load(source)).await;
         let loaded = loaded.ok_or_else(|| timed_out("expression evaluation"))??;

@@ -6,6 +6,7 @@
 
 pub mod fanout;
 pub mod gate;
+mod evaluate;
 pub mod http;
 pub mod replica;
 pub mod merge;

@@ -1,6 +1,7 @@
 //! The querier: what can be asked, within which bounds.
 
 use crate::{
+    evaluate::Evaluator,
     fanout::Whole,
     gate::{Full, Gate},
     metrics::Metrics,
@@ -16,7 +17,10 @@ use model::{
     tenant::Tenant,
 };
 use prometheus_client::registry::Registry;
-use promql::ast::ParserOptions;
+use promql::{
+    ast::ParserOptions,
+    engine::{Engine, EngineOptions},
+};
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 /// Answers questions about the samples behind a [`SelectTenants`].
@@ -27,6 +31,8 @@ pub struct Querier {
     pub(crate) metrics: Metrics,
     /// Which parts of PromQL are spoken.
     pub(crate) parser: ParserOptions,
+    /// Runs PromQL.
+    pub(crate) evaluator: Evaluator,
     /// Whose pages may read answers.
     pub(crate) origins: Option<Origins>,
     select: Arc<dyn SelectTenants>,
@@ -86,7 +92,9 @@ impl Querier {
         registry: &mut Registry,
     ) -> Arc<Self> {
         let metrics = Metrics::new(registry);
-        let lookups = Gate::new("lookup", settings.lookups_max, settings.queue_max, metrics.clone());
+        let lookups = Gate::new("lookup", settings.lookups_max, settings.queue_max, &metrics);
+        let queries = Gate::new("query", settings.queries_max, settings.queue_max, &metrics);
+        let evaluator = Evaluator::new(env.clone(), Engine::new(engine_options(&settings)), queries);
         let origins = settings.cors_origin.as_deref().and_then(Origins::new);
         let parser = ParserOptions {
             experimental_functions: settings.experimental_functions,
@@ -98,6 +106,7 @@ impl Querier {
             status,
             metrics,
             parser,
+            evaluator,
             origins,
             select,
             lookups,
@@ -116,10 +125,10 @@ impl Querier {
     }
 
     /// Runs a request for names, series or the like: when its turn comes, and not for longer than allowed.
-    pub(crate) async fn lookup<T>(&self, work: impl Future<Output = T> + Send) -> Result<T, Late> {
+    pub(crate) async fn lookup<T>(&self, tenant: &Tenant, work: impl Future<Output = T> + Send) -> Result<T, Late> {
         let started = self.env.clock.monotonic();
         let permit = self
-            .within(self.settings.timeout, self.lookups.enter())
+            .within(self.settings.timeout, self.lookups.enter(tenant))
             .await
             .ok_or(Late::InQueue)??;
         let waited = self.env.clock.monotonic().saturating_sub(started);
@@ -134,5 +143,15 @@ impl Querier {
             Either::Left((output, _)) => Some(output),
             Either::Right(_) => None,
         }
+    }
+}
+
+fn engine_options(settings: &QuerierSettings) -> EngineOptions {
+    EngineOptions {
+        lookback_ms: settings.lookback.as_millis() as i64,
+        samples_max: settings.samples_max,
+        subquery_step_ms: settings.subquery_step.as_millis() as i64,
+        experimental_functions: settings.experimental_functions,
+        ..EngineOptions::default()
     }
 }

@@ -47,7 +47,7 @@ pub(super) async fn federate(State(querier): State<Arc<Querier>>, asked: Asked) 
         Ok((all, merged.warnings()))
     };
     let (series, warnings) = querier
-        .lookup(work)
+        .lookup(&asked.tenant, work)
         .await
         .map_err(|late| plain(late.into()))?
         .map_err(|error| plain(error.into()))?;

@@ -111,7 +111,9 @@ async fn list(querier: &Querier, asked: &Asked, name: Option<String>) -> Result<
         Some(name) => select.label_values(name.clone(), matchers, range, bound.asked()),
         None => select.label_names(matchers, range, bound.asked()),
     };
-    let lists = querier.lookup(try_join_all(sets.into_iter().map(ask))).await??;
+    let lists = querier
+        .lookup(&asked.tenant, try_join_all(sets.into_iter().map(ask)))
+        .await??;
     let LabelList {
         mut items,
         mut warnings,
@@ -147,7 +149,7 @@ pub(super) async fn series(State(querier): State<Arc<Querier>>, asked: Asked) ->
     let sets = selectors(&asked)?;
     let select = querier.select_of(&asked.tenant, &asked.reading(&querier.settings)?);
     let work = write_series(&*select, sets, range, &bound);
-    querier.lookup(work).await?.map_err(ApiError::from)
+    querier.lookup(&asked.tenant, work).await?.map_err(ApiError::from)
 }
 
 async fn write_series(
@@ -213,7 +215,7 @@ pub(super) async fn metadata(State(querier): State<Arc<Querier>>, asked: Asked) 
     let (families_max, entries_max) = (number("limit")?, number("limit_per_metric")?);
     let family = Some(asked.first("metric").to_owned()).filter(|family| !family.is_empty());
     let select = querier.select_of(&asked.tenant, &asked.reading(&querier.settings)?);
-    let mut found = querier.lookup(select.metadata(family)).await??;
+    let mut found = querier.lookup(&asked.tenant, select.metadata(family)).await??;
     found.sort_by(|a, b| a.family.cmp(&b.family));
     let mut answer = Answer::new();
     answer.json.raw("{");
@@ -249,7 +251,9 @@ pub(super) async fn exemplars(State(querier): State<Arc<Querier>>, asked: Asked)
         Vec::new()
     } else {
         let select = querier.select_of(&asked.tenant, &asked.reading(&querier.settings)?);
-        querier.lookup(select.exemplars(selectors, range)).await??
+        querier
+            .lookup(&asked.tenant, select.exemplars(selectors, range))
+            .await??
     };
     let json = answer.json.raw("[");
     for series in found.iter().filter(|series| !series.exemplars.is_empty()) {

@@ -11,6 +11,8 @@ mod number;
 mod params;
 mod status;
 mod lookup;
+mod result;
+mod query;
 mod syntax;
 mod federate;
 mod time;
@@ -39,6 +41,8 @@ fn calls(querier: &Arc<Querier>) -> Router {
         let observe = middleware::from_fn_with_state((querier.clone(), path), layers::observe);
         router = std::mem::take(&mut router).route(path, method.layer(observe).with_state(querier.clone()));
     };
+    add("/api/v1/query", get(query::instant).post(query::instant));
+    add("/api/v1/query_range", get(query::range).post(query::range));
     add("/api/v1/labels", get(lookup::label_names).post(lookup::label_names));
     add("/api/v1/label/{name}/values", get(lookup::label_values));
     add("/api/v1/series", get(lookup::series).post(lookup::series));

@@ -52,7 +52,10 @@ pub(super) async fn range(State(querier): State<Arc<Querier>>, asked: Asked) -> 
     let start = asked.time("start")?;
     let end = asked.time("end")?;
     if end < start {
-        return Err(ApiError::parameter("end", "end timestamp must not be before start time"));
+        return Err(ApiError::parameter(
+            "end",
+            "end timestamp must not be before start time",
+        ));
     }
     let step_ms = asked.step()?;
     // A step below a millisecond counts as none: time goes in milliseconds.
@@ -72,10 +75,15 @@ async fn run(querier: &Arc<Querier>, asked: &Asked, times: Times, limit: usize) 
     let timeout = asked.timeout()?.unwrap_or(Duration::MAX).min(querier.settings.timeout);
     let lookback_ms = asked.lookback()?;
     let reading = asked.reading(&querier.settings)?;
-    let query = Query { text: asked.first("query").to_owned(), times, lookback_ms, samples_max: None };
+    let query = Query {
+        text: asked.first("query").to_owned(),
+        times,
+        lookback_ms,
+        samples_max: None,
+    };
     let source = querier.select_of(&asked.tenant, &reading);
     let started = querier.env.clock.monotonic();
-    let evaluated = querier.evaluator.run(&*source, query, timeout).await;
+    let evaluated = querier.evaluator.run(&asked.tenant, &*source, query, timeout).await;
     let elapsed = querier.env.clock.monotonic().saturating_sub(started);
     if elapsed >= querier.settings.slow_query {
         log_slow(asked, times, elapsed, evaluated.as_ref().ok());
@@ -132,14 +140,19 @@ fn write_stats(json: &mut Json, stats: &QueryStats, spent: &Spent) {
         json.key(name);
         write_value(&mut json.out, duration.as_secs_f64());
     }
-    json.raw("},\"samples\":{").int_member("totalQueryableSamples", stats.total_queryable_samples as i64);
+    json.raw("},\"samples\":{")
+        .int_member("totalQueryableSamples", stats.total_queryable_samples as i64);
     json.int_member("peakSamples", stats.peak_samples as i64).raw("}}");
 }
 
 /// A small answer in one piece with its length, a large one as a stream.
 fn respond(querier: &Arc<Querier>, mut json: Json, mut writer: ValueWriter, incomplete: bool) -> Response {
     writer.write(&mut json);
-    let body = if writer.finished() { Body::from(json.out) } else { stream_body(querier.clone(), json, writer) };
+    let body = if writer.finished() {
+        Body::from(json.out)
+    } else {
+        stream_body(querier.clone(), json, writer)
+    };
     json_response(StatusCode::OK, body, incomplete)
 }
 
@@ -181,7 +194,13 @@ async fn next_piece(
     let mut receiver = receiver?;
     match receiver.recv().await {
         Some(Piece { bytes, last }) => Some((Ok(bytes), (!last).then_some(receiver))),
-        None => Some((Err(io::Error::new(io::ErrorKind::TimedOut, "the answer was not read in time")), None)),
+        None => Some((
+            Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the answer was not read in time",
+            )),
+            None,
+        )),
     }
 }
 

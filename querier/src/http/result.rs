@@ -141,7 +141,11 @@ fn write_histogram_point(json: &mut Json, at: Timestamp, histogram: &Arc<Histogr
 
 /// Count, sum, and the buckets that hold something; `buckets` is left out when none does.
 pub(super) fn write_histogram(json: &mut Json, histogram: &Histogram) {
-    json.raw("{").key("count").value(histogram.count).key("sum").value(histogram.sum);
+    json.raw("{")
+        .key("count")
+        .value(histogram.count)
+        .key("sum")
+        .value(histogram.sum);
     let threshold = histogram.zero_threshold;
     let negative = histogram.negative().rev().map(|bucket| outside_zero(bucket, threshold));
     let positive = histogram.positive().map(|bucket| outside_zero(bucket, threshold));
@@ -158,7 +162,12 @@ pub(super) fn write_histogram(json: &mut Json, histogram: &Histogram) {
             (false, false) => 2,
             (true, true) => 3,
         };
-        json.raw("[").int(rule).raw(",").value(bucket.lower).raw(",").value(bucket.upper);
+        json.raw("[")
+            .int(rule)
+            .raw(",")
+            .value(bucket.lower)
+            .raw(",")
+            .value(bucket.upper);
         json.raw(",").value(bucket.count).raw("]");
     }
     json.raw(if open { "]}" } else { "}" });
@@ -194,15 +203,35 @@ mod tests {
     #[test]
     fn each_type_has_its_shape() {
         let cases = [
-            (Value::Scalar { at: 1500, value: 1e21 }, r#"{"resultType":"scalar","result":[1.5,"1000000000000000000000"]}"#),
-            (Value::Scalar { at: 4000, value: 2.0 }, r#"{"resultType":"scalar","result":[4,"2"]}"#),
-            (Value::String { at: 0, text: "a\"b".into() }, r#"{"resultType":"string","result":[0,"a\"b"]}"#),
+            (
+                Value::Scalar { at: 1500, value: 1e21 },
+                r#"{"resultType":"scalar","result":[1.5,"1000000000000000000000"]}"#,
+            ),
+            (
+                Value::Scalar { at: 4000, value: 2.0 },
+                r#"{"resultType":"scalar","result":[4,"2"]}"#,
+            ),
+            (
+                Value::String {
+                    at: 0,
+                    text: "a\"b".into(),
+                },
+                r#"{"resultType":"string","result":[0,"a\"b"]}"#,
+            ),
             (Value::Vector(vec![]), r#"{"resultType":"vector","result":[]}"#),
             (Value::Matrix(vec![]), r#"{"resultType":"matrix","result":[]}"#),
             (
                 Value::Vector(vec![
-                    VectorSample { labels: labels("1"), at: 1500, value: Point::Float(f64::NAN) },
-                    VectorSample { labels: Labels::empty(), at: 1500, value: Point::Float(f64::NEG_INFINITY) },
+                    VectorSample {
+                        labels: labels("1"),
+                        at: 1500,
+                        value: Point::Float(f64::NAN),
+                    },
+                    VectorSample {
+                        labels: Labels::empty(),
+                        at: 1500,
+                        value: Point::Float(f64::NEG_INFINITY),
+                    },
                 ]),
                 r#"{"resultType":"vector","result":[{"metric":{"__name__":"x","a":"1"},"value":[1.500,"NaN"]},{"metric":{},"value":[1.500,"-Inf"]}]}"#,
             ),
@@ -289,17 +318,25 @@ mod tests {
             .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared").to_owned());
         let mut compared = 0;
         for bucket in ["raw", "compacted", "vertical"] {
-            let Ok(files) = std::fs::read_dir(format!("{shared}/golden/thanos-bucket/answers/{bucket}")) else { continue };
+            let Ok(files) = std::fs::read_dir(format!("{shared}/golden/thanos-bucket/answers/{bucket}")) else {
+                continue;
+            };
             for file in files {
                 let path = file.unwrap().path();
                 let recorded = String::from_utf8(std::fs::read(&path).unwrap()).unwrap();
                 let read: serde_json::Value = serde_json::from_str(&recorded).unwrap();
-                let Some(value) = recorded_value(&read["data"]) else { continue };
+                let Some(value) = recorded_value(&read["data"]) else {
+                    continue;
+                };
                 let mut json = crate::http::answer::Answer::new().json;
                 let mut writer = ValueWriter::new(&mut json, value, Vec::new());
                 while writer.write(&mut json) {}
                 let written = String::from_utf8(json.out).unwrap();
-                assert!(recorded.starts_with(&written), "{}:\n{written:.2000}\n{recorded:.2000}", path.display());
+                assert!(
+                    recorded.starts_with(&written),
+                    "{}:\n{written:.2000}\n{recorded:.2000}",
+                    path.display()
+                );
                 compared += 1;
             }
         }
@@ -319,25 +356,45 @@ mod tests {
         let millis = |value: &serde_json::Value| (value.as_f64().unwrap() * 1000.0).round() as i64;
         let labels = |element: &serde_json::Value| {
             let pairs = element["metric"].as_object().unwrap();
-            Labels::new(pairs.iter().map(|(name, value)| (name.as_str(), value.as_str().unwrap()))).unwrap()
+            Labels::new(
+                pairs
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), value.as_str().unwrap())),
+            )
+            .unwrap()
         };
         let result = data.get("result")?;
         let elements = || result.as_array().unwrap().iter();
         match data["resultType"].as_str()? {
-            "scalar" => Some(Value::Scalar { at: millis(&result[0]), value: number(&result[1]) }),
+            "scalar" => Some(Value::Scalar {
+                at: millis(&result[0]),
+                value: number(&result[1]),
+            }),
             "vector" => {
                 let sample = |element: &serde_json::Value| {
                     let value = element.get("value")?;
                     let (at, value) = (millis(&value[0]), Point::Float(number(&value[1])));
-                    Some(VectorSample { labels: labels(element), at, value })
+                    Some(VectorSample {
+                        labels: labels(element),
+                        at,
+                        value,
+                    })
                 };
                 elements().map(sample).collect::<Option<Vec<_>>>().map(Value::Vector)
             }
             "matrix" => {
                 let series = |element: &serde_json::Value| {
                     let points = element.get("values").filter(|_| element.get("histograms").is_none())?;
-                    let floats = points.as_array().unwrap().iter().map(|point| (millis(&point[0]), number(&point[1])));
-                    Some(MatrixSeries { labels: labels(element), floats: floats.collect(), histograms: Vec::new() })
+                    let floats = points
+                        .as_array()
+                        .unwrap()
+                        .iter()
+                        .map(|point| (millis(&point[0]), number(&point[1])));
+                    Some(MatrixSeries {
+                        labels: labels(element),
+                        floats: floats.collect(),
+                        histograms: Vec::new(),
+                    })
                 };
                 elements().map(series).collect::<Option<Vec<_>>>().map(Value::Matrix)
             }

@@ -88,7 +88,7 @@ pub(super) async fn tsdb(State(querier): State<Arc<Querier>>, asked: Asked) -> R
         return Err(ApiError::bad_data(format!("limit must not exceed {STATS_ENTRIES_MAX}")));
     }
     let stats = querier
-        .lookup(querier.status.head_stats(&asked.tenant, limit as usize))
+        .lookup(&asked.tenant, querier.status.head_stats(&asked.tenant, limit as usize))
         .await??;
     let mut answer = Answer::new();
     let json = answer
