@@ -1,10 +1,8 @@
 //! Blocks that Prometheus's and Thanos's own code wrote: read, packed anew, and compared byte by byte.
 
+use crate::unpack;
 use model::{env::Fs as _, histogram::ResetHint, label::Labels, sample::SampleBuffer, time::TimeRange};
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::path::Path;
 use storage::{
     block::Block,
     chunk::{self, ENCODING_XOR, HistogramChunk, XorAppender},
@@ -14,41 +12,6 @@ use storage::{
 
 /// The flags byte of a histogram chunk before which there was no reset.
 const NOT_RESET: u8 = 0b0100_0000;
-
-/// Where the shared test data lies; `None`, loudly, when it is not there.
-fn shared() -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
-    let place = std::env::var_os("NARTHEX_SHARED").map_or_else(beside, PathBuf::from);
-    if place.join("golden").is_dir() {
-        return Some(place);
-    }
-    eprintln!(
-        "SKIPPED: no shared test data at {}; set NARTHEX_SHARED",
-        place.display()
-    );
-    None
-}
-
-/// Unpacks one of the golden buckets.
-fn unpack(name: &str) -> Option<(tempfile::TempDir, PathBuf)> {
-    let archive = shared()?.join("golden/thanos-bucket").join(format!("{name}.tar.xz"));
-    let dir = tempfile::tempdir().unwrap();
-    match Command::new("tar")
-        .arg("xJf")
-        .arg(&archive)
-        .arg("-C")
-        .arg(dir.path())
-        .status()
-    {
-        Ok(status) => assert!(status.success(), "unpack {}", archive.display()),
-        Err(error) => {
-            eprintln!("SKIPPED: tar cannot be run: {error}");
-            return None;
-        }
-    }
-    let bucket = dir.path().join(name);
-    Some((dir, bucket))
-}
 
 /// Every complete raw block of a bucket.
 fn raw_blocks(bucket: &Path) -> Vec<Block> {
@@ -75,10 +38,19 @@ fn each_series(block: &Block, mut visit: impl FnMut(&Labels, &[ChunkRef])) {
     }
 }
 
+/// How many chunks were compared.
+#[derive(Default)]
+struct Compared {
+    floats: usize,
+    histograms: usize,
+    /// Histogram chunks that know the same about resets.
+    flags_alike: usize,
+}
+
 #[test]
 fn every_chunk_packed_anew_has_the_same_bytes() {
     let Some((_dir, bucket)) = unpack("raw") else { return };
-    let (mut floats, mut histograms, mut flags_alike) = (0, 0, 0);
+    let mut compared = Compared::default();
     for block in raw_blocks(&bucket) {
         each_series(&block, |labels, chunks| {
             let mut previous: Option<HistogramChunk> = None;
@@ -90,46 +62,24 @@ fn every_chunk_packed_anew_has_the_same_bytes() {
                 let count = chunk::sample_count(frame.encoding, &frame.data).unwrap();
                 assert_eq!(samples.len(), usize::from(count), "{place}");
                 if frame.encoding == ENCODING_XOR {
-                    let (mut appender, mut data) = (XorAppender::new(), Vec::new());
-                    for (&at, &value) in samples.timestamps.iter().zip(&samples.values) {
-                        appender.append(&mut data, at, value);
-                    }
-                    assert_eq!(&frame.data[..], &data[..], "{place}");
-                    assert_eq!(XorAppender::resume(&frame.data).unwrap().len(), data.len(), "{place}");
-                    (floats, previous) = (floats + 1, None);
-                    continue;
+                    previous = None;
+                    compared.floats += 1;
+                    compare_floats(&samples, &frame.data, &place);
+                } else {
+                    let packed = pack(&samples, previous.as_ref(), &place);
+                    assert_eq!(packed.encoding(), frame.encoding, "{place}");
+                    compared.histograms += 1;
+                    compared.flags_alike += usize::from(compare_histograms(&packed, &frame.data, &place));
+                    previous = Some(packed);
                 }
-                let mut packed: Option<HistogramChunk> = None;
-                for (index, sample) in samples.histograms.iter().enumerate() {
-                    let mut histogram = (*sample.histogram).clone();
-                    // Only gauges say what they are when they are sent.
-                    if histogram.reset_hint != ResetHint::Gauge {
-                        histogram.reset_hint = ResetHint::Unknown;
-                    }
-                    match &mut packed {
-                        None => packed = Some(HistogramChunk::begin(sample.at, &histogram, previous.as_ref())),
-                        Some(packed) => {
-                            assert!(packed.append(sample.at, &histogram), "{place}: sample {index} refused")
-                        }
-                    }
-                }
-                let packed = packed.unwrap();
-                assert_eq!(packed.encoding(), frame.encoding, "{place}");
-                // A writer that did not see the chunk before knows nothing of a reset, where we know that there was none.
-                let (flags, known) = (frame.data[2], packed.data()[2]);
-                assert!(
-                    flags == known || (flags == 0 && known == NOT_RESET),
-                    "{place}: {flags:#x} {known:#x}"
-                );
-                flags_alike += usize::from(flags == known);
-                assert_eq!(frame.data[..2], packed.data()[..2], "{place}");
-                assert_eq!(frame.data[3..], packed.data()[3..], "{place}");
-                let resumed = HistogramChunk::resume(frame.encoding, &frame.data).unwrap();
-                assert_eq!(resumed.data(), frame.data, "{place}");
-                (histograms, previous) = (histograms + 1, Some(packed));
             }
         });
     }
+    let Compared {
+        floats,
+        histograms,
+        flags_alike,
+    } = compared;
     assert!(
         floats > 500 && histograms > 500,
         "{floats} float chunks, {histograms} histogram chunks"
@@ -138,6 +88,47 @@ fn every_chunk_packed_anew_has_the_same_bytes() {
         flags_alike * 20 > histograms * 19,
         "only {flags_alike} of {histograms} know the same about resets"
     );
+}
+
+fn compare_floats(samples: &SampleBuffer, bytes: &[u8], place: &str) {
+    let (mut appender, mut data) = (XorAppender::new(), Vec::new());
+    for (&at, &value) in samples.timestamps.iter().zip(&samples.values) {
+        appender.append(&mut data, at, value);
+    }
+    assert_eq!(bytes, &data[..], "{place}");
+    assert_eq!(XorAppender::resume(bytes).unwrap().len(), data.len(), "{place}");
+}
+
+/// Packs the histograms of one chunk into one chunk.
+fn pack(samples: &SampleBuffer, previous: Option<&HistogramChunk>, place: &str) -> HistogramChunk {
+    let mut packed: Option<HistogramChunk> = None;
+    for (index, sample) in samples.histograms.iter().enumerate() {
+        let mut histogram = (*sample.histogram).clone();
+        // Only gauges say what they are when they are sent.
+        if histogram.reset_hint != ResetHint::Gauge {
+            histogram.reset_hint = ResetHint::Unknown;
+        }
+        match &mut packed {
+            None => packed = Some(HistogramChunk::begin(sample.at, &histogram, previous)),
+            Some(packed) => assert!(packed.append(sample.at, &histogram), "{place}: sample {index} refused"),
+        }
+    }
+    packed.unwrap()
+}
+
+/// Compares all but what is known about resets; gives whether that is alike as well.
+fn compare_histograms(packed: &HistogramChunk, bytes: &[u8], place: &str) -> bool {
+    // A writer that did not see the chunk before knows nothing of a reset, where we know that there was none.
+    let (flags, known) = (bytes[2], packed.data()[2]);
+    assert!(
+        flags == known || (flags == 0 && known == NOT_RESET),
+        "{place}: {flags:#x} {known:#x}"
+    );
+    assert_eq!(bytes[..2], packed.data()[..2], "{place}");
+    assert_eq!(bytes[3..], packed.data()[3..], "{place}");
+    let resumed = HistogramChunk::resume(packed.encoding(), bytes).unwrap();
+    assert_eq!(resumed.data(), bytes, "{place}");
+    flags == known
 }
 
 #[test]
