@@ -2,7 +2,7 @@
 
 use crate::settings::Settings;
 use anyhow::Context;
-use std::net::SocketAddr;
+use std::{io::IsTerminal, net::SocketAddr};
 use tracing_subscriber::EnvFilter;
 
 /// Sends log lines to standard error, as the settings say.
@@ -11,7 +11,7 @@ pub fn start_logging(settings: &Settings) -> anyhow::Result<()> {
         .with_context(|| format!("{:?} is no log filter (--log.level)", settings.log_level))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     if settings.log_format == "json" {
         lines.json().init()
     } else {
