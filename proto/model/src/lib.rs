@@ -9,6 +9,7 @@
 pub mod time;
 pub mod tenant;
 pub mod label;
+pub mod stale;
 pub mod histogram;
 pub mod sample;
 pub mod metadata;

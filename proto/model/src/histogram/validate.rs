@@ -4,7 +4,7 @@
 //! rule: only integer bucket counts must add up to the count, since floats lose digits when they are scaled.
 
 use super::{CUSTOM_BUCKETS_SCHEMA, Histogram, Span};
-use crate::sample::is_stale;
+use crate::stale::is_stale;
 
 /// Lowest and highest exponential schema.
 const EXPONENTIAL_SCHEMAS: std::ops::RangeInclusive<i32> = -4..=8;
@@ -197,7 +197,7 @@ pub fn check_spans(side: &'static str, spans: &[Span], buckets: usize) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::STALE_NAN;
+    use crate::stale::STALE_NAN;
 
     fn span(offset: i32, length: u32) -> Span {
         Span { offset, length }
