@@ -4,17 +4,17 @@
 //! listed in reading order; a module imports only from those above it.
 #![warn(missing_docs)]
 
+pub mod settings;
+pub mod metrics;
+pub mod status;
+pub mod union;
+pub mod replica;
+pub mod merge;
 pub mod fanout;
 pub mod gate;
 mod evaluate;
-pub mod http;
-pub mod replica;
-pub mod merge;
-pub mod metrics;
 mod querier;
-pub mod settings;
-pub mod status;
-pub mod union;
+pub mod http;
 
 pub use fanout::{Fanout, Policy, Source};
 pub use querier::Querier;
