@@ -133,7 +133,7 @@ impl BlockWriter {
     }
 
     /// Adds a series with its chunks. Series come sorted by labels; chunks ascend, do not overlap and lie in the block's span. A
-    /// series without chunks is left out.
+    /// series without chunks is left out. After an error the block cannot be completed: drop the writer.
     pub fn add_series(&mut self, labels: &Labels, chunks: &[Chunk]) -> Result<(), BlockWriteError> {
         let ulid = self.meta.ulid;
         let Some(parts) = &mut self.parts else { return Ok(()) };

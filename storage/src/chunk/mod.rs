@@ -10,14 +10,16 @@ mod overlap;
 mod samples;
 mod layout;
 mod start;
-mod xor;
+mod xor_reader;
+mod xor_writer;
 mod xor2;
 
 pub(crate) use bits::{put_uvarint, put_varint};
 pub use histogram_writer::{HISTOGRAM_CHUNK_BYTES, HISTOGRAM_CHUNK_SAMPLES_MIN, HistogramChunk};
 pub use overlap::{decode_run, merge_samples};
 pub use samples::ChunkSamples;
-pub use xor::{XOR_APPEND_ROOM, XOR_SAMPLES_MAX, XorAppender, XorReader};
+pub use xor_reader::XorReader;
+pub use xor_writer::{XOR_APPEND_ROOM, XOR_SAMPLES_MAX, XorAppender};
 
 use bytes::Bytes;
 use model::{
@@ -64,7 +66,7 @@ pub enum ChunkError {
 /// After an error `out` may hold the samples before the damage.
 pub fn decode(encoding: u8, data: &[u8], range: TimeRange, out: &mut SampleBuffer) -> Result<(), ChunkError> {
     match encoding {
-        ENCODING_XOR => xor::decode(data, range, out),
+        ENCODING_XOR => xor_reader::decode(data, range, out),
         ENCODING_XOR2 => xor2::decode(data, range, out),
         ENCODING_HISTOGRAM | ENCODING_FLOAT_HISTOGRAM | ENCODING_HISTOGRAM_START | ENCODING_FLOAT_HISTOGRAM_START => {
             histogram_reader::decode(encoding, data, range, out)
@@ -161,3 +163,5 @@ fn encode_histograms(samples: &[HistogramSample], chunks: &mut Vec<Chunk>) {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod xor_tests;
