@@ -199,14 +199,14 @@ async fn a_client_that_leaves_stops_its_query() {
     let mut registry = Registry::default();
     let querier = Querier::new(env(), settings, ten_minutes().shared(), Arc::new(Status), &mut registry);
     let router = routes(querier);
-    let range = format!("start={}&end={SECOND}&step=1", SECOND - 10_000);
+    let range = format!("start={}&end={SECOND}&step=0.1", SECOND - 600);
     let uri = format!(
         "/api/v1/query_range?query={}&{range}",
-        encoded("sum(sum_over_time(up[1h:1s]))")
+        encoded("quantile_over_time(0.5, up[1h:100ms])")
     );
     let request = Request::builder().uri(&uri).body(Body::empty()).unwrap();
     let asked = tokio::time::timeout(Duration::from_millis(100), router.clone().oneshot(request)).await;
-    assert!(asked.is_err(), "the query was too fast to leave it");
+    assert!(asked.is_err(), "the query was too fast to leave it: {asked:?}");
     let running = |registry: &Registry| {
         let mut text = String::new();
         encode(&mut text, registry).unwrap();
@@ -356,6 +356,28 @@ async fn errors_of_sources_have_their_codes() {
             .await;
         reply.fails(code, kind, &format!("expanding series: {error}"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_costs_one_request() {
+    let broken = Memory {
+        broken_code: true,
+        ..ten_minutes()
+    };
+    let settings = QuerierSettings {
+        queries_max: 1,
+        ..QuerierSettings::default()
+    };
+    let api = Api::with(broken.shared(), settings);
+    for _ in 0..3 {
+        let reply = api.get(&format!("/api/v1/query?query=up&time={SECOND}")).await;
+        reply.fails(500, "internal", "unexpected error: the evaluation panicked");
+    }
+    assert_eq!(api.get("/api/v1/query?query=1").await.status, StatusCode::OK);
+    assert_eq!(
+        api.get("/federate?match[]=up").await.status,
+        StatusCode::INTERNAL_SERVER_ERROR
+    );
 }
 
 // --- Telemetry --------------------------------------------------------------------------------------------------------

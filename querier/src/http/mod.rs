@@ -18,12 +18,14 @@ mod federate;
 mod time;
 
 use crate::querier::Querier;
+use answer::{ApiError, ErrorKind};
 use axum::{
     Router, middleware,
+    response::{IntoResponse, Response},
     routing::{MethodRouter, get},
 };
-use std::sync::Arc;
-use tower_http::{CompressionLevel, compression::CompressionLayer};
+use std::{any::Any, sync::Arc};
+use tower_http::{CompressionLevel, catch_panic::CatchPanicLayer, compression::CompressionLayer};
 
 /// All calls, below `/api/v1` and `/federate`, and again below `/prometheus`, where clients of Mimir look.
 pub fn routes(querier: Arc<Querier>) -> Router {
@@ -31,6 +33,7 @@ pub fn routes(querier: Arc<Querier>) -> Router {
     Router::new()
         .merge(calls.clone())
         .nest("/prometheus", calls)
+        .layer(CatchPanicLayer::custom(panicked))
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
         .layer(middleware::from_fn_with_state(querier, layers::cross_origin))
 }
@@ -75,4 +78,9 @@ fn calls(querier: &Arc<Querier>) -> Router {
     add("/api/v1/alertmanagers", get(absent::alertmanagers));
     add("/api/v1/notifications", get(absent::notifications));
     router
+}
+
+/// A panic is our fault: it costs this request, not the connection. What it says is in the log of the process.
+fn panicked(_cause: Box<dyn Any + Send>) -> Response {
+    ApiError::new(ErrorKind::Internal, "unexpected error: a handler panicked").into_response()
 }

@@ -48,6 +48,8 @@ pub struct Memory {
     pub batch: usize,
     /// Gives series in reverse.
     pub unsorted: bool,
+    /// Reading the samples of a series panics.
+    pub broken_code: bool,
     /// Calls of `select` so far.
     pub calls: Arc<AtomicUsize>,
 }
@@ -227,6 +229,19 @@ impl Samples for Held {
     }
 }
 
+/// Samples that nobody can read.
+struct BrokenCode;
+
+impl Samples for BrokenCode {
+    fn read(&self, _range: TimeRange, _buffer: &mut SampleBuffer) -> Result<(), SelectError> {
+        panic!("a test's panic")
+    }
+
+    fn chunks(&self) -> Result<Vec<Chunk>, SelectError> {
+        panic!("a test's panic")
+    }
+}
+
 struct Batches {
     batches: std::vec::IntoIter<Vec<Series>>,
     late_error: Option<SelectError>,
@@ -261,6 +276,11 @@ impl Select for Memory {
                     samples: Box::new(Held(samples.clone())),
                 })
                 .collect();
+            if self.broken_code {
+                series
+                    .iter_mut()
+                    .for_each(|series| series.samples = Box::new(BrokenCode));
+            }
             if self.unsorted {
                 series.reverse();
             }
