@@ -17,6 +17,7 @@ use crate::protobuf::{put_tag, put_varint, unzigzag, wire, zigzag};
 use model::histogram::validate::{HistogramFault, check_spans};
 use model::histogram::{Histogram, ResetHint, Span};
 use model::sample::{HistogramSample, is_stale};
+use model::time::Timestamp;
 use std::sync::Arc;
 
 const HISTOGRAM: &str = "Histogram";
@@ -110,6 +111,20 @@ pub fn decode(bytes: &[u8]) -> Result<HistogramSample, HistogramError> {
         start,
         histogram: Arc::new(message.into_histogram()?),
     })
+}
+
+/// The timestamp of a histogram, for those that [`decode`] refuses.
+pub fn timestamp(bytes: &[u8]) -> Option<Timestamp> {
+    let mut at = 0;
+    let mut reader = Reader::new(bytes);
+    while let Some(tag) = reader.tag().ok()? {
+        if tag.field == 15 && tag.wire == wire::VARINT {
+            at = reader.varint().ok()? as i64;
+        } else {
+            reader.skip(tag).ok()?;
+        }
+    }
+    Some(at)
 }
 
 impl Message {

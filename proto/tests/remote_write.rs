@@ -8,12 +8,14 @@ use proto::protobuf::WireError;
 use proto::remote_write::encode::{Points, V1Encoder, V2Encoder};
 use proto::remote_write::{v1, v2};
 
+type Pairs = Vec<(String, String)>;
+
 /// A series as it was sent and as it is found again: floats by their bits.
 #[derive(Debug, Clone, PartialEq, Default)]
 struct Sent {
-    labels: Vec<(String, String)>,
+    labels: Pairs,
     floats: Vec<(i64, u64, i64)>,
-    exemplars: Vec<(Vec<(String, String)>, u64, i64)>,
+    exemplars: Vec<(Pairs, u64, i64)>,
     metadata: Option<(MetricType, String, String)>,
 }
 
@@ -69,7 +71,7 @@ impl Sent {
     }
 
     fn exemplars(&self) -> Vec<Exemplar> {
-        let exemplar = |(labels, bits, at): &(Vec<(String, String)>, u64, i64)| Exemplar {
+        let exemplar = |(labels, bits, at): &(Pairs, u64, i64)| Exemplar {
             labels: Labels::new(labels.iter().map(|(name, value)| (name, value))).unwrap(),
             value: f64::from_bits(*bits),
             at: *at,
@@ -184,7 +186,7 @@ fn walk_v2(body: &[u8]) -> Result<Vec<Sent>, WireError> {
     })?;
     let text =
         |number: u32| String::from_utf8_lossy(symbols.get(number as usize).copied().unwrap_or(b"?")).into_owned();
-    let pairs = |refs: &[u32]| -> Vec<(String, String)> {
+    let pairs = |refs: &[u32]| -> Pairs {
         refs.chunks_exact(2)
             .map(|pair| (text(pair[0]), text(pair[1])))
             .collect()

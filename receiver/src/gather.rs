@@ -18,6 +18,7 @@ use model::label::Labels;
 use model::metadata::Metadata;
 use model::push::{BatchSeries, SeriesId, SeriesRef, WriteBatch};
 use model::sample::Exemplar;
+use model::time::Timestamp;
 use model::verdict::Reason;
 use proto::histogram::{self, HistogramError};
 use proto::protobuf::WireError;
@@ -205,6 +206,12 @@ impl Slice {
         (floats + histograms + self.batch.exemplars.len() - mark.exemplars) as u64
     }
 
+    /// Time of the first sample since `mark`.
+    fn first_time_since(&self, mark: Mark) -> Option<Timestamp> {
+        let float = self.batch.floats.get(mark.floats).map(|sample| sample.at);
+        float.or_else(|| self.batch.histograms.get(mark.histograms).map(|sample| sample.at))
+    }
+
     #[inline]
     fn has_samples_since(&self, mark: Mark) -> bool {
         self.batch.floats.len() > mark.floats || self.batch.histograms.len() > mark.histograms
@@ -265,7 +272,7 @@ impl Slice {
             Err(HistogramError::Wire(error)) => return Err(error),
             Err(error) => {
                 let text = || format!("invalid histogram for series {}: {error}", describe());
-                rejections.add(Reason::InvalidHistogram, 1, text);
+                rejections.add(Reason::InvalidHistogram, 1, histogram::timestamp(bytes), text);
             }
         }
         Ok(())
@@ -332,10 +339,7 @@ impl Slice {
         }
         let first = self.batch.floats[floats].first().map(|sample| sample.at);
         let at = first.or_else(|| self.batch.histograms[histograms].first().map(|sample| sample.at));
-        rejections.add(reason, count, || match at {
-            Some(at) => format!("at timestamp {at}: {text}"),
-            None => text,
-        });
+        rejections.add(reason, count, at, || text);
     }
 
     /// The same slice without the `refused` series, whose numbers are sorted.

@@ -144,7 +144,6 @@ async fn read_frames(
             first = data;
         } else {
             if all.is_empty() {
-                all.reserve(declared_len(headers).unwrap_or(len).max(len));
                 all.extend_from_slice(&first);
             }
             all.extend_from_slice(&data);

@@ -77,10 +77,10 @@ impl Tally {
                 self.counts.dropped_exemplars += 1;
                 continue;
             }
-            self.rejections.add(reason, 1, || {
+            self.rejections.add(reason, 1, at, || {
                 let series = slice.origins.get(exception.series as usize);
                 let labels = series.map_or_else(String::new, |origin| request.describe(origin));
-                format!("at timestamp {}: {reason} for series {labels}", at.unwrap_or_default())
+                format!("{reason} for series {labels}")
             });
         }
         self.written.floats += written.floats;

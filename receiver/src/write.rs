@@ -9,6 +9,7 @@ use crate::{
     gather::{Broken, Request, Slice, v1, v2},
     metrics::{KindLabel, Metrics, ReasonId, ReasonLabel, RequestLabels},
     negotiate::{self, Refusal, Version},
+    rejections::RejectionLog,
     replicate::Replicator,
     resolve::{Resolver, Routes},
     settings::ReceiverSettings,
@@ -44,6 +45,7 @@ pub struct Receiver {
     pub(crate) metrics: Metrics,
     resolver: Resolver,
     replicator: Replicator,
+    log: RejectionLog,
     pool: Mutex<Vec<Scratch>>,
 }
 
@@ -111,6 +113,7 @@ impl Receiver {
             metrics: Metrics::new(registry),
             resolver: Resolver::new(&*env.rng, settings.spellings_max, settings.tenants_max),
             replicator: Replicator::new(push),
+            log: RejectionLog::default(),
             pool: Mutex::default(),
             env,
             settings,
@@ -181,7 +184,9 @@ impl Receiver {
             hasher: self.resolver.hasher(),
             limits: &self.settings.labels,
         };
-        self.store(&tenant, received, &request, slice, tally).await?;
+        let stored = self.store(&tenant, received, &request, slice, tally).await;
+        self.log.note(&tally.rejections, &tenant, self.env.clock.monotonic());
+        stored?;
         if tally.counts.own_fields == 0 && tally.counts.foreign_fields > 0 {
             return Err(other_version(version));
         }

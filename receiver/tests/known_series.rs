@@ -139,8 +139,11 @@ fn a_refused_number_beside_refused_samples_gives_each_its_verdict() {
     assert_eq!(stand.taker.sample_count(), 7);
 }
 
+/// A label, or a sample.
+type Part<'a> = Result<(&'a str, &'a str), (Timestamp, f64)>;
+
 /// A series by hand: its label fields at the given places among its samples.
-fn scattered(parts: &[Result<(&str, &str), (Timestamp, f64)>]) -> Vec<u8> {
+fn scattered(parts: &[Part<'_>]) -> Vec<u8> {
     let mut series = Vec::new();
     for part in parts {
         let mut message = Vec::new();

@@ -137,7 +137,9 @@ fn add_series<'a>(
                 slice.counts.seen += 1;
                 count = 1;
             }
-            rejections.add(reason, count, || describe(request, series));
+            rejections.add(reason, count, slice.first_time_since(mark), || {
+                describe(request, series)
+            });
             slice.abandon(mark);
         }
     }
@@ -230,10 +232,10 @@ fn label_refs(request: &Request<'_>, series: Series<'_>, refs: &mut Vec<u32>) ->
     let mut complete = Complete::Yes;
     let mut fields = series.fields();
     while let Some(field) = fields.next_field()? {
-        if let Field::LabelRefs(more) = field {
-            if more.append_to(refs, refs_max(request.limits))? == Complete::No {
-                complete = Complete::No;
-            }
+        if let Field::LabelRefs(more) = field
+            && more.append_to(refs, refs_max(request.limits))? == Complete::No
+        {
+            complete = Complete::No;
         }
     }
     Ok(complete)
@@ -272,7 +274,7 @@ fn add_exemplar(
     };
     match admitted {
         Ok(labels) => slice.add_exemplar(labels, exemplar.value, exemplar.at),
-        Err(Refusal::Invalid { text, .. }) => rejections.add(Reason::InvalidExemplar, 1, || text),
+        Err(Refusal::Invalid { text, .. }) => rejections.add(Reason::InvalidExemplar, 1, Some(exemplar.at), || text),
         Err(Refusal::Wire(error)) => return Err(error),
     }
     Ok(())

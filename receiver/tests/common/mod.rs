@@ -209,8 +209,11 @@ pub(crate) fn float(at: Timestamp, value: f64) -> FloatSample {
     FloatSample { at, value, start: 0 }
 }
 
+/// Labels of a series and its float samples.
+pub(crate) type FloatSeries<'a> = (&'a [(&'a str, &'a str)], &'a [(Timestamp, f64)]);
+
 /// A 1.0 message of series with float samples.
-pub(crate) fn v1_floats(series: &[(&[(&str, &str)], &[(Timestamp, f64)])]) -> Vec<u8> {
+pub(crate) fn v1_floats(series: &[FloatSeries<'_>]) -> Vec<u8> {
     let mut encoder = V1Encoder::default();
     for (labels, samples) in series {
         let floats: Vec<FloatSample> = samples.iter().map(|(at, value)| float(*at, *value)).collect();

@@ -23,7 +23,7 @@ use std::time::Duration;
 const UP: &[(&str, &str)] = &[("__name__", "up"), ("job", "a")];
 const DOWN: &[(&str, &str)] = &[("__name__", "down"), ("job", "a")];
 
-fn floats(series: &[(&[(&str, &str)], &[(i64, f64)])]) -> Vec<u8> {
+fn floats(series: &[FloatSeries<'_>]) -> Vec<u8> {
     let mut encoder = V2Encoder::default();
     for (labels, samples) in series {
         let floats: Vec<FloatSample> = samples.iter().map(|(at, value)| float(*at, *value)).collect();
