@@ -24,6 +24,9 @@ pub use listing::{BlockListing, list_blocks, read_meta};
 pub use mark::{DeletionMark, Mark, NoCompactMark, NoDownsampleMark, delete_block, mark_for_deletion, read_mark};
 pub use upload::{UploadError, Uploaded, upload_block};
 
+/// The bucket itself, so that whoever only passes one on need not know the library.
+pub use object_store::ObjectStore;
+
 /// Why something in a bucket cannot be done.
 #[derive(Debug, thiserror::Error)]
 pub enum BucketError {
