@@ -14,7 +14,7 @@ use crate::{
     wal::{Wal, format::FileKind},
 };
 use futures::future;
-use object_store::ObjectStore;
+use storage::bucket::ObjectStore;
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -6,7 +6,7 @@
 use crate::{blocks::LocalBlock, core::Core};
 use futures::future::{self, Either};
 use model::time::TimeRange;
-use object_store::ObjectStore;
+use storage::bucket::ObjectStore;
 use std::{sync::Arc, time::Duration};
 use storage::{
     bucket::{UploadError, upload_block},
