@@ -20,10 +20,11 @@ pub(crate) fn check_blocks(dir: &Path, blocks: &[Block], everything: &Answer) ->
     let mut failures = Vec::new();
     for block in blocks {
         let text = promtool(&["tsdb", "analyze", &dir.display().to_string(), &block.ulid])?;
-        let series = format!("Total Series: {}\n", block.series);
+        let series = format!("\nSeries: {}\n", block.series);
         if !text.contains(&block.ulid) || !text.contains(&series) {
+            let head: Vec<&str> = text.lines().take(8).collect();
             failures.push(format!(
-                "promtool does not find {} series in {}: {text}",
+                "promtool does not find {} series in {}: {head:?}",
                 block.series, block.ulid
             ));
         }

@@ -67,7 +67,11 @@ fn narthex_answers_as_prometheus_does_also_from_its_blocks() -> anyhow::Result<(
             "the test is wrong about {question}: Prometheus says {answer:?}"
         );
     }
-    println!("{} questions, {} disagreements", questions.len(), failures.len());
+    println!(
+        "{} questions, {} disagreements: {failures:#?}",
+        questions.len(),
+        failures.len()
+    );
     prometheus.terminate(Duration::from_secs(20))?;
     drop(exporter);
 
@@ -244,5 +248,7 @@ fn copy_blocks(bucket: &Path, blocks: &[Block], to: &Path) -> anyhow::Result<std
         let status = Command::new("cp").arg("-r").arg(&from).arg(to).status()?;
         ensure!(status.success(), "copy {}", from.display());
     }
+    // promtool opens a folder only when there is room for a log in it.
+    std::fs::create_dir(to.join("wal"))?;
     Ok(to.to_owned())
 }

@@ -1,5 +1,6 @@
 //! What is asked of both sides: each construct of the language at least once, over metrics that Prometheus and the node
-//! exporter have after half a minute. Windows are whole seconds.
+//! exporter have after half a minute. Windows are whole seconds. Left out is where Prometheus 2 and 3 differ on purpose:
+//! `holt_winters` got another name, and `atan2` between vectors kept the metric's name once.
 
 /// Queries that must give the same answer, and one that is not empty.
 pub(crate) const QUERIES: &[&str] = &[
@@ -26,7 +27,6 @@ pub(crate) const QUERIES: &[&str] = &[
     "predict_linear(node_filesystem_avail_bytes[10s], 3600)",
     "resets(go_memstats_alloc_bytes[12s])",
     "changes(scrape_duration_seconds[12s])",
-    "holt_winters(go_memstats_alloc_bytes[12s], 0.5, 0.3)",
     "avg_over_time(scrape_duration_seconds[10s])",
     "min_over_time(go_memstats_heap_objects[10s])",
     "max_over_time(go_memstats_heap_objects[10s])",
@@ -75,7 +75,7 @@ pub(crate) const QUERIES: &[&str] = &[
     "up unless on (job) node_load1",
     "-go_goroutines",
     "1 + 2 * 3 ^ 2 ^ 0.5 atan2 2",
-    "go_goroutines atan2 go_threads",
+    "sum by (job) (go_goroutines) atan2 sum by (job) (go_threads)",
     // Functions of an instant vector or scalar.
     "abs(-go_goroutines)",
     "ceil(node_load1)",
