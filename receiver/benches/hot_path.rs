@@ -163,8 +163,8 @@ fn write(name: &str, content_type: &str, bodies: &[Vec<u8>]) {
 }
 
 fn main() {
-    // One scrape of 2,000 series over and over, and 50 shards' worth, which no cache of the processor holds.
-    for groups in [1, 50] {
+    // One scrape of 2,000 series over and over, then 100,000 and a million series, which no cache of the processor holds.
+    for groups in [1, 50, 500] {
         let bodies: Vec<Vec<u8>> = (0..groups).map(|group| v1_body(group, 1)).collect();
         let wire: Vec<Vec<u8>> = bodies.iter().map(|body| snappy(body)).collect();
         let bytes: usize = bodies.iter().map(Vec::len).sum();

@@ -308,6 +308,36 @@ fn only_the_first_push_of_a_series_carries_labels() {
     assert_eq!(*taker.1.lock(), [true, true, false, false]);
 }
 
+#[test]
+fn many_senders_at_once_lose_and_mix_nothing() {
+    // Few spellings, so that routes are learnt, fade and are forgotten while others read them.
+    let settings = ReceiverSettings { spellings_max: 150, ..ReceiverSettings::default() };
+    let stand = Stand::new(settings, MemoryTaker::new());
+    std::thread::scope(|scope| {
+        for sender in 0..4 {
+            let stand = &stand;
+            scope.spawn(move || {
+                for round in 0..60 {
+                    // Half of the series are those of the next sender, at timestamps of one's own.
+                    let series = sender * 20..sender * 20 + 40;
+                    let at = NOW - 100_000 + (round * 4 + sender) as i64;
+                    assert_eq!(stand.v1(&scrape(series, at)).status, 204);
+                    if round % 20 == 10 {
+                        stand.taker.restart();
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(stand.taker.sample_count(), 4 * 60 * 40);
+    for number in 0..100 {
+        let labels = name(number);
+        let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let samples = stand.floats(&labels);
+        assert!(!samples.is_empty() && samples.iter().all(|(_, value)| *value == number as f64), "{number}");
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Sent {
     order: Vec<usize>,
