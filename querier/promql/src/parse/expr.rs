@@ -81,11 +81,7 @@ impl Parser<'_> {
     pub(super) fn at_expr(&self) -> bool {
         matches!(
             self.kind(),
-            Kind::Number
-                | Kind::Duration
-                | Kind::String
-                | Kind::LeftParen
-                | Kind::Op(BinaryOp::Add | BinaryOp::Sub)
+            Kind::Number | Kind::Duration | Kind::String | Kind::LeftParen | Kind::Op(BinaryOp::Add | BinaryOp::Sub)
         ) || self.at_selector()
     }
 
@@ -190,7 +186,10 @@ impl Parser<'_> {
 
     /// Whether the word begins an aggregation; else it is a metric name.
     fn is_aggregation(&self) -> bool {
-        matches!(self.peek(1).kind, Kind::LeftParen | Kind::Keyword(Keyword::By | Keyword::Without))
+        matches!(
+            self.peek(1).kind,
+            Kind::LeftParen | Kind::Keyword(Keyword::By | Keyword::Without)
+        )
     }
 
     fn aggregate(&mut self, op: AggregateOp) -> Parsed<Node> {
