@@ -311,7 +311,10 @@ fn only_the_first_push_of_a_series_carries_labels() {
 #[test]
 fn many_senders_at_once_lose_and_mix_nothing() {
     // Few spellings, so that routes are learnt, fade and are forgotten while others read them.
-    let settings = ReceiverSettings { spellings_max: 150, ..ReceiverSettings::default() };
+    let settings = ReceiverSettings {
+        spellings_max: 150,
+        ..ReceiverSettings::default()
+    };
     let stand = Stand::new(settings, MemoryTaker::new());
     std::thread::scope(|scope| {
         for sender in 0..4 {
@@ -334,7 +337,10 @@ fn many_senders_at_once_lose_and_mix_nothing() {
         let labels = name(number);
         let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let samples = stand.floats(&labels);
-        assert!(!samples.is_empty() && samples.iter().all(|(_, value)| *value == number as f64), "{number}");
+        assert!(
+            !samples.is_empty() && samples.iter().all(|(_, value)| *value == number as f64),
+            "{number}"
+        );
     }
 }
 
