@@ -58,15 +58,16 @@ impl Engine {
     /// Parses, checks and plans a query.
     pub fn prepare(&self, query: &Query) -> Result<Prepared, QueryError> {
         let expr = self.parse(&query.text)?;
-        let (grid, instant) = match query.times {
-            Times::Instant(at) => (Grid::instant(at), true),
+        let (grid, step_ms) = match query.times {
+            Times::Instant(at) => (Grid::instant(at), 0),
             Times::Range { step_ms, .. } if step_ms <= 0 => {
                 let text = "zero or negative query resolution step widths are not accepted. Try a positive integer";
                 return Err(QueryError::Parse(text.into()));
             }
-            Times::Range { start, end, step_ms } => (Grid::range(start, end, step_ms), false),
+            Times::Range { start, end, step_ms } => (Grid::range(start, end, step_ms), step_ms),
         };
         let value_type = expr.value_type();
+        let instant = step_ms == 0;
         if !instant && matches!(value_type, ValueType::Matrix | ValueType::String) {
             let text =
                 format!("invalid expression type \"{value_type}\" for range query, must be Scalar or instant Vector");
@@ -76,6 +77,7 @@ impl Engine {
         let options = PlanOptions {
             lookback_ms,
             subquery_step_ms: self.options.subquery_step_ms.max(1),
+            step_ms,
         };
         Ok(Prepared {
             plan: Plan::new(&expr, grid, options)?,

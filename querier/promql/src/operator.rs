@@ -188,14 +188,23 @@ impl Evaluator<'_> {
         })
     }
 
-    /// A matrix of columns that may have come to have the same labels. With delayed name removal that is looked at in the end.
-    pub(crate) fn relabelled(&self, columns: Vec<column::Column>) -> Result<Matrix, QueryError> {
-        let columns = if self.shared.settings.delayed_name_removal {
+    /// A matrix of the columns without their names, which are dropped now or, with delayed name removal, at the end of the query.
+    /// Series that differ by nothing else become one.
+    pub(crate) fn without_names(&self, mut columns: Vec<column::Column>) -> Result<Matrix, QueryError> {
+        if self.shared.settings.delayed_name_removal {
+            columns.iter_mut().for_each(|column| column.drop_name = true);
+            return self.matrix(columns);
+        }
+        // Series of one metric differ by something else.
+        let one_metric = column::same_metadata(&columns);
+        columns
+            .iter_mut()
+            .for_each(|column| column.labels = column::without_metadata(&column.labels));
+        self.matrix(if one_metric {
             columns
         } else {
             column::join_same_labels(columns)?
-        };
-        self.matrix(columns)
+        })
     }
 
     /// Drops the names of a column, now or later.

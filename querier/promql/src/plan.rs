@@ -195,6 +195,8 @@ pub(crate) struct PlanOptions {
     pub(crate) lookback_ms: i64,
     /// Step of subqueries that state none.
     pub(crate) subquery_step_ms: i64,
+    /// Step of the query, 0 of an instant query.
+    pub(crate) step_ms: i64,
 }
 
 impl Plan {

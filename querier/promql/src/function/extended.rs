@@ -6,7 +6,7 @@
 
 use crate::{
     function::{
-        rate::Flavour,
+        extent::Flavour,
         window::{Notes, Samples, Window},
     },
     value::Point,
@@ -230,7 +230,7 @@ mod tests {
     use crate::{
         annotation::Annotations,
         ast::Span,
-        function::rate::{DELTA, INCREASE},
+        function::extent::{DELTA, INCREASE},
     };
     use model::sample::SampleBuffer;
 

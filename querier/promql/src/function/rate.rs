@@ -7,6 +7,7 @@ use crate::{
     annotation::{HistogramOperation, Note},
     function::{
         change::{began_anew, began_between},
+        extent::{DELTA, Extent, Flavour, INCREASE, RATE},
         window::{Notes, Sample, Window},
     },
     value::Point,
@@ -16,28 +17,6 @@ use model::{
     sample::HistogramSample,
 };
 use std::sync::Arc;
-
-/// What is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Flavour {
-    /// Whether values that fall are resets.
-    pub(crate) counter: bool,
-    /// Whether the result is per second.
-    pub(crate) per_second: bool,
-}
-
-pub(crate) const RATE: Flavour = Flavour {
-    counter: true,
-    per_second: true,
-};
-pub(crate) const INCREASE: Flavour = Flavour {
-    counter: true,
-    per_second: false,
-};
-pub(crate) const DELTA: Flavour = Flavour {
-    counter: false,
-    per_second: false,
-};
 
 /// Increase per second of a counter.
 pub(crate) fn rate(window: &Window<'_>, notes: &mut Notes<'_>) -> Option<Point> {
@@ -93,7 +72,9 @@ fn extrapolated(window: &Window<'_>, notes: &mut Notes<'_>, flavour: Flavour) ->
             known_start,
             from_zero: zero.map(|value| (value, result)),
         };
-        return Some(Point::Float(result * extent.factor(window, flavour)));
+        return Some(Point::Float(
+            result * extent.factor((window.start, window.end), window.seconds(), flavour),
+        ));
     }
     let histograms = samples.histograms;
     let (first, last) = (histograms.first()?, histograms.last()?);
@@ -110,7 +91,7 @@ fn extrapolated(window: &Window<'_>, notes: &mut Notes<'_>, flavour: Flavour) ->
         known_start,
         from_zero: zero.map(|count| (count, result.count)),
     };
-    result.multiply(extent.factor(window, flavour));
+    result.multiply(extent.factor((window.start, window.end), window.seconds(), flavour));
     Some(Point::Histogram(Arc::new(result)))
 }
 
@@ -119,60 +100,6 @@ fn float_began(window: &Window<'_>, index: usize) -> bool {
     let samples = &window.samples;
     let sample = |index: usize| (samples.times[index], samples.starts[index]);
     began_anew(sample(index - 1), sample(index))
-}
-
-/// What part of a window the samples cover.
-pub(crate) struct Extent {
-    /// Time of the first sample.
-    pub(crate) first: i64,
-    /// Time of the last sample.
-    pub(crate) last: i64,
-    /// Number of samples.
-    pub(crate) count: usize,
-    /// When the counter began, if that was inside the window and before the first sample. It was zero then.
-    pub(crate) known_start: Option<i64>,
-    /// First value, unless negative, and total increase: how far the line must be drawn back until it meets zero.
-    pub(crate) from_zero: Option<(f64, f64)>,
-}
-
-impl Extent {
-    /// By what to multiply the increase between the samples so that it is that of the whole window (or per second of it).
-    pub(crate) fn factor(&self, window: &Window<'_>, flavour: Flavour) -> f64 {
-        let seconds = |from: i64, to: i64| to.wrapping_sub(from) as f64 / 1000.0;
-        let between = seconds(self.first, self.last);
-        // A lone sample has no distance to another, and is not extrapolated.
-        let average = if self.count > 1 {
-            between / (self.count - 1) as f64
-        } else {
-            0.0
-        };
-        let threshold = average * 1.1;
-        let mut to_start = seconds(window.start, self.first);
-        if to_start >= threshold {
-            to_start = average / 2.0;
-        }
-        if let Some((first, increase)) = self.from_zero
-            && flavour.counter
-            && increase > 0.0
-        {
-            to_start = to_start.min(between * (first / increase));
-        }
-        let mut sampled = between;
-        if let Some(start) = self.known_start {
-            sampled = seconds(start, self.last);
-            to_start = 0.0;
-        }
-        let mut to_end = seconds(self.last, window.end);
-        if to_end >= threshold {
-            to_end = average / 2.0;
-        }
-        let factor = (sampled + to_start + to_end) / sampled;
-        if flavour.per_second {
-            factor / window.seconds()
-        } else {
-            factor
-        }
-    }
 }
 
 /// Increase between the first and the last histogram as a gauge.

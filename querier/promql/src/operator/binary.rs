@@ -225,8 +225,7 @@ impl Evaluator<'_> {
         if !drops_name(op) && !binary.return_bool {
             return self.matrix(columns);
         }
-        columns.iter_mut().for_each(|column| self.drop_name(column));
-        self.relabelled(columns)
+        self.without_names(columns)
     }
 
     pub(super) fn negate(&mut self, inner: &Node, grid: Grid) -> Result<Matrix, QueryError> {
@@ -251,8 +250,7 @@ impl Evaluator<'_> {
             } else {
                 column.cells.map_floats(|_, value| -value);
             }
-            self.drop_name(column);
         }
-        self.relabelled(columns)
+        self.without_names(columns)
     }
 }

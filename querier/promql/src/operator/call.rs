@@ -134,10 +134,9 @@ impl Evaluator<'_> {
         drop(matrix.charge);
         for column in &mut columns {
             column.cells.map_floats(&change);
-            self.drop_name(column);
         }
         columns.retain(|column| !column.cells.is_empty());
-        self.relabelled(columns)
+        self.without_names(columns)
     }
 
     /// Changes all cells, drops names.
@@ -156,10 +155,9 @@ impl Evaluator<'_> {
                 }
             }
             column.cells = cells;
-            self.drop_name(column);
         }
         columns.retain(|column| !column.cells.is_empty());
-        self.relabelled(columns)
+        self.without_names(columns)
     }
 }
 

@@ -270,6 +270,16 @@ pub(crate) fn without_metadata(labels: &Labels) -> Labels {
     }
 }
 
+/// Whether name, type and unit are the same for all columns.
+pub(crate) fn same_metadata(columns: &[Column]) -> bool {
+    fn metadata(labels: &Labels) -> impl Iterator<Item = (&str, &str)> {
+        labels.iter().filter(|(name, _)| is_metadata(name))
+    }
+    columns
+        .windows(2)
+        .all(|pair| metadata(&pair[0].labels).eq(metadata(&pair[1].labels)))
+}
+
 /// Joins columns with the same labels into one; fails when two of them have a value at the same step.
 ///
 /// Which name-dropping wish counts: any of them.
@@ -380,5 +390,8 @@ mod tests {
     fn names_types_and_units_are_metadata() {
         let labels = Labels::new([("__name__", "up"), ("__type__", "gauge"), ("job", "x")]).unwrap();
         assert_eq!(without_metadata(&labels).to_string(), "{job=\"x\"}");
+        let of = |name| column(&[("__name__", name), ("job", "x")], &[(0, 1.0)]);
+        assert!(same_metadata(&[of("a"), of("a")]) && same_metadata(&[]));
+        assert!(!same_metadata(&[of("a"), of("a"), of("b")]));
     }
 }

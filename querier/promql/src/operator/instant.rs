@@ -47,15 +47,8 @@ impl Evaluator<'_> {
         if instant.yields == Yield::Value {
             return Ok(matrix);
         }
-        self.without_names(matrix)
-    }
-
-    /// The same values under names dropped, now or later.
-    pub(super) fn without_names(&mut self, matrix: Matrix) -> Result<Matrix, QueryError> {
-        let mut columns = matrix.columns;
-        columns.iter_mut().for_each(|column| self.drop_name(column));
         drop(matrix.charge);
-        self.relabelled(columns)
+        self.without_names(matrix.columns)
     }
 
     /// What was evaluated at the first step, at every step.

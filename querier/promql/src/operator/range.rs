@@ -4,7 +4,9 @@ use crate::{
     annotation::{Annotations, Note},
     ast::{Extension, Function, Span},
     function::{
-        change, extended, over_time, rate, regression,
+        change, extended, extent,
+        extent::Flavour,
+        over_time, rate, regression, sweep,
         window::{Notes, Samples, Window},
     },
     operator::{
@@ -260,7 +262,8 @@ impl<'a> Evaluator<'a> {
             item.read(shared, &mut scratch.buffer)?;
             let Scratch { buffer, notes } = scratch;
             let metric = metric_name(item.labels());
-            let (cells, floats) = evaluate_windows(shared, buffer, notes, metric, frame, grid, kernel, &params)?;
+            let (cells, floats) =
+                evaluate_windows(shared, buffer, notes, metric, frame, grid, (function, kernel), &params)?;
             if looks_like_rate && floats {
                 note_doubtful_counter(shared, notes, item.labels(), frame.span);
             }
@@ -273,12 +276,25 @@ impl<'a> Evaluator<'a> {
         })?;
         drop(items);
         drop(source);
-        let mut columns: Vec<Column> = columns.into_iter().flatten().collect();
+        let columns: Vec<Column> = columns.into_iter().flatten().collect();
         if keeps_name {
             return self.matrix(columns);
         }
-        columns.iter_mut().for_each(|column| self.drop_name(column));
-        self.relabelled(columns)
+        self.without_names(columns)
+    }
+}
+
+/// What to sweep for, if the function and the samples of the series allow to go over all windows at once.
+fn swept(function: Function, frame: Frame, shared: &Shared<'_>, buffer: &SampleBuffer) -> Option<Flavour> {
+    let plain = buffer.histograms.is_empty() && (buffer.starts.is_empty() || !shared.settings.use_start_timestamps);
+    if !plain || frame.extension.is_some() {
+        return None;
+    }
+    match function {
+        Function::Rate => Some(extent::RATE),
+        Function::Increase => Some(extent::INCREASE),
+        Function::Delta => Some(extent::DELTA),
+        _ => None,
     }
 }
 
@@ -294,7 +310,7 @@ fn evaluate_windows(
     metric: &str,
     frame: Frame,
     grid: Grid,
-    kernel: Kernel,
+    (function, kernel): (Function, Kernel),
     params: &[Scalars],
 ) -> Result<(Cells, bool), QueryError> {
     let mut cells = Cells::default();
@@ -307,6 +323,20 @@ fn evaluate_windows(
     };
     if buffer.is_empty() {
         return Ok((cells, floats));
+    }
+    if let Some(flavour) = swept(function, frame, shared, buffer) {
+        let series = sweep::Series {
+            times: &buffer.timestamps,
+            values: &buffer.values,
+        };
+        let windows = (0..grid.count).map(|step| (step, frame.shift.apply(grid.at(step))));
+        cells = Cells::with_capacity(grid.count);
+        let looked = sweep::sweep(series, windows, frame.range_ms, flavour, |step, value| {
+            cells.push_float(step, value)
+        });
+        shared.budget.check(looked.most)?;
+        shared.budget.count_looked_at(looked.samples);
+        return Ok((cells, looked.samples > 0));
     }
     let trust_starts = shared.settings.use_start_timestamps;
     for_each_window(
@@ -398,12 +428,12 @@ fn kernel(function: Function, extension: Option<Extension>) -> Result<Kernel, Qu
         (Function::Rate, None) => rate::rate,
         (Function::Increase, None) => rate::increase,
         (Function::Delta, None) => rate::delta,
-        (Function::Rate, ANCHORED) => |window, notes| extended::anchored(window, notes, rate::RATE),
-        (Function::Increase, ANCHORED) => |window, notes| extended::anchored(window, notes, rate::INCREASE),
-        (Function::Delta, ANCHORED) => |window, notes| extended::anchored(window, notes, rate::DELTA),
-        (Function::Rate, SMOOTHED) => |window, notes| extended::smoothed(window, notes, rate::RATE),
-        (Function::Increase, SMOOTHED) => |window, notes| extended::smoothed(window, notes, rate::INCREASE),
-        (Function::Delta, SMOOTHED) => |window, notes| extended::smoothed(window, notes, rate::DELTA),
+        (Function::Rate, ANCHORED) => |window, notes| extended::anchored(window, notes, extent::RATE),
+        (Function::Increase, ANCHORED) => |window, notes| extended::anchored(window, notes, extent::INCREASE),
+        (Function::Delta, ANCHORED) => |window, notes| extended::anchored(window, notes, extent::DELTA),
+        (Function::Rate, SMOOTHED) => |window, notes| extended::smoothed(window, notes, extent::RATE),
+        (Function::Increase, SMOOTHED) => |window, notes| extended::smoothed(window, notes, extent::INCREASE),
+        (Function::Delta, SMOOTHED) => |window, notes| extended::smoothed(window, notes, extent::DELTA),
         (Function::Changes, ANCHORED) => change::anchored_changes,
         (Function::Resets, ANCHORED) => change::anchored_resets,
         (Function::Changes, _) => change::changes,

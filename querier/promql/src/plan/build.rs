@@ -23,11 +23,7 @@ const INFO_PATTERN: &str = ".+_info";
 
 pub(super) fn plan(expr: &Expr, grid: Grid, options: PlanOptions) -> Result<Plan, QueryError> {
     let span = grid.span();
-    let step_ms = if grid.count > 1 || grid.step_ms > 1 {
-        grid.step_ms
-    } else {
-        0
-    };
+    let step_ms = options.step_ms;
     let durations = DurationTimes {
         step_ms,
         range_ms: span.last.saturating_sub(span.first),
