@@ -128,12 +128,11 @@ impl Client {
     }
 
     /// Sends a request and reads its answer. After an error nobody knows whether the server acted on it.
+    ///
+    /// A server may close a connection that was idle for long just when the next request leaves. So a request that meets
+    /// a closed connection before any byte of an answer came is sent once more on a new one; everything sent here may be
+    /// repeated.
     pub fn send(&mut self, method: &str, path: &str, headers: &str, body: &[u8]) -> io::Result<Response> {
-        // An error on the way leaves the connection in an unknown state; it is put back only after a whole answer.
-        let mut stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => self.connect()?,
-        };
         self.request.clear();
         let common = &self.headers;
         write!(
@@ -142,12 +141,28 @@ impl Client {
             body.len()
         )?;
         self.request.extend_from_slice(body);
-        stream.get_mut().write_all(&self.request)?;
+        // An error on the way leaves a connection in an unknown state; it is put back only after a whole answer.
+        let mut stream = match self.stream.take() {
+            None => self.begin(self.connect()?)?,
+            Some(used) => match self.begin(used) {
+                Err(error) if is_closed(&error) => self.begin(self.connect()?)?,
+                begun => begun?,
+            },
+        };
         let (response, keep) = read_response(&mut stream, method == "HEAD")?;
         if keep {
             self.stream = Some(stream);
         }
         Ok(response)
+    }
+
+    /// Sends the prepared request and waits for the first bytes of the answer.
+    fn begin(&self, mut stream: BufReader<TcpStream>) -> io::Result<BufReader<TcpStream>> {
+        stream.get_mut().write_all(&self.request)?;
+        if stream.fill_buf()?.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(stream)
     }
 
     fn connect(&self) -> io::Result<BufReader<TcpStream>> {
@@ -165,6 +180,12 @@ impl Client {
         }
         Err(last)
     }
+}
+
+/// Whether the other side had hung up, as opposed to being slow.
+fn is_closed(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    [BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof].contains(&error.kind())
 }
 
 /// Reads one answer; says also whether the connection can carry another request.
@@ -342,6 +363,30 @@ mod tests {
         for case in cases {
             assert!(read(case).is_err(), "{case:?}");
         }
+    }
+
+    #[test]
+    fn a_connection_closed_while_idle_is_opened_again() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        // Two connections, one answer on each, then it hangs up although it promised to stay.
+        let server = std::thread::spawn(move || {
+            for _ in 0..2 {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = [0; 1024];
+                assert!(stream.read(&mut request).unwrap() > 0);
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                    .unwrap();
+            }
+        });
+        let mut client = Client::new(&url, &[], Duration::from_secs(5));
+        for _ in 0..2 {
+            assert_eq!(client.get("/").unwrap().text(), "ok");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        server.join().unwrap();
+        assert!(client.get("/").is_err(), "nobody listens any more");
     }
 
     #[test]

@@ -485,9 +485,10 @@ mod tests {
             "the body changed between attempts"
         );
         assert_ne!(bodies[4], bodies[0]);
-        assert_eq!(outcome.errors.values().sum::<u64>(), 3, "{:?}", outcome.errors);
-        // The first request waited 30, then 40 ms twice; the time until its acknowledgement counts all of that.
-        assert!((100.0..5_000.0).contains(&outcome.ack_ms.max), "{:?}", outcome.ack_ms);
+        // The closed connection was opened again on the spot and is no error of the server's.
+        assert_eq!(outcome.errors.values().sum::<u64>(), 2, "{:?}", outcome.errors);
+        // The first request waited 30, then 40 ms; the time until its acknowledgement counts all of that.
+        assert!((60.0..5_000.0).contains(&outcome.ack_ms.max), "{:?}", outcome.ack_ms);
         assert!(
             outcome.ack_ms.p50 > 0.0 && outcome.ack_ms.p50 < outcome.ack_ms.max,
             "{:?}",
