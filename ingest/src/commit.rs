@@ -5,23 +5,25 @@
 //! order in the head, and whoever gets a verdict gets it after everything that the verdict rests on is safe.
 
 use crate::{
-    core::{Acceptable, Committer, Core},
+    core::{Acceptable, Committer, Core, TenantState},
     head::{
-        chunk::{FLAG_FREE, FLAG_HISTOGRAM, Hot, NEVER},
+        chunk::FLAG_FREE,
         extras::StoredExemplar,
-        shard::{Lookup, Shard, place, shard_of},
+        shard::{Lookup, Shard, is_same_histogram, place, shard_of},
     },
     wal::{
         floats::FloatsEncoder,
         format::RecordKind,
+        histograms::put_histogram,
         log::Log,
         payload::{SeriesEncoder, encode_metadata, put_exemplar},
     },
 };
 use model::{
+    histogram::Histogram,
     label::Labels,
     push::{Exception, SampleKind, SeriesId, WriteBatch, WriteOutcome},
-    sample::FloatSample,
+    sample::{FloatSample, HistogramSample},
     time::Timestamp,
     verdict::{Reason, Verdict},
 };
@@ -65,7 +67,7 @@ pub(crate) fn commit(core: &Core, batch: &WriteBatch, now: Timestamp) -> Committ
     // New series first: in the WAL they stand before their samples.
     step.resolve(&mut committer, &mut log, &mut committed);
     step.floats(&mut committer, &mut log, &mut committed);
-    step.histograms(&mut committed);
+    step.histograms(&mut committer, &mut log, &mut committed);
     step.exemplars(&mut committer, &mut log, &mut committed);
     step.metadata(&mut log);
     committed.sequence = log.sequence();
@@ -162,8 +164,9 @@ impl Step<'_> {
     /// Whether a series of the batch has a sample that a new series can begin with.
     fn has_acceptable(&self, position: usize) -> bool {
         let fits = |at: Timestamp| at >= self.acceptable.min && at <= self.acceptable.max;
-        let Columns { floats, .. } = self.columns(position);
+        let Columns { floats, histograms, .. } = self.columns(position);
         self.batch.floats[floats].iter().any(|sample| fits(sample.at))
+            || self.batch.histograms[histograms].iter().any(|sample| fits(sample.at))
     }
 
     /// The samples of a series of the batch. Ends that run backwards or over the column, which no honest caller sends, are cut.
@@ -289,45 +292,36 @@ impl Step<'_> {
     /// Judges a float that is not newer than the newest sample of its series.
     #[cold]
     fn old_float(&self, shard: &Shard, place: usize, at: Timestamp, bits: u64) -> Verdict {
-        let hot: &Hot = &shard.hot[place];
-        let known = if hot.last_at == NEVER {
-            Lookup::Absent
-        } else if at == hot.last_at && hot.flags & FLAG_HISTOGRAM == 0 {
-            Lookup::Float(hot.last_bits)
-        } else {
-            shard.lookup(place, at)
-        };
-        match known {
+        match shard.lookup(place, at) {
             Lookup::Float(known) if known == bits => Verdict::Duplicate,
-            Lookup::Float(_) | Lookup::Histogram => Verdict::Rejected(Reason::DuplicateTimestamp),
-            Lookup::Absent if at < self.acceptable.min => Verdict::Rejected(Reason::TooOld),
-            Lookup::Absent => Verdict::Rejected(Reason::OutOfOrder),
+            Lookup::Float(_) | Lookup::Histogram(_) => Verdict::Rejected(Reason::DuplicateTimestamp),
+            Lookup::Absent => self.absent(at),
         }
     }
 
-    /// Verdicts for the samples of a series that is in no slot.
+    /// The verdict for an old sample that the head does not hold.
+    fn absent(&self, at: Timestamp) -> Verdict {
+        Verdict::Rejected(if at < self.acceptable.min { Reason::TooOld } else { Reason::OutOfOrder })
+    }
+
+    /// Verdicts for the floats of a series that is in no slot.
     fn not_there(&self, position: usize, slot: u32, by_ref: bool, floats: Range<usize>, committed: &mut Committed) {
         if by_ref {
             committed.outcome.unknown.push(position as u32);
             return;
         }
         for index in floats {
-            let at = self.batch.floats[index].at;
-            let reason = match slot {
-                TOO_MANY => Reason::SeriesLimit,
-                _ if at > self.acceptable.max => Reason::TooFarInFuture,
-                _ => Reason::TooOld,
-            };
-            // The series may have been dropped from the head while its block is still here.
-            let may_be_known = reason == Reason::TooOld;
-            note(
-                committed,
-                position,
-                index,
-                SampleKind::Float,
-                Verdict::Rejected(reason),
-                may_be_known,
-            );
+            let reason = self.reason_not_taken(slot, self.batch.floats[index].at);
+            note(committed, position, index, SampleKind::Float, Verdict::Rejected(reason), true);
+        }
+    }
+
+    /// Why a sample of a series was refused that was not taken in.
+    fn reason_not_taken(&self, slot: u32, at: Timestamp) -> Reason {
+        match slot {
+            TOO_MANY => Reason::SeriesLimit,
+            _ if at > self.acceptable.max => Reason::TooFarInFuture,
+            _ => Reason::TooOld,
         }
     }
 
@@ -347,20 +341,73 @@ impl Step<'_> {
         }
     }
 
-    /// Histograms have no place in this version of the head and are refused aloud.
-    fn histograms(&self, committed: &mut Committed) {
-        for position in 0..self.batch.series.len() {
-            if self.batch.histograms.is_empty() {
-                return;
-            }
+    /// Histograms, which are few; each goes the same way as a float, with less hurry.
+    fn histograms(&self, committer: &mut Committer, log: &mut Log, committed: &mut Committed) {
+        if self.batch.histograms.is_empty() {
+            return;
+        }
+        let Committer { shards, tenants, resolved, .. } = committer;
+        let tenant = &mut tenants[self.tenant as usize];
+        let mut walk = ShardWalk { shards, current: None };
+        let mut payload = Vec::new();
+        for (position, series) in self.batch.series.iter().enumerate() {
+            let slot = match series.id {
+                SeriesId::Known(known) => self.core.open_ref(known).0,
+                SeriesId::New(_) => resolved[position],
+            };
             if committed.outcome.unknown.binary_search(&(position as u32)).is_ok() {
                 continue;
             }
             for index in self.columns(position).histograms {
-                let verdict = Verdict::Rejected(Reason::InvalidHistogram);
-                note(committed, position, index, SampleKind::Histogram, verdict, false);
+                let HistogramSample { at, histogram, .. } = &self.batch.histograms[index];
+                let verdict = match walk.shard(slot) {
+                    None => Verdict::Rejected(self.reason_not_taken(slot, *at)),
+                    Some(_) if histogram.validate().is_err() => Verdict::Rejected(Reason::InvalidHistogram),
+                    Some(shard) => self.histogram(shard, place(slot), *at, histogram, &mut payload, tenant),
+                };
+                if verdict == Verdict::Written {
+                    committed.written += 1;
+                } else {
+                    note(committed, position, index, SampleKind::Histogram, verdict, true);
+                }
             }
         }
+        drop(walk);
+        if !payload.is_empty() {
+            log.record(RecordKind::Histograms, self.durable, |out| out.extend_from_slice(&payload));
+        }
+    }
+
+    /// Judges a histogram and, when it is new, stores it.
+    fn histogram(
+        &self,
+        shard: &mut Shard,
+        place: usize,
+        at: Timestamp,
+        histogram: &Histogram,
+        payload: &mut Vec<u8>,
+        tenant: &mut TenantState,
+    ) -> Verdict {
+        if at <= shard.hot[place].last_at {
+            return match shard.lookup(place, at) {
+                Lookup::Histogram(known) if is_same_histogram(&known, histogram) => Verdict::Duplicate,
+                Lookup::Float(_) | Lookup::Histogram(_) => Verdict::Rejected(Reason::DuplicateTimestamp),
+                Lookup::Absent => self.absent(at),
+            };
+        }
+        if at > self.acceptable.max {
+            return Verdict::Rejected(Reason::TooFarInFuture);
+        }
+        if at < self.acceptable.min {
+            return Verdict::Rejected(Reason::TooOld);
+        }
+        put_histogram(payload, shard.hot[place].number, at, histogram);
+        if shard.append_histogram(place, at, histogram) {
+            tenant.note_chunk(at);
+        }
+        tenant.newest = tenant.newest.max(at);
+        tenant.oldest = tenant.oldest.min(at);
+        Verdict::Written
     }
 
     /// Exemplars of series that are there.

@@ -30,7 +30,6 @@ use std::{
     path::Path,
     sync::Arc,
 };
-use storage::chunk::ENCODING_XOR;
 use ulid::Ulid;
 
 /// Payloads of the image are about this large.
@@ -277,16 +276,16 @@ fn write_series(shard: &Shard, place: usize, number: u64, safe_marks: &HashSet<u
             data: shard.sealed_bytes(sealed),
         })
         .collect();
-    let mut open = Vec::new();
-    if hot.open_count() > 0 {
-        shard.copy_open(place, &mut open);
+    let mut data = Vec::new();
+    if let Some(open) = shard.open_chunk(place) {
+        shard.copy_open(place, &mut data);
         chunks.push(ImageChunk {
-            min_time: hot.open_begin(),
-            max_time: hot.last_at,
-            samples: hot.open_count(),
-            encoding: ENCODING_XOR,
+            min_time: open.min_time,
+            max_time: open.max_time,
+            samples: open.samples,
+            encoding: open.encoding,
             open: true,
-            data: &open,
+            data: &data,
         });
     }
     let histogram = hot.flags & FLAG_HISTOGRAM != 0;

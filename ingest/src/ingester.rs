@@ -5,7 +5,7 @@ use crate::{
     commit::{Committed, commit},
     core::{Core, ReplayState},
     cut::CutBlock,
-    head::{Head, extras::Extras},
+    head::{Head, extras::Extras, shard::is_same_histogram},
     maintain::{CutError, Maintenance},
     metrics::Metrics,
     replay::replay,
@@ -16,6 +16,7 @@ use crate::{
 use futures::{executor::block_on, future::BoxFuture};
 use model::{
     env::Env,
+    histogram::Histogram,
     label::Labels,
     push::{Push, PushError, SampleKind, SeriesId, WriteBatch, WriteOutcome},
     sample::SampleBuffer,
@@ -24,7 +25,7 @@ use model::{
     time::{TimeRange, Timestamp},
     verdict::{Reason, Verdict},
 };
-use object_store::ObjectStore;
+use storage::bucket::ObjectStore;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use std::{
@@ -209,16 +210,23 @@ impl Ingester {
 
     /// Looks up samples that the head knows no more in the local blocks: what is there was stored before.
     async fn ask_blocks(&self, batch: &WriteBatch, committed: &mut Committed) {
-        let mut series: BTreeMap<u32, Vec<(usize, Timestamp, u64)>> = BTreeMap::new();
+        let mut series: BTreeMap<u32, Vec<Asked>> = BTreeMap::new();
         for &position in &committed.doubtful {
             let exception = &committed.outcome.exceptions[position as usize];
-            if exception.kind == SampleKind::Float {
-                let sample = &batch.floats[exception.sample as usize];
-                let asked = (position as usize, sample.at, sample.value.to_bits());
-                series.entry(exception.series).or_default().push(asked);
-            }
+            let (at, sample) = match exception.kind {
+                SampleKind::Float => {
+                    let sample = &batch.floats[exception.sample as usize];
+                    (sample.at, AskedSample::Float(sample.value.to_bits()))
+                }
+                SampleKind::Histogram => {
+                    let sample = &batch.histograms[exception.sample as usize];
+                    (sample.at, AskedSample::Histogram(Arc::clone(&sample.histogram)))
+                }
+                SampleKind::Exemplar => continue,
+            };
+            series.entry(exception.series).or_default().push(Asked { exception: position as usize, at, sample });
         }
-        let times = || series.values().flatten().map(|(_, at, _)| *at);
+        let times = || series.values().flatten().map(|asked| asked.at);
         let (Some(min), Some(max)) = (times().min(), times().max()) else {
             return;
         };
@@ -311,34 +319,46 @@ fn fail(core: &Core, reason: String) {
     *core.replay.failure.lock() = Some(reason);
 }
 
-/// Verdicts for samples that may be in blocks: (what the caller named them by, verdict).
-fn look_up(blocks: &[Arc<LocalBlock>], asked: Vec<(Labels, Vec<(usize, Timestamp, u64)>)>) -> Vec<(usize, Verdict)> {
+/// A sample that may be in a local block.
+struct Asked {
+    /// Index of the exception that names it.
+    exception: usize,
+    at: Timestamp,
+    sample: AskedSample,
+}
+
+enum AskedSample {
+    /// Bits of a float.
+    Float(u64),
+    Histogram(Arc<Histogram>),
+}
+
+/// Verdicts for samples that may be in blocks, each with the index of its exception.
+fn look_up(blocks: &[Arc<LocalBlock>], asked: Vec<(Labels, Vec<Asked>)>) -> Vec<(usize, Verdict)> {
     let mut verdicts = Vec::new();
     for (labels, samples) in asked {
-        let times = || samples.iter().map(|(_, at, _)| *at);
+        let times = || samples.iter().map(|asked| asked.at);
         let range = TimeRange::new(times().min().unwrap_or(0), times().max().unwrap_or(0));
         // A block that cannot be read knows nothing; the verdict stays what it is.
         let known = block_on(read_series(blocks, &labels, range)).unwrap_or_default();
-        for (name, at, bits) in samples {
-            if let Some(verdict) = verdict_of(&known, at, bits) {
-                verdicts.push((name, verdict));
-            }
-        }
+        let verdict = |asked: &Asked| Some((asked.exception, verdict_of(&known, asked)?));
+        verdicts.extend(samples.iter().filter_map(verdict));
     }
     verdicts
 }
 
-fn verdict_of(known: &SampleBuffer, at: Timestamp, bits: u64) -> Option<Verdict> {
-    if let Ok(index) = known.timestamps.binary_search(&at) {
-        let same = known.values[index].to_bits() == bits;
-        return Some(if same {
-            Verdict::Duplicate
-        } else {
-            Verdict::Rejected(Reason::DuplicateTimestamp)
-        });
-    }
-    let histogram = known.histograms.binary_search_by_key(&at, |sample| sample.at);
-    histogram.ok().map(|_| Verdict::Rejected(Reason::DuplicateTimestamp))
+fn verdict_of(known: &SampleBuffer, asked: &Asked) -> Option<Verdict> {
+    let float = known.timestamps.binary_search(&asked.at).ok().map(|index| known.values[index].to_bits());
+    let histogram = known.histograms.binary_search_by_key(&asked.at, |sample| sample.at).ok();
+    let same = match (&asked.sample, float, histogram) {
+        (_, None, None) => return None,
+        (AskedSample::Float(bits), Some(known), _) => *bits == known,
+        (AskedSample::Histogram(asked), _, Some(index)) => {
+            is_same_histogram(asked, &known.histograms[index].histogram)
+        }
+        _ => false,
+    };
+    Some(if same { Verdict::Duplicate } else { Verdict::Rejected(Reason::DuplicateTimestamp) })
 }
 
 impl Push for Ingester {

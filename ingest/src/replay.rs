@@ -20,6 +20,7 @@ use crate::{
         floats::{self, Bases, FloatEntry},
         format::{FileKind, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader},
         log::Part,
+        histograms::{HistogramEntry, decode_histograms},
         payload,
         reader::{Record, Records, Wounds, is_image_kind},
         writer::SegmentInfo,
@@ -38,7 +39,10 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
 };
-use storage::{chunk::XorReader, index::Scan};
+use storage::{
+    chunk::{XorReader, is_histogram},
+    index::Scan,
+};
 use ulid::Ulid;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -440,9 +444,10 @@ impl<'a> Replay<'a> {
             RecordKind::Floats => self.floats(payload),
             RecordKind::Metadata => self.metadata(payload),
             RecordKind::Exemplars => self.exemplars(payload),
+            RecordKind::Histograms => self.histograms(payload),
             RecordKind::ImageSeries => image::decode_series(payload, |series| self.image_entry(&series)),
             kind if is_image_kind(kind) => Ok(()),
-            RecordKind::Histograms | RecordKind::Tombstones | RecordKind::OutOfOrder | RecordKind::ImageSummary => {
+            RecordKind::Tombstones | RecordKind::OutOfOrder | RecordKind::ImageSummary => {
                 Err(Damage("a record of a kind that this version does not write"))
             }
         }
@@ -520,6 +525,35 @@ impl<'a> Replay<'a> {
         }
     }
 
+    fn histograms(&mut self, payload: &[u8]) -> Result<(), Damage> {
+        for HistogramEntry { number, at, histogram } in decode_histograms(payload)? {
+            let Some(slot) = self.table.slot(number) else {
+                self.found.samples_dropped += 1;
+                continue;
+            };
+            let cuts = &self.table.by_slot[slot as usize].cuts;
+            let Committer { shards, tenants, .. } = &mut *self.committer;
+            let (mut shard, place) = (shards[shard_of(slot)].lock(), place(slot));
+            if at <= shard.hot[place].last_at {
+                continue;
+            }
+            if is_cut(cuts, at) {
+                shard.seal(place);
+                shard.hot[place].last_at = at;
+                shard.hot[place].flags |= FLAG_HISTOGRAM;
+                continue;
+            }
+            self.found.samples += 1;
+            let tenant = &mut tenants[shard.hot[place].tenant as usize];
+            tenant.newest = tenant.newest.max(at);
+            tenant.oldest = tenant.oldest.min(at);
+            if shard.append_histogram(place, at, &histogram) {
+                tenant.note_chunk(at);
+            }
+        }
+        Ok(())
+    }
+
     /// A series of the image: its chunks and its newest sample.
     fn image_entry(&mut self, series: &ImageSeries<'_>) {
         let Some(slot) = self.table.slot(series.number) else {
@@ -559,9 +593,9 @@ impl<'a> Replay<'a> {
         }
         if shard.hot[place].last_at != series.last_at {
             shard.seal(place);
-            let hot = &mut shard.hot[place];
-            (hot.last_at, hot.last_bits) = (series.last_at, series.last_bits);
+            shard.hot[place].last_at = series.last_at;
         }
+        shard.hot[place].last_bits = series.last_bits;
         if series.histogram {
             shard.hot[place].flags |= FLAG_HISTOGRAM;
         }

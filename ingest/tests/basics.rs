@@ -26,6 +26,13 @@ fn rejected(series: u32, sample: u32, reason: Reason) -> Exception {
 }
 
 #[tokio::test]
+async fn it_keeps_the_contract_of_push() {
+    let dir = tempfile::tempdir().unwrap();
+    let ingester = World::on_disk(dir.path()).open().await;
+    model::push::conformance::check(&*ingester, NOW).await;
+}
+
+#[tokio::test]
 async fn what_is_pushed_is_read_also_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::on_disk(dir.path());

@@ -32,6 +32,8 @@ const BYTES_MAX: usize = 1024 - 19;
 pub(crate) const FLAG_FREE: u8 = 1;
 /// The newest sample of the series is a histogram.
 pub(crate) const FLAG_HISTOGRAM: u8 = 2;
+/// The open chunk of the series holds histograms and lies beside, in its shard.
+pub(crate) const FLAG_OPEN_HISTOGRAMS: u8 = 4;
 
 /// Everything about a series that a commit touches for each sample.
 #[derive(Debug, Clone)]

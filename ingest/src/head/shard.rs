@@ -4,16 +4,21 @@
 //! for a long run.
 
 use super::{
-    chunk::{Blocks, FLAG_FREE, FLAG_HISTOGRAM, Hot},
+    chunk::{Blocks, FLAG_FREE, FLAG_HISTOGRAM, FLAG_OPEN_HISTOGRAMS, Hot, NEVER},
     sealed::{ChunkInfo, Sealed, SealedChunks},
 };
 use bytes::Bytes;
 use model::{
+    histogram::{Histogram, ResetHint},
+    sample::SampleBuffer,
     select::Chunk,
-    time::{TimeRange, Timestamp},
+    time::{TimeRange, Timestamp, block_start},
 };
-use std::collections::HashSet;
-use storage::chunk::{ENCODING_XOR, XorReader, is_histogram};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+use storage::chunk::{self, ENCODING_XOR, HistogramChunk, XorReader, is_histogram};
 
 /// Series of a shard.
 pub(crate) const SHARD_SLOTS: usize = 4096;
@@ -40,12 +45,12 @@ struct Cold {
 }
 
 /// What the head knows about a point in time of a series.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Lookup {
     /// There is a float with these bits.
     Float(u64),
     /// There is a histogram.
-    Histogram,
+    Histogram(Arc<Histogram>),
     /// The head holds no sample there.
     Absent,
 }
@@ -65,6 +70,8 @@ pub(crate) struct Shard {
     cold: Vec<Cold>,
     blocks: Blocks,
     sealed: SealedChunks,
+    /// Open chunks of series whose newest samples are histograms.
+    histograms: HashMap<usize, HistogramChunk>,
 }
 
 impl Shard {
@@ -74,6 +81,7 @@ impl Shard {
             cold: Vec::new(),
             blocks: Blocks::new(),
             sealed: SealedChunks::default(),
+            histograms: HashMap::new(),
         }
     }
 
@@ -97,11 +105,13 @@ impl Shard {
     /// Appends a float that is newer than the newest sample. Tells whether a chunk began with it.
     #[inline]
     pub(crate) fn append_float(&mut self, place: usize, at: Timestamp, bits: u64) -> bool {
+        if self.hot[place].flags != 0 {
+            self.leave_histograms(place);
+        }
         if self.hot[place].must_cut(at) {
             self.seal(place);
         }
         let hot = &mut self.hot[place];
-        hot.flags &= !FLAG_HISTOGRAM;
         let begins = hot.append(&mut self.blocks, at, bits);
         if begins {
             self.cold[place].first_block = hot.first_block(&self.blocks);
@@ -109,10 +119,52 @@ impl Shard {
         begins
     }
 
+    #[cold]
+    fn leave_histograms(&mut self, place: usize) {
+        self.seal(place);
+        self.hot[place].flags &= !FLAG_HISTOGRAM;
+    }
+
+    /// Appends a histogram that is newer than the newest sample. Tells whether a chunk began with it.
+    pub(crate) fn append_histogram(&mut self, place: usize, at: Timestamp, histogram: &Histogram) -> bool {
+        let goes_on = |chunk: &HistogramChunk| !chunk.is_full() && block_start(chunk.first_at()) == block_start(at);
+        let open = self.histograms.get_mut(&place).filter(|chunk| goes_on(chunk));
+        let appended = open.is_some_and(|chunk| chunk.append(at, histogram));
+        if !appended {
+            // The chunk before, if it held histograms, tells whether the counter was reset since.
+            let previous = self.histograms.get(&place).cloned();
+            self.seal(place);
+            self.histograms.insert(place, HistogramChunk::begin(at, histogram, previous.as_ref()));
+        }
+        let hot = &mut self.hot[place];
+        hot.last_at = at;
+        hot.flags |= FLAG_HISTOGRAM | FLAG_OPEN_HISTOGRAMS;
+        !appended
+    }
+
+    /// Goes on with an open chunk of histograms; `false` when it cannot be read.
+    pub(crate) fn restore_histograms(&mut self, place: usize, encoding: u8, data: &[u8]) -> bool {
+        let Ok(chunk) = HistogramChunk::resume(encoding, data) else { return false };
+        self.seal(place);
+        let hot = &mut self.hot[place];
+        hot.last_at = chunk.last_at();
+        hot.flags |= FLAG_HISTOGRAM | FLAG_OPEN_HISTOGRAMS;
+        self.histograms.insert(place, chunk);
+        true
+    }
+
     /// Completes the open chunk, if there is one.
     #[cold]
     pub(crate) fn seal(&mut self, place: usize) {
         let (hot, cold) = (&mut self.hot[place], &mut self.cold[place]);
+        if hot.flags & FLAG_OPEN_HISTOGRAMS != 0 {
+            hot.flags &= !FLAG_OPEN_HISTOGRAMS;
+            if let Some(chunk) = self.histograms.remove(&place) {
+                let info = histogram_info(&chunk);
+                cold.sealed.push(self.sealed.add(info, |out| out.extend_from_slice(chunk.data())));
+            }
+            return;
+        }
         if hot.open_count() == 0 {
             return;
         }
@@ -122,11 +174,33 @@ impl Shard {
             samples: hot.open_count(),
             encoding: ENCODING_XOR,
         };
-        let sealed = self
-            .sealed
-            .add(info, |out| hot.copy_open(&self.blocks, cold.first_block, out));
+        let sealed = self.sealed.add(info, |out| hot.copy_open(&self.blocks, cold.first_block, out));
         hot.close(&mut self.blocks, cold.first_block);
         cold.sealed.push(sealed);
+    }
+
+    /// What the open chunk of a series is, if there is one.
+    pub(crate) fn open_chunk(&self, place: usize) -> Option<ChunkInfo> {
+        let hot = &self.hot[place];
+        if hot.flags & FLAG_OPEN_HISTOGRAMS != 0 {
+            return self.histograms.get(&place).map(histogram_info);
+        }
+        (hot.open_count() > 0).then(|| ChunkInfo {
+            min_time: hot.open_begin(),
+            max_time: hot.last_at,
+            samples: hot.open_count(),
+            encoding: ENCODING_XOR,
+        })
+    }
+
+    /// Appends the bytes of the open chunk.
+    pub(crate) fn copy_open(&self, place: usize, out: &mut Vec<u8>) {
+        let hot = &self.hot[place];
+        if hot.flags & FLAG_OPEN_HISTOGRAMS == 0 {
+            hot.copy_open(&self.blocks, self.cold[place].first_block, out);
+        } else if let Some(chunk) = self.histograms.get(&place) {
+            out.extend_from_slice(chunk.data());
+        }
     }
 
     /// Adds a complete chunk that is newer than all there are; the newest sample stays what it is.
@@ -138,49 +212,44 @@ impl Shard {
     /// What the head holds of a series at a point in time.
     pub(crate) fn lookup(&self, place: usize, at: Timestamp) -> Lookup {
         let (hot, cold) = (&self.hot[place], &self.cold[place]);
-        if hot.open_count() > 0 && at >= hot.open_begin() {
+        if hot.last_at == NEVER || at > hot.last_at {
+            return Lookup::Absent;
+        }
+        if at == hot.last_at && hot.flags & FLAG_HISTOGRAM == 0 {
+            return Lookup::Float(hot.last_bits);
+        }
+        if let Some(open) = self.open_chunk(place).filter(|open| at >= open.min_time) {
             let mut bytes = Vec::new();
-            hot.copy_open(&self.blocks, cold.first_block, &mut bytes);
-            return lookup_float(&bytes, at);
+            self.copy_open(place, &mut bytes);
+            return look_up(open.encoding, &bytes, at);
         }
         let behind = cold.sealed.partition_point(|chunk| chunk.min_time <= at);
-        let Some(chunk) = behind.checked_sub(1).map(|index| &cold.sealed[index]) else {
-            return Lookup::Absent;
-        };
-        if at > chunk.max_time() {
-            return Lookup::Absent;
-        }
-        if is_histogram(chunk.encoding) {
-            return Lookup::Histogram;
-        }
-        lookup_float(self.sealed.view(chunk), at)
+        let chunk = behind.checked_sub(1).map(|index| &cold.sealed[index]).filter(|chunk| at <= chunk.max_time());
+        chunk.map_or(Lookup::Absent, |chunk| look_up(chunk.encoding, self.sealed.view(chunk), at))
     }
 
     /// Whether the series has a sample in `range`, as far as its chunks tell.
     pub(crate) fn has_samples(&self, place: usize, range: TimeRange) -> bool {
-        let (hot, cold) = (&self.hot[place], &self.cold[place]);
-        let open = hot.open_count() > 0 && range.overlaps(TimeRange::new(hot.open_begin(), hot.last_at));
-        open || cold
-            .sealed
-            .iter()
-            .any(|chunk| range.overlaps(TimeRange::new(chunk.min_time, chunk.max_time())))
+        let reaches = |min: Timestamp, max: Timestamp| range.overlaps(TimeRange::new(min, max));
+        let open = self.open_chunk(place).is_some_and(|open| reaches(open.min_time, open.max_time));
+        open || self.cold[place].sealed.iter().any(|chunk| reaches(chunk.min_time, chunk.max_time()))
     }
 
     /// Appends the chunks of a series that reach into `range`, ascending.
     pub(crate) fn copy_chunks(&self, place: usize, range: TimeRange, out: &mut Vec<Chunk>) {
-        let (hot, cold) = (&self.hot[place], &self.cold[place]);
-        for sealed in &cold.sealed {
+        for sealed in &self.cold[place].sealed {
             if range.overlaps(TimeRange::new(sealed.min_time, sealed.max_time())) {
                 out.push(self.chunk(sealed));
             }
         }
-        if hot.open_count() > 0 && range.overlaps(TimeRange::new(hot.open_begin(), hot.last_at)) {
+        let Some(open) = self.open_chunk(place) else { return };
+        if range.overlaps(TimeRange::new(open.min_time, open.max_time)) {
             let mut data = Vec::new();
-            hot.copy_open(&self.blocks, cold.first_block, &mut data);
+            self.copy_open(place, &mut data);
             out.push(Chunk {
-                min_time: hot.open_begin(),
-                max_time: hot.last_at,
-                encoding: ENCODING_XOR,
+                min_time: open.min_time,
+                max_time: open.max_time,
+                encoding: open.encoding,
                 data: Bytes::from(data),
             });
         }
@@ -213,7 +282,7 @@ impl Shard {
             if hot.tenant != tenant || hot.flags & FLAG_FREE != 0 {
                 continue;
             }
-            if hot.open_count() > 0 && hot.open_begin() >= begin && hot.open_begin() < end {
+            if self.open_chunk(place).is_some_and(|open| open.min_time >= begin && open.min_time < end) {
                 self.seal(place);
             }
             for sealed in &mut self.cold[place].sealed {
@@ -274,6 +343,7 @@ impl Shard {
     pub(crate) fn idle(&self, before: impl Fn(u32) -> Timestamp) -> Vec<usize> {
         let is_idle = |(hot, cold): (&Hot, &Cold)| {
             hot.flags & FLAG_FREE == 0
+                && hot.flags & FLAG_OPEN_HISTOGRAMS == 0
                 && hot.open_count() == 0
                 && cold.sealed.is_empty()
                 && hot.last_at < before(hot.tenant)
@@ -304,15 +374,10 @@ impl Shard {
         self.sealed.view(sealed)
     }
 
-    /// Appends the bytes of the open chunk.
-    pub(crate) fn copy_open(&self, place: usize, out: &mut Vec<u8>) {
-        self.hot[place].copy_open(&self.blocks, self.cold[place].first_block, out);
-    }
-
     /// Number of chunks of all series.
     pub(crate) fn chunk_count(&self) -> u64 {
         let count = |(hot, cold): (&Hot, &Cold)| u64::from(hot.open_count() > 0) + cold.sealed.len() as u64;
-        self.hot.iter().zip(&self.cold).map(count).sum()
+        self.hot.iter().zip(&self.cold).map(count).sum::<u64>() + self.histograms.len() as u64
     }
 
     /// Bytes of memory.
@@ -330,21 +395,45 @@ impl Shard {
     }
 }
 
-/// Looks for a timestamp in an XOR chunk.
-fn lookup_float(chunk: &[u8], at: Timestamp) -> Lookup {
-    let Ok(mut reader) = XorReader::new(chunk) else {
-        return Lookup::Absent;
-    };
+fn histogram_info(chunk: &HistogramChunk) -> ChunkInfo {
+    ChunkInfo {
+        min_time: chunk.first_at(),
+        max_time: chunk.last_at(),
+        samples: chunk.count(),
+        encoding: chunk.encoding(),
+    }
+}
+
+/// Looks for a timestamp in a chunk.
+fn look_up(encoding: u8, chunk: &[u8], at: Timestamp) -> Lookup {
+    if is_histogram(encoding) {
+        let mut buffer = SampleBuffer::default();
+        // A chunk that cannot be read holds nothing.
+        let _ = chunk::decode(encoding, chunk, TimeRange::new(at, at), &mut buffer);
+        return buffer.histograms.pop().map_or(Lookup::Absent, |sample| Lookup::Histogram(sample.histogram));
+    }
+    let Ok(mut reader) = XorReader::new(chunk) else { return Lookup::Absent };
     while let Ok(Some((time, value))) = reader.next() {
         if time >= at {
-            return if time == at {
-                Lookup::Float(value.to_bits())
-            } else {
-                Lookup::Absent
-            };
+            return if time == at { Lookup::Float(value.to_bits()) } else { Lookup::Absent };
         }
     }
     Lookup::Absent
+}
+
+/// Whether two histograms are the same sample. What is stored may know more about resets and have more empty buckets than what was
+/// sent.
+pub(crate) fn is_same_histogram(a: &Histogram, b: &Histogram) -> bool {
+    if a.is_stale() || b.is_stale() {
+        return a.is_stale() && b.is_stale();
+    }
+    let plain = |histogram: &Histogram| {
+        let mut plain = Histogram { reset_hint: ResetHint::Unknown, sum: 0.0, ..histogram.clone() };
+        plain.compact();
+        plain
+    };
+    let is_gauge = |histogram: &Histogram| histogram.reset_hint == ResetHint::Gauge;
+    a.sum.to_bits() == b.sum.to_bits() && is_gauge(a) == is_gauge(b) && plain(a) == plain(b)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 pub(crate) mod floats;
 pub(crate) mod format;
+pub(crate) mod histograms;
 pub(crate) mod log;
 pub(crate) mod payload;
 pub(crate) mod reader;
