@@ -56,7 +56,7 @@ async fn wrong_parameters_are_told_in_the_words_of_prometheus() {
     let cases = [
         (
             "query?query=up&time=foo",
-            "invalid parameter \"time\": cannot parse \"foo\" to a valid timestamp",
+            "invalid parameter \"time\": invalid time value for 'time': cannot parse \"foo\" to a valid timestamp",
         ),
         (
             "query?query=up&timeout=foo",

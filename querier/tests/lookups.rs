@@ -88,9 +88,9 @@ async fn grafana_classic_variable_by_series() {
 #[tokio::test]
 async fn grafana_metadata_at_start_and_for_one_metric() {
     let expected = concat!(
-        r#"{"status":"success","data":{"http_requests_total":[{"type":"counter","help":"Requests","unit":""},"#,
-        r#"{"type":"counter","help":"Requests, differently","unit":""}],"#,
-        r#""up":[{"type":"gauge","help":"Whether it is up","unit":""}]}}"#
+        r#"{"status":"success","data":{"http_requests_total":[{"type":"counter","unit":"","help":"Requests"},"#,
+        r#"{"type":"counter","unit":"","help":"Requests, differently"}],"#,
+        r#""up":[{"type":"gauge","unit":"","help":"Whether it is up"}]}}"#
     );
     api().get("/api/v1/metadata?limit=40000").await.is(expected);
     let one = api().get("/api/v1/metadata?metric=up").await.data();

@@ -29,11 +29,11 @@ async fn wrong_parameters_are_told_in_the_words_of_prometheus() {
         ),
         (
             "/api/v1/labels?start=foo",
-            "invalid parameter \"start\": cannot parse \"foo\" to a valid timestamp",
+            "invalid parameter \"start\": invalid time value for 'start': cannot parse \"foo\" to a valid timestamp",
         ),
         (
             "/api/v1/labels?end=foo",
-            "invalid parameter \"end\": cannot parse \"foo\" to a valid timestamp",
+            "invalid parameter \"end\": invalid time value for 'end': cannot parse \"foo\" to a valid timestamp",
         ),
         (
             "/api/v1/labels?limit=x",

@@ -47,14 +47,27 @@ impl Json {
         self.key(key).int(value)
     }
 
-    /// Appends a string, quoted and escaped.
+    /// Appends a string, quoted and escaped. As Go does by default, what could end a script element is escaped, too, so that an
+    /// answer pasted into a page stays text.
     pub(crate) fn string(&mut self, text: &str) -> &mut Self {
+        self.escaped(text, |byte| {
+            byte < b' ' || matches!(byte, b'"' | b'\\' | b'<' | b'>' | b'&')
+        })
+    }
+
+    /// Appends a string, quoted and with the escapes that JSON demands: labels are written so.
+    #[inline]
+    pub(crate) fn label_string(&mut self, text: &str) -> &mut Self {
+        self.escaped(text, |byte| byte < b' ' || byte == b'"' || byte == b'\\')
+    }
+
+    fn escaped(&mut self, text: &str, special: impl Fn(u8) -> bool) -> &mut Self {
         const HEX: &[u8; 16] = b"0123456789abcdef";
         self.out.push(b'"');
         let bytes = text.as_bytes();
         let mut plain = 0;
         for (index, &byte) in bytes.iter().enumerate() {
-            if byte >= b' ' && byte != b'"' && byte != b'\\' {
+            if !special(byte) {
                 continue;
             }
             self.out.extend_from_slice(&bytes[plain..index]);
@@ -112,7 +125,7 @@ impl Json {
     pub(crate) fn labels(&mut self, labels: &Labels) -> &mut Self {
         self.raw("{");
         for (name, value) in labels.iter() {
-            self.comma().string(name).raw(":").string(value);
+            self.comma().label_string(name).raw(":").label_string(value);
         }
         self.raw("}")
     }
@@ -138,7 +151,21 @@ mod tests {
             json.string(text);
             let read: String = serde_json::from_slice(&json.out).unwrap();
             assert_eq!(read, text);
+            let mut json = Json::new();
+            json.label_string(text);
+            let read: String = serde_json::from_slice(&json.out).unwrap();
+            assert_eq!(read, text);
         }
+    }
+
+    #[test]
+    fn markup_is_escaped_except_in_labels() {
+        let mut json = Json::new();
+        json.string("a<b>&").raw(" ").label_string("a<b>&");
+        assert_eq!(
+            String::from_utf8(json.out).unwrap(),
+            r#""a\u003cb\u003e\u0026" "a<b>&""#
+        );
     }
 
     #[test]

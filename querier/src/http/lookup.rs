@@ -232,8 +232,8 @@ fn write_metadata(answer: &mut Answer, entries: &[Metadata], entries_max: usize)
     json.comma().string(&entries[0].family).raw(":[");
     for entry in entries.iter().take(entries_max) {
         json.comma().raw("{").text_member("type", entry.kind.as_str());
-        json.text_member("help", &entry.help)
-            .text_member("unit", &entry.unit)
+        json.text_member("unit", &entry.unit)
+            .text_member("help", &entry.help)
             .raw("}");
     }
     json.raw("]");

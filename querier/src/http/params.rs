@@ -109,10 +109,10 @@ impl Asked {
 
     /// A time, or `default` when it is not given.
     pub(crate) fn time_or(&self, name: &str, default: Timestamp) -> Result<Timestamp, ApiError> {
-        if self.first(name).is_empty() {
-            Ok(default)
-        } else {
-            self.time(name)
+        match self.first(name) {
+            "" => Ok(default),
+            text => parse_time(text)
+                .map_err(|error| ApiError::parameter(name, format!("invalid time value for '{name}': {error}"))),
         }
     }
 

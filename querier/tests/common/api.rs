@@ -153,6 +153,10 @@ impl Reply {
     /// The whole of an error: status code, type, text.
     pub fn fails(&self, status: u16, kind: &str, text: &str) {
         let quoted = serde_json::to_string(text).unwrap();
+        let quoted = quoted
+            .replace('<', "\\u003c")
+            .replace('>', "\\u003e")
+            .replace('&', "\\u0026");
         let expected = format!("{{\"status\":\"error\",\"errorType\":\"{kind}\",\"error\":{quoted}}}");
         assert_eq!((self.status.as_u16(), self.text()), (status, expected.as_str()));
     }
