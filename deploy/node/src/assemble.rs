@@ -152,6 +152,9 @@ fn querier_settings(settings: &Settings) -> QuerierSettings {
         timeout: settings.query_timeout,
         lookback: settings.query_lookback_delta,
         samples_max: settings.query_max_samples,
+        replica_labels: settings.query_replica_labels.clone(),
+        experimental_functions: settings.query_experimental_functions,
+        cors_origin: settings.web_cors_origin.clone(),
         ..QuerierSettings::default()
     }
 }

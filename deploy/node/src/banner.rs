@@ -11,7 +11,8 @@ pub fn start_logging(settings: &Settings) -> anyhow::Result<()> {
         .with_context(|| format!("{:?} is no log filter (--log.level)", settings.log_level))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     if settings.log_format == "json" {
         lines.json().init()
     } else {

@@ -65,7 +65,13 @@ pub fn open(settings: &Settings, env: &Env) -> anyhow::Result<Bucket> {
 }
 
 fn filesystem(directory: &Path, prefix: &str, env: &Env) -> anyhow::Result<Bucket> {
-    let shown = if prefix.is_empty() { directory.to_owned() } else { directory.join(prefix) }.display().to_string();
+    let shown = if prefix.is_empty() {
+        directory.to_owned()
+    } else {
+        directory.join(prefix)
+    }
+    .display()
+    .to_string();
     env.fs
         .create_dir(directory)
         .with_context(|| format!("create the bucket folder {shown}"))?;

@@ -130,6 +130,30 @@ pub struct Settings {
     )]
     pub query_max_samples: usize,
 
+    /// Label that tells the replicas of a scraped HA pair apart; their series become one in answers (repeatable)
+    #[arg(
+        long = "query.replica-label",
+        env = "NARTHEX_QUERY_REPLICA_LABEL",
+        value_name = "NAME",
+        value_delimiter = ',',
+        help_heading = "Querying"
+    )]
+    pub query_replica_labels: Vec<String>,
+
+    /// Accept PromQL functions and aggregations that Prometheus calls experimental
+    #[arg(long = "query.experimental-functions", env = "NARTHEX_QUERY_EXPERIMENTAL_FUNCTIONS", num_args = 0..=1, default_value_t = false, default_missing_value = "true", help_heading = "Querying")]
+    pub query_experimental_functions: bool,
+
+    /// Origins (an anchored regular expression) whose web pages may read answers; none by default
+    #[arg(
+        long = "web.cors.origin",
+        env = "NARTHEX_WEB_CORS_ORIGIN",
+        value_name = "REGEX",
+        value_parser = origin,
+        help_heading = "General"
+    )]
+    pub web_cors_origin: Option<String>,
+
     /// Serve POST /api/v1/admin/cut
     #[arg(long = "web.enable-admin-api", env = "NARTHEX_WEB_ENABLE_ADMIN_API", num_args = 0..=1, default_value_t = false, default_missing_value = "true", help_heading = "General")]
     pub web_enable_admin_api: bool,
@@ -155,11 +179,17 @@ impl Settings {
             ("log.level", self.log_level.clone()),
             ("objstore.config-file", path(&self.objstore_config_file)),
             ("query.concurrency", self.query_concurrency.to_string()),
+            (
+                "query.experimental-functions",
+                self.query_experimental_functions.to_string(),
+            ),
             ("query.lookback-delta", seconds(self.query_lookback_delta)),
             ("query.max-samples", self.query_max_samples.to_string()),
+            ("query.replica-label", self.query_replica_labels.join(",")),
             ("query.timeout", seconds(self.query_timeout)),
             ("store.sync-interval", seconds(self.store_sync_interval)),
             ("wal.sync", self.wal_sync.clone()),
+            ("web.cors.origin", self.web_cors_origin.clone().unwrap_or_default()),
             ("web.enable-admin-api", self.web_enable_admin_api.to_string()),
             ("write.body-bytes-max", self.write_body_bytes_max.to_string()),
             ("write.future-max", seconds(self.write_future_max)),
@@ -167,6 +197,13 @@ impl Settings {
         .map(|(name, value)| (name.to_owned(), value))
         .to_vec()
     }
+}
+
+/// Checks a regular expression for origins.
+fn origin(text: &str) -> Result<String, String> {
+    model::matcher::anchored(text)
+        .map(|_| text.to_owned())
+        .map_err(|error| error.to_string())
 }
 
 /// Parses `NAME=VALUE`.
