@@ -6,11 +6,13 @@
 pub(crate) mod budget;
 pub(crate) mod column;
 mod absent;
+mod accumulate;
 mod aggregate;
 mod binary;
 mod call;
 mod count_values;
 mod finish;
+mod grouping;
 mod histogram;
 mod info;
 mod instant;

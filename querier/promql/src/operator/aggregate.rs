@@ -1,114 +1,105 @@
 //! Aggregations: the series of a group become one.
 //!
-//! Groups are formed once per series. Values are accumulated column by column, so that at each step they come in the order of the
-//! series, which decides the last bits of sums.
+//! Groups are formed once per series. Values are accumulated series by series, so that at each step they come in the order of the
+//! series, which decides the last bits of sums. What is aggregated straight from a selector or a range function is never held as a
+//! whole: series are evaluated in batches, and each batch is forgotten once it is accumulated.
 
 use crate::{
-    annotation::Note,
+    annotation::{Annotations, Note},
     ast::{AggregateOp, Span},
-    function::{
-        math::quantile,
-        over_time::{HistogramTotal, Mean},
-    },
+    function::math::quantile,
     operator::{
-        Evaluator,
-        column::{Cell, Cells, Column, Matrix, is_metadata},
-        metric_name,
+        Evaluator, Scratch,
+        accumulate::Accumulator,
+        budget::Charge,
+        column::{Cell, Cells, Column, Matrix, is_metadata, metadata},
+        grouping::{GroupFinder, groups},
+        instant::series_cells,
+        range::is_range_function,
         scalar::Scalars,
     },
-    plan::{Aggregate, Grid},
+    plan::{Aggregate, Grid, Kind, Yield},
     query::QueryError,
-    value::Point,
 };
-use hashbrown::{HashMap, hash_map::Entry};
-use model::{histogram::compensated::kahan_add, label::Labels};
-use std::sync::Arc;
+use model::label::Labels;
 
-/// Series that are aggregated into one.
-pub(super) struct Group {
-    /// Labels of the result.
-    pub(super) labels: Labels,
-    /// Whether any of the series wishes its name to be dropped.
-    pub(super) drop_name: bool,
-    /// Positions of the series.
-    pub(super) members: Vec<usize>,
-}
-
-/// The groups in the order of their first series.
-pub(super) fn groups(columns: &[Column], aggregate: &Aggregate) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
-    let mut places: HashMap<Labels, usize, foldhash::fast::RandomState> = HashMap::default();
-    for (index, column) in columns.iter().enumerate() {
-        let place = match places.entry(group_labels(&column.labels, &aggregate.grouping, aggregate.without)) {
-            Entry::Occupied(place) => *place.get(),
-            Entry::Vacant(vacant) => {
-                groups.push(Group {
-                    labels: vacant.key().clone(),
-                    drop_name: false,
-                    members: Vec::new(),
-                });
-                *vacant.insert(groups.len() - 1)
-            }
-        };
-        groups[place].members.push(index);
-        groups[place].drop_name |= column.drop_name;
-    }
-    groups
-}
-
-/// The labels that name the group of a series.
-pub(super) fn group_labels(labels: &Labels, grouping: &[String], without: bool) -> Labels {
-    let named = |name: &str| grouping.iter().any(|label| label == name);
-    if !without && grouping.is_empty() {
-        return Labels::empty();
-    }
-    if without {
-        labels.without(|name| named(name) || is_metadata(name))
-    } else {
-        labels.filtered(named)
-    }
-}
+/// Series that are evaluated before they are accumulated: enough to keep all cores busy.
+const BATCH: usize = 512;
 
 impl Evaluator<'_> {
     pub(super) fn aggregate(&mut self, aggregate: &Aggregate, grid: Grid) -> Result<Matrix, QueryError> {
         use AggregateOp as Op;
         match aggregate.op {
-            Op::TopK | Op::BottomK | Op::LimitK | Op::LimitRatio => return self.choose(aggregate, grid),
-            Op::CountValues => return self.count_values(aggregate, grid),
-            Op::Avg | Op::Count | Op::Group | Op::Max | Op::Min | Op::Quantile | Op::StdDev | Op::StdVar | Op::Sum => {}
-        }
-        let phi = match (&aggregate.param, aggregate.op) {
-            (Some(param), Op::Quantile) => {
-                let phi = self.scalar(param, grid)?;
-                self.note_invalid_quantiles(&phi, param.span);
-                Some(phi)
+            Op::TopK | Op::BottomK | Op::LimitK | Op::LimitRatio => self.choose(aggregate, grid),
+            Op::CountValues => self.count_values(aggregate, grid),
+            Op::Quantile => self.quantile(aggregate, grid),
+            Op::Avg | Op::Count | Op::Group | Op::Max | Op::Min | Op::StdDev | Op::StdVar | Op::Sum => {
+                self.accumulate(aggregate, grid)
             }
-            _ => None,
+        }
+    }
+
+    fn accumulate(&mut self, aggregate: &Aggregate, grid: Grid) -> Result<Matrix, QueryError> {
+        self.shared.cancel.check()?;
+        let mut groups = Accumulation::new(self, aggregate, grid)?;
+        match &aggregate.inner.kind {
+            Kind::Instant(instant) if instant.yields == Yield::Value => {
+                let (span, selected) = (aggregate.inner.span, &self.shared.selected[instant.selection]);
+                for batch in selected.series.chunks(BATCH) {
+                    let cells = self.each(batch, |shared, series, scratch: &mut Scratch| {
+                        series_cells(shared, selected, series, instant, span, grid, scratch)
+                    })?;
+                    for (series, cells) in batch.iter().zip(&cells) {
+                        groups.add(&series.labels, false, cells, &mut self.notes)?;
+                    }
+                }
+            }
+            Kind::Call(call) if is_range_function(call.function) => {
+                let call = self.prepare_range_call(call, grid)?;
+                let items = call.source.items();
+                let delayed = self.shared.settings.delayed_name_removal;
+                let drops_name = !call.keeps_name();
+                let labels = items.iter().map(|item| item.labels());
+                if drops_name && !delayed && !names_do_not_matter(aggregate, labels) {
+                    drop(items);
+                    let matrix = self.range_columns(&call, grid)?;
+                    groups.add_all(&matrix, &mut self.notes)?;
+                } else {
+                    for batch in items.chunks(BATCH) {
+                        let cells = self.each(batch, |shared, item, scratch: &mut Scratch| {
+                            call.cells(shared, item, grid, scratch)
+                        })?;
+                        for (item, cells) in batch.iter().zip(&cells) {
+                            groups.add(item.labels(), drops_name || item.drop_name(), cells, &mut self.notes)?;
+                        }
+                    }
+                }
+            }
+            _ => {
+                let matrix = self.vector(&aggregate.inner, grid)?;
+                groups.add_all(&matrix, &mut self.notes)?;
+            }
+        }
+        let columns = groups.finish(&mut self.notes);
+        self.matrix(columns)
+    }
+
+    fn quantile(&mut self, aggregate: &Aggregate, grid: Grid) -> Result<Matrix, QueryError> {
+        let Some(param) = &aggregate.param else {
+            return Err(QueryError::Internal("quantile without a parameter".into()));
         };
+        let phi = self.scalar(param, grid)?;
+        self.note_invalid_quantiles(&phi, param.span);
         let matrix = self.vector(&aggregate.inner, grid)?;
-        let groups = groups(&matrix.columns, aggregate);
-        let mut columns = Vec::with_capacity(groups.len());
-        for group in groups {
+        if matrix.columns.iter().any(|column| column.cells.has_histograms()) {
+            self.notes
+                .add(Note::HistogramIgnored(aggregate.op), aggregate.inner_span);
+        }
+        let mut columns = Vec::new();
+        for group in groups(&matrix.columns, &aggregate.grouping, aggregate.without) {
             self.shared.cancel.check()?;
-            let members = group.members.iter().map(|&index| &matrix.columns[index]);
-            let mut context = Context {
-                op: aggregate.op,
-                steps: grid.count,
-                span: aggregate.inner_span,
-                evaluator: self,
-            };
-            let cells = match (aggregate.op, &phi) {
-                (Op::Sum, _) => context.sum(members),
-                (Op::Avg, _) => context.average(members),
-                (Op::Count, _) => context.count(members, |count| count),
-                (Op::Group, _) => context.count(members, |_| 1.0),
-                (Op::Max, _) => context.extreme(members, |value, best| value > best),
-                (Op::Min, _) => context.extreme(members, |value, best| value < best),
-                (Op::StdDev, _) => context.spread(members, f64::sqrt),
-                (Op::StdVar, _) => context.spread(members, |variance| variance),
-                (Op::Quantile, Some(phi)) => context.quantile(members.collect(), phi),
-                (op, _) => return Err(QueryError::Internal(format!("{op} is not evaluated here"))),
-            };
+            let members: Vec<&Column> = group.members.iter().map(|&index| &matrix.columns[index]).collect();
+            let cells = quantiles(&members, &phi, grid);
             if !cells.is_empty() {
                 columns.push(Column {
                     labels: group.labels,
@@ -138,210 +129,111 @@ impl Evaluator<'_> {
     }
 }
 
-/// The aggregation of one group.
-struct Context<'e, 's> {
+/// Whether groups are the same with and without the names of the series, which differ by other labels.
+fn names_do_not_matter<'l>(aggregate: &Aggregate, labels: impl Iterator<Item = &'l Labels> + Clone) -> bool {
+    let by_name = !aggregate.without && aggregate.grouping.iter().any(|name| is_metadata(name));
+    let pairs = labels.clone().zip(labels.skip(1));
+    !by_name && pairs.into_iter().all(|(one, other)| metadata(one).eq(metadata(other)))
+}
+
+/// The quantile of the floats of all columns at each step.
+fn quantiles(columns: &[&Column], phi: &Scalars, grid: Grid) -> Cells {
+    let mut cells = Cells::default();
+    let mut values = Vec::with_capacity(columns.len());
+    for step in 0..grid.count {
+        values.clear();
+        values.extend(columns.iter().filter_map(|column| match column.cells.at(step) {
+            Cell::Float(value) => Some(value),
+            Cell::Absent | Cell::Histogram(_) => None,
+        }));
+        if !values.is_empty() {
+            cells.push_float(step, quantile(phi.at(step), &mut values));
+        }
+    }
+    cells
+}
+
+/// All groups so far.
+struct Accumulation<'a> {
     op: AggregateOp,
-    steps: usize,
     /// Where the query speaks of what is aggregated.
     span: Span,
-    evaluator: &'e mut Evaluator<'s>,
+    steps: usize,
+    finder: GroupFinder<'a>,
+    /// By the numbers of the groups, with whether any series wishes its name to be dropped.
+    groups: Vec<(Accumulator, bool)>,
+    /// What the groups take of the query's budget.
+    charge: Charge,
 }
 
-/// What was met at a step.
-const FLOAT: u8 = 1;
-const HISTOGRAM: u8 = 2;
-const INCOMPATIBLE: u8 = 4;
-
-impl Context<'_, '_> {
-    fn note(&mut self, note: Note<'_>) {
-        self.evaluator.notes.add(note, self.span);
+impl<'a> Accumulation<'a> {
+    fn new(evaluator: &Evaluator<'_>, aggregate: &'a Aggregate, grid: Grid) -> Result<Self, QueryError> {
+        Ok(Self {
+            op: aggregate.op,
+            span: aggregate.inner_span,
+            steps: grid.count,
+            finder: GroupFinder::new(&aggregate.grouping, aggregate.without),
+            groups: Vec::new(),
+            charge: evaluator.shared.budget.take(0)?,
+        })
     }
 
-    fn note_ignored_histogram(&mut self) {
-        self.note(Note::HistogramIgnored(self.op));
-    }
-
-    fn sum<'c>(&mut self, members: impl Iterator<Item = &'c Column>) -> Cells {
-        let mut met = vec![0u8; self.steps];
-        let mut sums = vec![0.0; self.steps];
-        let mut errors = vec![0.0; self.steps];
-        let mut totals = Totals::default();
-        for column in members {
-            if column.cells.has_histograms() {
-                self.add_histograms(column, &mut met, &mut totals, HistogramTotal::add_to_sum);
-            }
-            for (step, value) in column.cells.floats() {
-                if met[step] & FLOAT == 0 {
-                    met[step] |= FLOAT;
-                    sums[step] = value;
-                } else {
-                    kahan_add(value, &mut sums[step], &mut errors[step]);
-                }
-            }
-        }
-        self.finish(&met, totals, HistogramTotal::sum, |step| sums[step] + errors[step])
-    }
-
-    fn average<'c>(&mut self, members: impl Iterator<Item = &'c Column>) -> Cells {
-        let mut met = vec![0u8; self.steps];
-        let mut means = vec![Mean::new(0.0); self.steps];
-        let mut totals = Totals::default();
-        for column in members {
-            if column.cells.has_histograms() {
-                self.add_histograms(column, &mut met, &mut totals, HistogramTotal::add_to_mean);
-            }
-            for (step, value) in column.cells.floats() {
-                if met[step] & FLOAT == 0 {
-                    met[step] |= FLOAT;
-                    means[step] = Mean::new(value);
-                } else {
-                    means[step].add(value);
-                }
-            }
-        }
-        self.finish(&met, totals, HistogramTotal::mean, |step| means[step].finish())
-    }
-
-    fn add_histograms(
+    /// Adds a series to its group.
+    fn add(
         &mut self,
-        column: &Column,
-        met: &mut [u8],
-        totals: &mut Totals,
-        add: fn(
-            &mut HistogramTotal,
-            &model::histogram::Histogram,
-        ) -> Result<(), model::histogram::arithmetic::IncompatibleSchemas>,
-    ) {
-        for (step, cell) in column.cells.iter() {
-            let Cell::Histogram(histogram) = cell else { continue };
-            met[step] |= HISTOGRAM;
-            if met[step] & INCOMPATIBLE != 0 {
-                continue;
-            }
-            match totals.entry(step) {
-                Entry::Vacant(vacant) => {
-                    vacant.insert(HistogramTotal::new(histogram));
-                }
-                Entry::Occupied(mut total) => {
-                    if add(total.get_mut(), histogram).is_err() {
-                        met[step] |= INCOMPATIBLE;
-                        self.note(Note::ExponentialAndCustom(metric_name(&column.labels).into()));
-                    }
-                }
-            }
+        labels: &Labels,
+        drop_name: bool,
+        cells: &Cells,
+        notes: &mut Annotations,
+    ) -> Result<(), QueryError> {
+        if cells.is_empty() {
+            return Ok(());
         }
+        let place = self.finder.place(labels);
+        if place == self.groups.len() {
+            self.charge.grow(self.steps)?;
+            let accumulator = Accumulator::new(self.op, self.steps);
+            let accumulator =
+                accumulator.ok_or_else(|| QueryError::Internal(format!("{} cannot be accumulated", self.op)))?;
+            self.groups.push((accumulator, false));
+        }
+        let (accumulator, any_drops_name) = &mut self.groups[place];
+        *any_drops_name |= drop_name;
+        accumulator.add(self.op, cells, labels, &mut |note| notes.add(note, self.span));
+        Ok(())
     }
 
-    fn finish(
-        &mut self,
-        met: &[u8],
-        mut totals: Totals,
-        histogram: fn(HistogramTotal) -> model::histogram::Histogram,
-        float: impl Fn(usize) -> f64,
-    ) -> Cells {
-        let mut cells = Cells::default();
-        for (step, &met) in met.iter().enumerate() {
-            let total = totals.remove(&step);
-            if let Some(total) = &total {
-                total.notes().for_each(|note| self.note(note));
-            }
-            if met & FLOAT != 0 && met & HISTOGRAM != 0 {
-                self.note(Note::FloatsAndHistogramsAggregated);
-            } else if met & FLOAT != 0 {
-                cells.push_float(step, float(step));
-            } else if met & INCOMPATIBLE == 0
-                && let Some(total) = total
-            {
-                cells.push(step, Point::Histogram(Arc::new(histogram(total))));
-            }
-        }
-        cells
+    fn add_all(&mut self, matrix: &Matrix, notes: &mut Annotations) -> Result<(), QueryError> {
+        matrix
+            .columns
+            .iter()
+            .try_for_each(|column| self.add(&column.labels, column.drop_name, &column.cells, notes))
     }
 
-    fn count<'c>(&mut self, members: impl Iterator<Item = &'c Column>, result: fn(f64) -> f64) -> Cells {
-        let mut counts = vec![0u32; self.steps];
-        for (step, _) in members.flat_map(|column| column.cells.iter()) {
-            counts[step] += 1;
-        }
-        let mut cells = Cells::default();
-        for (step, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
-            cells.push_float(step, result(f64::from(count)));
-        }
-        cells
-    }
-
-    fn extreme<'c>(&mut self, members: impl Iterator<Item = &'c Column>, better: fn(f64, f64) -> bool) -> Cells {
-        let mut best: Vec<Option<f64>> = vec![None; self.steps];
-        for column in members {
-            if column.cells.has_histograms() {
-                self.note_ignored_histogram();
-            }
-            for (step, value) in column.cells.floats() {
-                match &mut best[step] {
-                    Some(best) if better(value, *best) || best.is_nan() => *best = value,
-                    Some(_) => {}
-                    none => *none = Some(value),
-                }
-            }
-        }
-        let mut cells = Cells::default();
-        for (step, value) in best
+    /// The groups as columns, in the order in which they came up.
+    fn finish(self, notes: &mut Annotations) -> Vec<Column> {
+        let Self {
+            finder,
+            groups,
+            span,
+            charge,
+            ..
+        } = self;
+        let column = |(labels, (accumulator, drop_name)): (Labels, (Accumulator, bool))| {
+            let cells = accumulator.finish(&mut |note| notes.add(note, span));
+            (!cells.is_empty()).then_some(Column {
+                labels,
+                drop_name,
+                cells,
+            })
+        };
+        let columns = finder
+            .into_labels()
             .into_iter()
-            .enumerate()
-            .filter_map(|(step, best)| Some((step, best?)))
-        {
-            cells.push_float(step, value);
-        }
-        cells
-    }
-
-    /// Variance by Welford's method.
-    fn spread<'c>(&mut self, members: impl Iterator<Item = &'c Column>, result: fn(f64) -> f64) -> Cells {
-        // Count, mean, sum of squared distances.
-        let mut spreads = vec![(0.0, 0.0, 0.0); self.steps];
-        for column in members {
-            if column.cells.has_histograms() {
-                self.note_ignored_histogram();
-            }
-            for (step, value) in column.cells.floats() {
-                let (count, mean, squares) = &mut spreads[step];
-                *count += 1.0;
-                if *count == 1.0 {
-                    *mean = value;
-                    *squares = if value.is_finite() { 0.0 } else { f64::NAN };
-                    continue;
-                }
-                let distance = value - *mean;
-                *mean += distance / *count;
-                *squares += distance * (value - *mean);
-            }
-        }
-        let mut cells = Cells::default();
-        for (step, &(count, _, squares)) in spreads.iter().enumerate().filter(|(_, spread)| spread.0 > 0.0) {
-            cells.push_float(step, result(squares / count));
-        }
-        cells
-    }
-
-    fn quantile(&mut self, members: Vec<&Column>, phi: &Scalars) -> Cells {
-        if members.iter().any(|column| column.cells.has_histograms()) {
-            self.note_ignored_histogram();
-        }
-        let mut cells = Cells::default();
-        let mut values = Vec::with_capacity(members.len());
-        for step in 0..self.steps {
-            values.clear();
-            values.extend(members.iter().filter_map(|column| match column.cells.at(step) {
-                Cell::Float(value) => Some(value),
-                Cell::Absent | Cell::Histogram(_) => None,
-            }));
-            if !values.is_empty() {
-                cells.push_float(step, quantile(phi.at(step), &mut values));
-            }
-        }
-        cells
+            .zip(groups)
+            .filter_map(column)
+            .collect();
+        drop(charge);
+        columns
     }
 }
-
-/// Histograms by step.
-type Totals = HashMap<usize, HistogramTotal, foldhash::fast::RandomState>;

@@ -270,11 +270,13 @@ pub(crate) fn without_metadata(labels: &Labels) -> Labels {
     }
 }
 
+/// Name, type and unit.
+pub(crate) fn metadata(labels: &Labels) -> impl Iterator<Item = (&str, &str)> {
+    labels.iter().filter(|(name, _)| is_metadata(name))
+}
+
 /// Whether name, type and unit are the same for all columns.
 pub(crate) fn same_metadata(columns: &[Column]) -> bool {
-    fn metadata(labels: &Labels) -> impl Iterator<Item = (&str, &str)> {
-        labels.iter().filter(|(name, _)| is_metadata(name))
-    }
     columns
         .windows(2)
         .all(|pair| metadata(&pair[0].labels).eq(metadata(&pair[1].labels)))

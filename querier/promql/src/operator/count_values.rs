@@ -4,9 +4,9 @@ use crate::{
     format::{float_f, quote_bytes},
     operator::{
         Evaluator,
-        aggregate::group_labels,
         call::label_name,
         column::{Cell, Cells, Column, Matrix},
+        grouping::group_labels,
     },
     plan::{Aggregate, Grid},
     query::QueryError,

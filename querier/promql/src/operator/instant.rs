@@ -5,7 +5,7 @@ use crate::{
     ast::Span,
     function::extended::{interpolate, interpolate_histograms},
     operator::{
-        Evaluator, Scratch,
+        Evaluator, Scratch, Selected, Shared,
         column::{Cells, Column, Matrix},
         forget_stale, metric_name,
     },
@@ -16,6 +16,7 @@ use crate::{
 use model::{
     histogram::ResetHint,
     sample::{SampleBuffer, is_stale},
+    select::Series,
 };
 use std::sync::Arc;
 
@@ -23,18 +24,7 @@ impl Evaluator<'_> {
     pub(super) fn instant(&mut self, instant: &Instant, span: Span, grid: Grid) -> Result<Matrix, QueryError> {
         let selected = &self.shared.selected[instant.selection];
         let columns = self.each(&selected.series, |shared, series, scratch: &mut Scratch| {
-            shared.read(selected, series, &mut scratch.buffer)?;
-            let cells = if instant.smoothed {
-                forget_stale(&mut scratch.buffer);
-                let mut note = || {
-                    scratch
-                        .notes
-                        .add(Note::ExponentialAndCustom(metric_name(&series.labels).into()), span)
-                };
-                smoothed_cells(&scratch.buffer, instant, grid, shared.settings.lookback_ms, &mut note)
-            } else {
-                cells(&scratch.buffer, instant, grid, shared.settings.lookback_ms)
-            };
+            let cells = series_cells(shared, selected, series, instant, span, grid, scratch)?;
             Ok((!cells.is_empty()).then(|| Column {
                 labels: series.labels.clone(),
                 drop_name: false,
@@ -42,13 +32,10 @@ impl Evaluator<'_> {
             }))
         })?;
         let columns: Vec<Column> = columns.into_iter().flatten().collect();
-        let matrix = self.matrix(columns)?;
-        self.shared.budget.count_looked_at(matrix_samples(&matrix));
-        if instant.yields == Yield::Value {
-            return Ok(matrix);
+        match instant.yields {
+            Yield::Value => self.matrix(columns),
+            Yield::Timestamp | Yield::Start => self.without_names(columns),
         }
-        drop(matrix.charge);
-        self.without_names(matrix.columns)
     }
 
     /// What was evaluated at the first step, at every step.
@@ -72,12 +59,35 @@ impl Evaluator<'_> {
     }
 }
 
-fn matrix_samples(matrix: &Matrix) -> u64 {
-    matrix.columns.iter().map(|column| column.cells.samples() as u64).sum()
+/// The cells of a selected series.
+pub(super) fn series_cells(
+    shared: &Shared<'_>,
+    selected: &Selected,
+    series: &Series,
+    instant: &Instant,
+    span: Span,
+    grid: Grid,
+    scratch: &mut Scratch,
+) -> Result<Cells, QueryError> {
+    shared.read(selected, series, &mut scratch.buffer)?;
+    let lookback_ms = shared.settings.lookback_ms;
+    let cells = if instant.smoothed {
+        forget_stale(&mut scratch.buffer);
+        let mut note = || {
+            scratch
+                .notes
+                .add(Note::ExponentialAndCustom(metric_name(&series.labels).into()), span)
+        };
+        smoothed_cells(&scratch.buffer, instant, grid, lookback_ms, &mut note)
+    } else {
+        plain_cells(&scratch.buffer, instant, grid, lookback_ms)
+    };
+    shared.budget.count_looked_at(cells.samples() as u64);
+    Ok(cells)
 }
 
 /// The cells of a series for a plain selector.
-fn cells(buffer: &SampleBuffer, instant: &Instant, grid: Grid, lookback_ms: i64) -> Cells {
+fn plain_cells(buffer: &SampleBuffer, instant: &Instant, grid: Grid, lookback_ms: i64) -> Cells {
     let mut cells = Cells::with_capacity(if buffer.is_empty() { 0 } else { grid.count });
     // Numbers of floats and of histograms that are not in the future of the step.
     let (mut floats, mut histograms) = (0, 0);

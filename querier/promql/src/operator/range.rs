@@ -2,7 +2,7 @@
 
 use crate::{
     annotation::{Annotations, Note},
-    ast::{Extension, Function, Span},
+    ast::{Extension, Function, Span, ValueType},
     function::{
         change, extended, extent,
         extent::Flavour,
@@ -233,6 +233,12 @@ impl<'a> Evaluator<'a> {
 
     /// Calls a range function.
     pub(super) fn range_call(&mut self, call: &Call, grid: Grid) -> Result<Matrix, QueryError> {
+        let prepared = self.prepare_range_call(call, grid)?;
+        self.range_columns(&prepared, grid)
+    }
+
+    /// Evaluates all that a range function needs besides the samples of each series.
+    pub(super) fn prepare_range_call(&mut self, call: &Call, grid: Grid) -> Result<RangeCall<'a>, QueryError> {
         let function = call.function;
         let mut range = None;
         let mut params = Vec::new();
@@ -255,18 +261,20 @@ impl<'a> Evaluator<'a> {
             frame.span = call.args[0].span;
         }
         let kernel = kernel(function, frame.extension)?;
-        let looks_like_rate = matches!(function, Function::Rate | Function::Increase | Function::Irate);
-        let keeps_name = matches!(function, Function::LastOverTime | Function::FirstOverTime);
-        let items = source.items();
+        Ok(RangeCall {
+            function,
+            kernel,
+            source,
+            frame,
+            params,
+        })
+    }
+
+    /// The results of a range function as columns.
+    pub(super) fn range_columns(&mut self, call: &RangeCall<'_>, grid: Grid) -> Result<Matrix, QueryError> {
+        let items = call.source.items();
         let columns = self.each(&items, |shared, item, scratch: &mut Scratch| {
-            item.read(shared, &mut scratch.buffer)?;
-            let Scratch { buffer, notes } = scratch;
-            let metric = metric_name(item.labels());
-            let (cells, floats) =
-                evaluate_windows(shared, buffer, notes, metric, frame, grid, (function, kernel), &params)?;
-            if looks_like_rate && floats {
-                note_doubtful_counter(shared, notes, item.labels(), frame.span);
-            }
+            let cells = call.cells(shared, item, grid, scratch)?;
             let drop_name = item.drop_name();
             Ok((!cells.is_empty()).then(|| Column {
                 labels: item.labels().clone(),
@@ -274,96 +282,133 @@ impl<'a> Evaluator<'a> {
                 cells,
             }))
         })?;
-        drop(items);
-        drop(source);
         let columns: Vec<Column> = columns.into_iter().flatten().collect();
-        if keeps_name {
-            return self.matrix(columns);
+        if call.keeps_name() {
+            self.matrix(columns)
+        } else {
+            self.without_names(columns)
         }
-        self.without_names(columns)
     }
 }
 
-/// What to sweep for, if the function and the samples of the series allow to go over all windows at once.
-fn swept(function: Function, frame: Frame, shared: &Shared<'_>, buffer: &SampleBuffer) -> Option<Flavour> {
-    let plain = buffer.histograms.is_empty() && (buffer.starts.is_empty() || !shared.settings.use_start_timestamps);
-    if !plain || frame.extension.is_some() {
-        return None;
-    }
-    match function {
-        Function::Rate => Some(extent::RATE),
-        Function::Increase => Some(extent::INCREASE),
-        Function::Delta => Some(extent::DELTA),
-        _ => None,
-    }
-}
-
-/// The cells that a kernel makes of the windows of a series, and whether any window had floats.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "all that one series needs, called from one place"
-)]
-fn evaluate_windows(
-    shared: &Shared<'_>,
-    buffer: &SampleBuffer,
-    notes: &mut Annotations,
-    metric: &str,
+/// A range function with all it needs besides the samples of each series.
+pub(super) struct RangeCall<'a> {
+    function: Function,
+    kernel: Kernel,
+    pub(super) source: Source<'a>,
     frame: Frame,
-    grid: Grid,
-    (function, kernel): (Function, Kernel),
-    params: &[Scalars],
-) -> Result<(Cells, bool), QueryError> {
-    let mut cells = Cells::default();
-    let mut floats = false;
-    let mut looked_at = 0;
-    let mut notes = Notes {
-        all: notes,
-        metric,
-        span: frame.span,
-    };
-    if buffer.is_empty() {
-        return Ok((cells, floats));
+    params: Vec<Scalars>,
+}
+
+impl RangeCall<'_> {
+    /// Whether the result still is about the same metric.
+    pub(super) fn keeps_name(&self) -> bool {
+        matches!(self.function, Function::LastOverTime | Function::FirstOverTime)
     }
-    if let Some(flavour) = swept(function, frame, shared, buffer) {
+
+    /// The cells that the function makes of the windows of a series.
+    pub(super) fn cells(
+        &self,
+        shared: &Shared<'_>,
+        item: &Item<'_>,
+        grid: Grid,
+        scratch: &mut Scratch,
+    ) -> Result<Cells, QueryError> {
+        item.read(shared, &mut scratch.buffer)?;
+        let Scratch { buffer, notes } = scratch;
+        if buffer.is_empty() {
+            return Ok(Cells::default());
+        }
+        let (cells, floats) = match self.swept(shared, buffer) {
+            Some(flavour) => self.sweep(shared, buffer, grid, flavour)?,
+            None => self.window_by_window(shared, buffer, grid, metric_name(item.labels()), notes)?,
+        };
+        if floats && matches!(self.function, Function::Rate | Function::Increase | Function::Irate) {
+            note_doubtful_counter(shared, notes, item.labels(), self.frame.span);
+        }
+        Ok(cells)
+    }
+
+    /// What to sweep for, if the function and the samples of the series allow to go over all windows at once.
+    fn swept(&self, shared: &Shared<'_>, buffer: &SampleBuffer) -> Option<Flavour> {
+        let plain = buffer.histograms.is_empty() && (buffer.starts.is_empty() || !shared.settings.use_start_timestamps);
+        if !plain || self.frame.extension.is_some() {
+            return None;
+        }
+        match self.function {
+            Function::Rate => Some(extent::RATE),
+            Function::Increase => Some(extent::INCREASE),
+            Function::Delta => Some(extent::DELTA),
+            _ => None,
+        }
+    }
+
+    /// The cells, and whether any window had floats.
+    fn sweep(
+        &self,
+        shared: &Shared<'_>,
+        buffer: &SampleBuffer,
+        grid: Grid,
+        flavour: Flavour,
+    ) -> Result<(Cells, bool), QueryError> {
         let series = sweep::Series {
             times: &buffer.timestamps,
             values: &buffer.values,
         };
-        let windows = (0..grid.count).map(|step| (step, frame.shift.apply(grid.at(step))));
-        cells = Cells::with_capacity(grid.count);
-        let looked = sweep::sweep(series, windows, frame.range_ms, flavour, |step, value| {
+        let windows = (0..grid.count).map(|step| (step, self.frame.shift.apply(grid.at(step))));
+        let mut cells = Cells::with_capacity(grid.count);
+        let looked = sweep::sweep(series, windows, self.frame.range_ms, flavour, |step, value| {
             cells.push_float(step, value)
         });
         shared.budget.check(looked.most)?;
         shared.budget.count_looked_at(looked.samples);
-        return Ok((cells, looked.samples > 0));
+        Ok((cells, looked.samples > 0))
     }
-    let trust_starts = shared.settings.use_start_timestamps;
-    for_each_window(
-        Samples::of(buffer),
-        frame,
-        grid,
-        shared.settings.lookback_ms,
-        |step, mut window| {
-            if window.samples.is_empty() {
-                return Ok(());
-            }
-            let samples = window_samples(&window);
-            shared.budget.check(samples)?;
-            looked_at += samples as u64;
-            floats |= !window.samples.times.is_empty();
-            window.trust_starts = trust_starts;
-            for (param, scalars) in window.params.iter_mut().zip(params) {
-                *param = scalars.at(step);
-            }
-            if let Some(point) = kernel(&window, &mut notes) {
-                cells.push(step, point);
-            }
-            Ok(())
-        },
-    )?;
-    shared.budget.count_looked_at(looked_at);
-    Ok((cells, floats))
+
+    /// The cells, and whether any window had floats.
+    fn window_by_window(
+        &self,
+        shared: &Shared<'_>,
+        buffer: &SampleBuffer,
+        grid: Grid,
+        metric: &str,
+        notes: &mut Annotations,
+    ) -> Result<(Cells, bool), QueryError> {
+        let mut cells = Cells::default();
+        let (mut floats, mut looked_at) = (false, 0);
+        let mut notes = Notes {
+            all: notes,
+            metric,
+            span: self.frame.span,
+        };
+        let trust_starts = shared.settings.use_start_timestamps;
+        let samples = Samples::of(buffer);
+        for_each_window(
+            samples,
+            self.frame,
+            grid,
+            shared.settings.lookback_ms,
+            |step, mut window| {
+                if window.samples.is_empty() {
+                    return Ok(());
+                }
+                let samples = window_samples(&window);
+                shared.budget.check(samples)?;
+                looked_at += samples as u64;
+                floats |= !window.samples.times.is_empty();
+                window.trust_starts = trust_starts;
+                for (param, scalars) in window.params.iter_mut().zip(&self.params) {
+                    *param = scalars.at(step);
+                }
+                if let Some(point) = (self.kernel)(&window, &mut notes) {
+                    cells.push(step, point);
+                }
+                Ok(())
+            },
+        )?;
+        shared.budget.count_looked_at(looked_at);
+        Ok((cells, floats))
+    }
 }
 
 /// Says so when what is treated as a counter does not look like one.
@@ -461,4 +506,9 @@ fn kernel(function: Function, extension: Option<Extension>) -> Result<Kernel, Qu
         (Function::TsOfMinOverTime, _) => over_time::time_of_min,
         (function, _) => return Err(QueryError::Internal(format!("{function} is no range function"))),
     })
+}
+
+/// Whether the function makes a value of each window, series by series.
+pub(super) fn is_range_function(function: Function) -> bool {
+    function != Function::AbsentOverTime && function.signature().args.contains(&ValueType::Matrix)
 }

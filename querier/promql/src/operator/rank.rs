@@ -6,8 +6,8 @@ use crate::{
     format::float_g,
     operator::{
         Evaluator,
-        aggregate::{Group, groups},
         column::{Cell, Cells, Column, Matrix},
+        grouping::{Group, groups},
         scalar::Scalars,
         sort::by_number,
     },
@@ -27,7 +27,7 @@ impl Evaluator<'_> {
             return Ok(Matrix::default());
         }
         let mut matrix = self.vector(&aggregate.inner, grid)?;
-        let groups = groups(&matrix.columns, aggregate);
+        let groups = groups(&matrix.columns, &aggregate.grouping, aggregate.without);
         let chosen = match aggregate.op {
             AggregateOp::LimitRatio => by_ratio(&matrix, &params),
             AggregateOp::LimitK => first_of_groups(&matrix, &groups, &params, grid),
