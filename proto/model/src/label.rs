@@ -42,6 +42,7 @@ impl Labels {
     }
 
     /// Number of labels.
+    #[inline]
     pub fn len(&self) -> usize {
         self.ends.len() / 2
     }
@@ -57,6 +58,7 @@ impl Labels {
     }
 
     /// Name and value number `index`, which must be below [`Labels::len`].
+    #[inline]
     pub fn pair(&self, index: usize) -> (&str, &str) {
         let start = if index == 0 { 0 } else { self.ends[2 * index - 1] as usize };
         let middle = self.ends[2 * index] as usize;
@@ -65,16 +67,19 @@ impl Labels {
     }
 
     /// All pairs, sorted by name.
+    #[inline]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> + DoubleEndedIterator + Clone {
         (0..self.len()).map(|index| self.pair(index))
     }
 
     /// The value of `name`, if the label is there.
+    #[inline]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.iter().find(|(n, _)| *n == name).map(|(_, value)| value)
     }
 
     /// The metric name, or the empty string.
+    #[inline]
     pub fn metric_name(&self) -> &str {
         self.get(METRIC_NAME).unwrap_or("")
     }
