@@ -15,6 +15,7 @@ use crate::{
     query::QueryError,
 };
 use model::label::Labels;
+use std::cmp::Ordering;
 use xxhash_rust::xxh64::xxh64;
 
 impl Evaluator<'_> {
@@ -154,35 +155,90 @@ fn first_of_groups(matrix: &Matrix, groups: &[Group], counts: &Scalars, grid: Gr
     chosen
 }
 
+/// Up to this k, the best so far are kept in order at each step; beyond, each step looks at all series at once.
+const ORDERED_MAX: usize = 128;
+
 /// The k series with the greatest or else the least values of each group at each step. Of equals, the first ones.
 fn best_of_groups(matrix: &Matrix, groups: &[Group], counts: &Scalars, grid: Grid, greatest: bool) -> Vec<Vec<usize>> {
     let mut chosen = vec![Vec::new(); matrix.columns.len()];
-    let mut candidates: Vec<(f64, usize)> = Vec::new();
+    let most = counts.values().iter().copied().fold(0.0, f64::max) as usize;
     for group in groups {
-        for step in 0..grid.count {
-            let count = counts.at(step);
+        if most.min(group.members.len()) <= ORDERED_MAX {
+            best_in_order(matrix, group, counts, grid, greatest, &mut chosen);
+        } else {
+            best_by_step(matrix, group, counts, grid, greatest, &mut chosen);
+        }
+    }
+    // Members came by series or by step; a column wants its steps ascending.
+    chosen.iter_mut().for_each(|steps| steps.sort_unstable());
+    chosen
+}
+
+/// Goes through the group series by series.
+fn best_in_order(
+    matrix: &Matrix,
+    group: &Group,
+    counts: &Scalars,
+    grid: Grid,
+    greatest: bool,
+    chosen: &mut [Vec<usize>],
+) {
+    let mut best: Vec<Vec<(f64, usize)>> = vec![Vec::new(); grid.count];
+    for &member in &group.members {
+        for (step, value) in matrix.columns[member].cells.floats() {
+            let (best, count) = (&mut best[step], counts.at(step));
             if count < 1.0 {
                 continue;
             }
-            candidates.clear();
-            candidates.extend(
-                group
-                    .members
-                    .iter()
-                    .filter_map(|&member| match matrix.columns[member].cells.at(step) {
-                        Cell::Float(value) => Some((value, member)),
-                        Cell::Absent | Cell::Histogram(_) => None,
-                    }),
-            );
-            let count = count as usize;
-            if count < candidates.len() {
-                candidates.select_nth_unstable_by(count, |a, b| by_number(a.0, b.0, greatest).then(a.1.cmp(&b.1)));
-                candidates.truncate(count);
+            let is_full = best.len() as f64 >= count.floor();
+            let is_better = |known: f64| by_number(value, known, greatest) == Ordering::Less;
+            if is_full && !best.last().is_some_and(|&(worst, _)| is_better(worst)) {
+                continue;
             }
-            candidates.iter().for_each(|&(_, member)| chosen[member].push(step));
+            if is_full {
+                best.pop();
+            }
+            let place = best.partition_point(|&(known, _)| !is_better(known));
+            best.insert(place, (value, member));
         }
     }
-    chosen
+    for (step, best) in best.into_iter().enumerate() {
+        best.into_iter().for_each(|(_, member)| chosen[member].push(step));
+    }
+}
+
+/// Goes through the group step by step.
+fn best_by_step(
+    matrix: &Matrix,
+    group: &Group,
+    counts: &Scalars,
+    grid: Grid,
+    greatest: bool,
+    chosen: &mut [Vec<usize>],
+) {
+    let mut candidates: Vec<(f64, usize)> = Vec::new();
+    for step in 0..grid.count {
+        let count = counts.at(step);
+        if count < 1.0 {
+            continue;
+        }
+        candidates.clear();
+        candidates.extend(
+            group
+                .members
+                .iter()
+                .filter_map(|&member| match matrix.columns[member].cells.at(step) {
+                    Cell::Float(value) => Some((value, member)),
+                    Cell::Absent | Cell::Histogram(_) => None,
+                }),
+        );
+        let count = count as usize;
+        if count < candidates.len() {
+            candidates.select_nth_unstable_by(count, |a, b| by_number(a.0, b.0, greatest).then(a.1.cmp(&b.1)));
+            candidates.truncate(count);
+        }
+        candidates.iter().for_each(|&(_, member)| chosen[member].push(step));
+    }
 }
 
 fn in_groups(columns: &mut [Option<Column>], groups: &[Group], op: AggregateOp) -> Vec<Column> {
@@ -226,5 +282,50 @@ mod tests {
         let mut bytes = b"\x01l\xff\x2c\x01\x00".to_vec();
         bytes.extend([b'x'; 300]);
         assert_eq!(place(&long), xxh64(&bytes, 0) as f64 / u64::MAX as f64);
+    }
+
+    #[test]
+    fn both_ways_choose_the_same() {
+        let mut seed = 7u64;
+        let mut next = || {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed
+        };
+        let grid = Grid::range(0, 19, 1);
+        let column = |index: usize, next: &mut dyn FnMut() -> u64| {
+            let mut cells = Cells::default();
+            for step in 0..grid.count {
+                match next() % 12 {
+                    0 => {}
+                    1 => cells.push_float(step, f64::NAN),
+                    value => cells.push_float(step, value as f64),
+                }
+            }
+            Column {
+                labels: Labels::new([("i", index.to_string())]).unwrap(),
+                drop_name: false,
+                cells,
+            }
+        };
+        let columns: Vec<Column> = (0..30).map(|index| column(index, &mut next)).collect();
+        let matrix = Matrix {
+            columns,
+            ..Matrix::default()
+        };
+        let group = Group {
+            labels: Labels::empty(),
+            drop_name: false,
+            members: (0..30).collect(),
+        };
+        let counts = Scalars::Steps((0..grid.count).map(|step| step as f64 / 2.0).collect());
+        for greatest in [true, false] {
+            let mut chosen = [vec![Vec::new(); 30], vec![Vec::new(); 30]];
+            best_in_order(&matrix, &group, &counts, grid, greatest, &mut chosen[0]);
+            best_by_step(&matrix, &group, &counts, grid, greatest, &mut chosen[1]);
+            chosen.iter_mut().flatten().for_each(|steps| steps.sort_unstable());
+            assert_eq!(chosen[0], chosen[1]);
+        }
     }
 }
