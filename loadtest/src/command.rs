@@ -12,7 +12,7 @@ use crate::{
     report::{Report, progress_bar, settle, write_json},
     verify::verify,
     wire::Protocol,
-    write::{Observer, Order, Plan, last_scrapes_start, write},
+    write::{Observer, Order, Plan, last_scrapes_start, one_window_start, write},
 };
 use anyhow::{Context, bail, ensure};
 use clap::{Parser, ValueEnum};
@@ -325,7 +325,7 @@ impl CompareArguments {
         let nowhere = Url::parse("http://127.0.0.1:1")?;
         Ok(Plan {
             scrapes: self.scrapes,
-            start: last_scrapes_start(now, self.scrapes, step),
+            start: one_window_start(now, self.scrapes, step),
             step,
             batch: self.batch,
             samples_each: self.samples_each,
