@@ -11,5 +11,11 @@ pub mod disk;
 #[cfg(test)]
 mod testing;
 pub mod store;
+pub mod peers;
+mod network;
+mod voters;
+mod metrics;
+pub mod group;
+pub mod follow;
 pub mod limits;
 pub mod member;

@@ -47,7 +47,18 @@ impl Rng for TestRng {
     }
 }
 
-pub(crate) struct TestClock(pub(crate) Instant);
+/// The real time, for deadlines of tests.
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+pub(crate) struct TestClock(Instant);
+
+impl TestClock {
+    pub(crate) fn new() -> Self {
+        Self(now())
+    }
+}
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
