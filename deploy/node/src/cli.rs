@@ -46,6 +46,8 @@ enum Check {
 
 /// Runs what `arguments` ask for. Wrong arguments end the process with clap's message and code 2.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode> {
+    // One TLS stack for everything in the process; an error means that it was installed before, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let arguments: Vec<OsString> = arguments.collect();
     let command = CommandLine::command();
     // A subcommand has flags of its own; only the serving process reads a settings file.
