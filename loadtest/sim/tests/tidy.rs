@@ -19,7 +19,13 @@ const HOUSE: &[(&str, &str, &[&str])] = &[
     ("receiver", "receiver", &["model", "proto", "cluster"]),
     ("querier/promql", "promql", &["model"]),
     ("querier", "querier", &["model", "proto", "storage", "promql"]),
-    ("deploy/node", "node", &["model", "proto", "storage", "ingest", "cluster", "receiver", "promql", "querier"]),
+    (
+        "deploy/node",
+        "node",
+        &[
+            "model", "proto", "storage", "ingest", "cluster", "receiver", "promql", "querier",
+        ],
+    ),
     ("loadtest", "loadtest", &["model", "proto"]),
     ("loadtest/sim", "sim", &["model", "node"]),
 ];
@@ -27,10 +33,18 @@ const HOUSE: &[(&str, &str, &[&str])] = &[
 /// Libraries that only some crates may know, and why.
 const RESERVED: &[(&str, &[&str], &str)] = &[
     ("prost", &["proto"], "only proto knows protobuf"),
-    ("snap", &["proto", "loadtest"], "only proto (and the load generator) knows compression"),
+    (
+        "snap",
+        &["proto", "loadtest"],
+        "only proto (and the load generator) knows compression",
+    ),
     ("zstd", &["proto"], "only proto knows compression"),
     ("flate2", &["proto"], "only proto knows compression"),
-    ("object_store", &["storage", "node"], "only storage knows the object store; node opens it"),
+    (
+        "object_store",
+        &["storage", "node"],
+        "only storage knows the object store; node opens it",
+    ),
     ("memmap2", &["storage"], "only storage maps files"),
     ("clap", &["node", "loadtest"], "only binaries read the command line"),
 ];
@@ -48,9 +62,14 @@ fn read(path: &Path) -> String {
 
 /// Names below `[dependencies]` in a manifest; those of tests do not count.
 fn dependencies(manifest: &str) -> Vec<&str> {
-    let inside = manifest.split("\n[").find_map(|section| section.strip_prefix("dependencies]\n")).unwrap_or("");
+    let inside = manifest
+        .split("\n[")
+        .find_map(|section| section.strip_prefix("dependencies]\n"))
+        .unwrap_or("");
     let names = inside.lines().filter_map(|line| line.split(['.', ' ', '=']).next());
-    names.filter(|name| !name.is_empty() && !name.starts_with('#')).collect()
+    names
+        .filter(|name| !name.is_empty() && !name.starts_with('#'))
+        .collect()
 }
 
 fn edge_faults(name: &str, allowed: &[&str], manifest: &str) -> Vec<String> {
@@ -73,7 +92,11 @@ fn edge_faults(name: &str, allowed: &[&str], manifest: &str) -> Vec<String> {
 fn crates_depend_downwards_only() {
     let mut faults = Vec::new();
     for (folder, name, allowed) in HOUSE {
-        faults.extend(edge_faults(name, allowed, &read(&root().join(folder).join("Cargo.toml"))));
+        faults.extend(edge_faults(
+            name,
+            allowed,
+            &read(&root().join(folder).join("Cargo.toml")),
+        ));
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
@@ -81,7 +104,11 @@ fn crates_depend_downwards_only() {
 #[test]
 fn the_list_of_crates_is_complete() {
     let manifest = read(&root().join("Cargo.toml"));
-    let members = manifest.split_once("members = [").and_then(|(_, rest)| rest.split_once(']')).unwrap().0;
+    let members = manifest
+        .split_once("members = [")
+        .and_then(|(_, rest)| rest.split_once(']'))
+        .unwrap()
+        .0;
     let mut members: Vec<&str> = members.split(',').map(|item| item.trim().trim_matches('"')).collect();
     members.retain(|member| !member.is_empty());
     members.sort_unstable();
@@ -89,13 +116,20 @@ fn the_list_of_crates_is_complete() {
     house.sort_unstable();
     assert_eq!(members, house);
     for (folder, name, _) in HOUSE {
-        assert!(!DRAWERS.contains(name), "{folder}: a crate called {name} becomes a drawer for everything");
+        assert!(
+            !DRAWERS.contains(name),
+            "{folder}: a crate called {name} becomes a drawer for everything"
+        );
     }
 }
 
 /// Modules that `lib.rs` declares, in its order.
 fn modules(lib: &str) -> Vec<&str> {
-    let declared = lib.lines().filter_map(|line| line.trim_start_matches("pub(crate) ").trim_start_matches("pub ").strip_prefix("mod "));
+    let declared = lib.lines().filter_map(|line| {
+        line.trim_start_matches("pub(crate) ")
+            .trim_start_matches("pub ")
+            .strip_prefix("mod ")
+    });
     declared.filter_map(|rest| rest.strip_suffix(';')).collect()
 }
 
@@ -105,10 +139,17 @@ fn order_faults(order: &[&str], module: &str, text: &str) -> Vec<String> {
     let Some(own) = place(module) else { return Vec::new() };
     let code = text.split("#[cfg(test)]").next().unwrap_or_default();
     let mut faults = Vec::new();
-    for (number, line) in code.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
+    for (number, line) in code
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim_start().starts_with("//"))
+    {
         for used in used_modules(line) {
             if place(used).is_some_and(|place| place > own) {
-                faults.push(format!("{module}, line {}: uses crate::{used}, which lib.rs declares below it", number + 1));
+                faults.push(format!(
+                    "{module}, line {}: uses crate::{used}, which lib.rs declares below it",
+                    number + 1
+                ));
             }
         }
     }
@@ -146,7 +187,10 @@ fn used_modules(line: &str) -> Vec<&str> {
 
 /// Rust files below `folder`, inner crates left out, with the top-level module that each belongs to.
 fn files_by_module(folder: &Path, top: Option<&str>, found: &mut Vec<(String, PathBuf)>) {
-    let mut entries: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     entries.sort();
     for path in entries {
         let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
@@ -173,7 +217,11 @@ fn modules_import_only_from_above() {
         for (module, path) in files {
             // Multi-line `use crate::{…}` lists are joined, so that the check can go by lines.
             let text = joined_lists(&read(&path));
-            faults.extend(order_faults(&order, &module, &text).into_iter().map(|fault| format!("{name}: {fault}")));
+            faults.extend(
+                order_faults(&order, &module, &text)
+                    .into_iter()
+                    .map(|fault| format!("{name}: {fault}")),
+            );
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
@@ -201,7 +249,10 @@ fn joined_lists(text: &str) -> String {
 fn every_crate_opens_with_its_purpose() {
     for (folder, name, _) in HOUSE {
         let lib = read(&root().join(folder).join("src/lib.rs"));
-        assert!(lib.starts_with("//! "), "{name}: src/lib.rs does not open with a sentence of purpose");
+        assert!(
+            lib.starts_with("//! "),
+            "{name}: src/lib.rs does not open with a sentence of purpose"
+        );
     }
 }
 
@@ -217,6 +268,12 @@ fn the_rules_notice_what_breaks_them() {
     assert_eq!(order_faults(&order, "high", "use crate::low::Thing;\n").len(), 0);
     let list = joined_lists("use crate::{\n    low::{A, B},\n    high::C,\n};\n");
     assert_eq!(order_faults(&order, "middle", &list).len(), 1);
-    assert_eq!(order_faults(&order, "low", "// crate::high is fine in a comment\n").len(), 0);
-    assert_eq!(order_faults(&order, "low", "#[cfg(test)]\nmod tests { use crate::high::X; }\n").len(), 0);
+    assert_eq!(
+        order_faults(&order, "low", "// crate::high is fine in a comment\n").len(),
+        0
+    );
+    assert_eq!(
+        order_faults(&order, "low", "#[cfg(test)]\nmod tests { use crate::high::X; }\n").len(),
+        0
+    );
 }

@@ -29,7 +29,10 @@ pub enum LabelError {
 impl Labels {
     /// The label set without labels.
     pub fn empty() -> Self {
-        Self { text: "".into(), ends: [].into() }
+        Self {
+            text: "".into(),
+            ends: [].into(),
+        }
     }
 
     /// Makes a label set of pairs in any order. Pairs with an empty value are dropped, as in Prometheus.
@@ -60,7 +63,11 @@ impl Labels {
     /// Name and value number `index`, which must be below [`Labels::len`].
     #[inline]
     pub fn pair(&self, index: usize) -> (&str, &str) {
-        let start = if index == 0 { 0 } else { self.ends[2 * index - 1] as usize };
+        let start = if index == 0 {
+            0
+        } else {
+            self.ends[2 * index - 1] as usize
+        };
         let middle = self.ends[2 * index] as usize;
         let end = self.ends[2 * index + 1] as usize;
         (&self.text[start..middle], &self.text[middle..end])
@@ -167,7 +174,11 @@ impl fmt::Display for Labels {
             if index > 0 {
                 f.write_str(", ")?;
             }
-            if is_legacy_name(name) { f.write_str(name)? } else { write!(f, "{name:?}")? }
+            if is_legacy_name(name) {
+                f.write_str(name)?
+            } else {
+                write!(f, "{name:?}")?
+            }
             write!(f, "={value:?}")?;
         }
         f.write_str("}")
@@ -226,7 +237,10 @@ impl LabelsBuilder {
 
     /// Makes the set of pairs that are already sorted by name and distinct; the caller vouches for it.
     pub fn build_sorted(&mut self) -> Labels {
-        let labels = Labels { text: self.text.as_str().into(), ends: self.ends.as_slice().into() };
+        let labels = Labels {
+            text: self.text.as_str().into(),
+            ends: self.ends.as_slice().into(),
+        };
         self.text.clear();
         self.ends.clear();
         labels
@@ -247,7 +261,10 @@ mod tests {
 
     #[test]
     fn names_twice_or_empty_are_errors() {
-        assert_eq!(Labels::new([("a", "1"), ("a", "2")]), Err(LabelError::Duplicate("a".into())));
+        assert_eq!(
+            Labels::new([("a", "1"), ("a", "2")]),
+            Err(LabelError::Duplicate("a".into()))
+        );
         assert_eq!(Labels::new([("", "1")]), Err(LabelError::EmptyName));
     }
 

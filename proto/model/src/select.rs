@@ -32,7 +32,14 @@ pub struct SelectRequest {
 impl SelectRequest {
     /// Sorted series with samples, without limit and hints.
     pub fn new(matchers: Vec<Matcher>, range: TimeRange) -> Self {
-        Self { matchers, range, sorted: true, labels_only: false, limit: 0, hints: Hints::default() }
+        Self {
+            matchers,
+            range,
+            sorted: true,
+            labels_only: false,
+            limit: 0,
+            hints: Hints::default(),
+        }
     }
 }
 
@@ -180,7 +187,10 @@ pub struct ReadySet {
 impl ReadySet {
     /// An answer of one batch.
     pub fn new(series: Vec<Series>, warnings: Vec<String>) -> Self {
-        Self { series: Some(series).filter(|series| !series.is_empty()), warnings }
+        Self {
+            series: Some(series).filter(|series| !series.is_empty()),
+            warnings,
+        }
     }
 }
 

@@ -17,7 +17,10 @@ pub struct TimeRange {
 
 impl TimeRange {
     /// The span that holds every timestamp.
-    pub const ALL: TimeRange = TimeRange { min: i64::MIN, max: i64::MAX };
+    pub const ALL: TimeRange = TimeRange {
+        min: i64::MIN,
+        max: i64::MAX,
+    };
 
     /// A span from `min` to `max`, both included; empty when `min > max`.
     pub const fn new(min: Timestamp, max: Timestamp) -> Self {

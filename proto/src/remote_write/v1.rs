@@ -185,7 +185,11 @@ pub(crate) fn sample(bytes: &[u8]) -> Result<FloatSample, Fault> {
         && let Some((value, [0x10, tail @ ..])) = tail.split_first_chunk::<8>()
         && let Some(at) = last_varint(bytes, tail.len())
     {
-        return Ok(FloatSample { at: at as i64, value: f64::from_le_bytes(*value), start: 0 });
+        return Ok(FloatSample {
+            at: at as i64,
+            value: f64::from_le_bytes(*value),
+            start: 0,
+        });
     }
     any_sample(bytes)
 }

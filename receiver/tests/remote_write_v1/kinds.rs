@@ -276,4 +276,3 @@ fn a_stale_histogram_is_stored_as_such() {
     };
     assert!(stored.is_stale());
 }
-

@@ -22,7 +22,6 @@ use std::time::Duration;
 const UP: &[(&str, &str)] = &[("__name__", "up"), ("job", "a")];
 const DOWN: &[(&str, &str)] = &[("__name__", "down"), ("job", "a")];
 
-
 /// A message of one good series and a bad one; the good one must be stored and the bad one be told by `phrases`.
 fn one_bad_of_two(bad: &[u8], phrases: &[&str]) {
     let stand = Stand::default();

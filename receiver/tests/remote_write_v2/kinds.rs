@@ -320,4 +320,3 @@ fn series_without_metadata_and_without_start_timestamps_are_accepted() {
         [1, 0, 0],
     );
 }
-

@@ -93,7 +93,10 @@ impl MemoryFs {
             steps: 0,
             used: 0,
         };
-        Self { state: Arc::new(Mutex::new(state)), life: 0 }
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            life: 0,
+        }
     }
 
     /// The power goes and comes back: what was not synced is lost, except for what `seed` lets survive. Processes from before get only
@@ -110,7 +113,10 @@ impl MemoryFs {
         state.restart();
         let life = state.life;
         drop(state);
-        Self { state: Arc::clone(&self.state), life }
+        Self {
+            state: Arc::clone(&self.state),
+            life,
+        }
     }
 
     /// The process is killed and started again: everything written is still seen, synced or not. Returns the handle of the new process.
@@ -119,7 +125,10 @@ impl MemoryFs {
         state.restart();
         let life = state.life;
         drop(state);
-        Self { state: Arc::clone(&self.state), life }
+        Self {
+            state: Arc::clone(&self.state),
+            life,
+        }
     }
 
     /// Lets all files together hold at most `bytes`; what does not fit is refused after a part of it was written.
@@ -185,7 +194,10 @@ impl State {
     fn restart(&mut self) {
         self.life += 1;
         self.locks.clear();
-        self.faults = Faults { capacity: self.faults.capacity, ..Faults::default() };
+        self.faults = Faults {
+            capacity: self.faults.capacity,
+            ..Faults::default()
+        };
         let used = |node: &Node| match node {
             Node::File(content) => content.seen.len() as u64,
             Node::Folder(_) => 0,
@@ -194,7 +206,11 @@ impl State {
     }
 
     fn check_life(&self, life: u64) -> io::Result<()> {
-        if life == self.life { Ok(()) } else { Err(io::Error::other("the power is off")) }
+        if life == self.life {
+            Ok(())
+        } else {
+            Err(io::Error::other("the power is off"))
+        }
     }
 
     fn step(&mut self) -> io::Result<()> {
@@ -284,7 +300,9 @@ impl Folder {
     fn lose(&mut self, luck: &mut Luck) {
         // A journal keeps the order of changes: the later ones are lost.
         let kept = luck.below(self.pending.len() as u64 + 1) as usize;
-        self.pending[..kept].iter().for_each(|change| Self::apply(&mut self.safe_names, change));
+        self.pending[..kept]
+            .iter()
+            .for_each(|change| Self::apply(&mut self.safe_names, change));
         self.pending.clear();
         self.names = self.safe_names.clone();
     }
@@ -370,11 +388,18 @@ impl File for MemoryFile {
                 state.faults.failing_writes -= 1;
                 return Err(io::Error::other("the disk refuses to write"));
             }
-            let room = state.faults.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used));
+            let room = state
+                .faults
+                .capacity
+                .map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used));
             let len = bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX));
             state.used += len as u64;
             state.content(id)?.seen.extend_from_slice(&bytes[..len]);
-            if len < bytes.len() { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
+            if len < bytes.len() {
+                Err(ErrorKind::StorageFull.into())
+            } else {
+                Ok(())
+            }
         })
     }
 
@@ -455,10 +480,23 @@ impl Fs for MemoryFs {
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
         self.with(|state| {
             let id = state.find(dir)?;
-            let children: Vec<_> = state.folder(id)?.names.iter().map(|(name, id)| (name.clone(), *id)).collect();
+            let children: Vec<_> = state
+                .folder(id)?
+                .names
+                .iter()
+                .map(|(name, id)| (name.clone(), *id))
+                .collect();
             let entry = |(name, id): (String, usize)| match &state.nodes[id] {
-                Node::Folder(_) => Entry { name, is_dir: true, size: 0 },
-                Node::File(content) => Entry { name, is_dir: false, size: content.seen.len() as u64 },
+                Node::Folder(_) => Entry {
+                    name,
+                    is_dir: true,
+                    size: 0,
+                },
+                Node::File(content) => Entry {
+                    name,
+                    is_dir: false,
+                    size: content.seen.len() as u64,
+                },
             };
             Ok(children.into_iter().map(entry).collect())
         })
@@ -474,7 +512,11 @@ impl Fs for MemoryFs {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.change(|state| {
             let ((from_dir, from_name), (to_dir, to_name)) = (state.parent(from)?, state.parent(to)?);
-            let id = *state.folder(from_dir)?.names.get(from_name).ok_or_else(|| missing(from))?;
+            let id = *state
+                .folder(from_dir)?
+                .names
+                .get(from_name)
+                .ok_or_else(|| missing(from))?;
             if let Some(&replaced) = state.folder(to_dir)?.names.get(to_name)
                 && replaced != id
             {
@@ -491,7 +533,10 @@ impl Fs for MemoryFs {
                 folder.pending.push(change);
                 return Ok(());
             }
-            for (dir, change) in [(to_dir, NameChange::Add(to_name, id)), (from_dir, NameChange::Remove(from_name))] {
+            for (dir, change) in [
+                (to_dir, NameChange::Add(to_name, id)),
+                (from_dir, NameChange::Remove(from_name)),
+            ] {
                 let folder = state.folder(dir)?;
                 Folder::apply(&mut folder.names, &change);
                 folder.pending.push(change);
@@ -547,7 +592,10 @@ impl Fs for MemoryFs {
 
     fn free_space(&self, _: &Path) -> io::Result<u64> {
         self.with(|state| {
-            Ok(state.faults.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used)))
+            Ok(state
+                .faults
+                .capacity
+                .map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used)))
         })
     }
 
@@ -558,7 +606,10 @@ impl Fs for MemoryFs {
             }
             Ok(())
         })?;
-        Ok(Box::new(MemoryLock { fs: self.clone(), path: path.to_owned() }))
+        Ok(Box::new(MemoryLock {
+            fs: self.clone(),
+            path: path.to_owned(),
+        }))
     }
 }
 
@@ -592,7 +643,10 @@ mod tests {
             write(&fs, "/d/b", b"no name", true);
             let old = fs.clone();
             let fs = fs.power_loss(seed);
-            assert!(old.read(path("/d/a")).is_err() && file.append(b"x").is_err(), "that process is gone");
+            assert!(
+                old.read(path("/d/a")).is_err() && file.append(b"x").is_err(),
+                "that process is gone"
+            );
             let a = fs.read(path("/d/a")).unwrap();
             assert!(a.starts_with(b"safe"));
             match fs.read(path("/d/b")) {
@@ -616,7 +670,11 @@ mod tests {
         assert!(file.sync().is_err());
         file.append(b"third").unwrap();
         file.sync().unwrap();
-        assert_eq!(fs.read(path("/a")).unwrap(), b"firstsecondthird", "the page cache looks fine");
+        assert_eq!(
+            fs.read(path("/a")).unwrap(),
+            b"firstsecondthird",
+            "the page cache looks fine"
+        );
         let fs = fs.power_loss(1);
         assert_eq!(fs.read(path("/a")).unwrap(), b"first\0\0\0\0\0\0third");
     }
@@ -672,7 +730,10 @@ mod tests {
         let after = fs.kill();
         let held = after.lock(path("/lock")).unwrap();
         drop(lock);
-        assert!(after.lock(path("/lock")).is_err(), "the old process frees nothing of the new one");
+        assert!(
+            after.lock(path("/lock")).is_err(),
+            "the old process frees nothing of the new one"
+        );
         drop(held);
         after.lock(path("/lock")).unwrap();
     }
