@@ -6,6 +6,8 @@
 //! Modules are listed in reading order; a module imports only from those above it.
 #![warn(missing_docs)]
 
+pub mod member;
+pub mod limits;
 pub mod document;
 pub mod disk;
 #[cfg(test)]
@@ -17,5 +19,3 @@ mod voters;
 mod metrics;
 pub mod group;
 pub mod follow;
-pub mod limits;
-pub mod member;
