@@ -2,7 +2,6 @@
 //!
 //! The rules are read off manifests and `crate::` paths. Each rule is a function from text to a list of faults, so that it is also
 //! tested on text that breaks it.
-#![expect(clippy::disallowed_methods, reason = "reads the source tree, not data")]
 
 use std::{
     collections::BTreeMap,

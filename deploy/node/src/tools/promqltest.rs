@@ -1,5 +1,4 @@
 //! `narthex tools promqltest`: PromQL test scripts against the engine of this binary.
-#![expect(clippy::disallowed_methods, reason = "a command that reads the files its user names")]
 
 use anyhow::Context;
 use clap::Args;
