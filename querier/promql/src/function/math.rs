@@ -51,10 +51,11 @@ fn sign(value: f64) -> f64 {
     }
 }
 
-/// The date of a time in seconds. Times that no calendar reaches are taken for the nearest one that it does.
+/// The date of a time in seconds. What is no time at all gets the last date there is, as in Prometheus on most machines.
 fn date(seconds: f64) -> Date {
-    const REACH: f64 = 1e15;
-    Date::of(seconds.clamp(-REACH, REACH) as i64)
+    const REACH: f64 = 9_223_372_036_854_775_808.0;
+    let is_time = (-REACH..REACH).contains(&seconds);
+    Date::of(if is_time { seconds as i64 } else { i64::MAX })
 }
 
 /// The lesser of two; NaN when either is NaN.
@@ -145,7 +146,9 @@ mod tests {
         assert!(sgn(f64::NAN).is_nan());
         assert_eq!(of_one(Function::Year).unwrap()(1136239445.0), 2006.0);
         assert_eq!(of_one(Function::Minute).unwrap()(-1.0), 59.0);
-        assert!(of_one(Function::Year).unwrap()(f64::INFINITY).is_finite());
+        assert_eq!(of_one(Function::Year).unwrap()(f64::NAN), 292277026596.0);
+        assert_eq!(of_one(Function::DayOfYear).unwrap()(f64::NEG_INFINITY), 339.0);
+        assert!(of_one(Function::Year).unwrap()(-9.2e18) < -1e11);
         assert!(of_one(Function::Rate).is_none());
     }
 }

@@ -1,7 +1,7 @@
 //! Which series belong together in an aggregation: those that agree on the labels of `by`, or on all but those of `without`.
 
 use crate::operator::column::{Column, is_metadata};
-use foldhash::fast::FixedState;
+use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use model::label::Labels;
 use smallvec::SmallVec;
@@ -55,7 +55,9 @@ pub(super) struct GroupFinder<'a> {
     /// Labels of the groups.
     groups: Vec<Labels>,
     /// Groups by the hash of their labels.
-    places: HashMap<u64, SmallVec<[usize; 1]>, FixedState>,
+    places: HashMap<u64, SmallVec<[usize; 1]>, RandomState>,
+    /// Seeded, so that nobody can choose labels with one hash.
+    hashing: RandomState,
 }
 
 impl<'a> GroupFinder<'a> {
@@ -65,6 +67,7 @@ impl<'a> GroupFinder<'a> {
             without,
             groups: Vec::new(),
             places: HashMap::default(),
+            hashing: RandomState::default(),
         }
     }
 
@@ -78,7 +81,7 @@ impl<'a> GroupFinder<'a> {
             return 0;
         }
         let own = || labels.iter().filter(|(name, _)| names_group(grouping, without, name));
-        let mut hasher = FixedState::default().build_hasher();
+        let mut hasher = self.hashing.build_hasher();
         for (name, value) in own() {
             hasher.write(name.as_bytes());
             hasher.write_u8(0xff);

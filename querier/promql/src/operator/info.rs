@@ -16,6 +16,7 @@ use model::{
     sample::is_stale,
     time::Timestamp,
 };
+use std::collections::BTreeMap;
 
 /// The labels by which a series finds its info series.
 const IDENTIFYING: [&str; 2] = ["instance", "job"];
@@ -27,15 +28,14 @@ struct InfoSeries {
 }
 
 /// Info series by their name and identifying labels.
-type Register<'a> =
-    HashMap<Labels, HashMap<&'a str, Vec<&'a InfoSeries>, foldhash::fast::RandomState>, foldhash::fast::RandomState>;
+type Register<'a> = BTreeMap<Labels, BTreeMap<&'a str, Vec<&'a InfoSeries>>>;
 
 impl Evaluator<'_> {
     pub(super) fn info(&mut self, info: &Info, grid: Grid) -> Result<Matrix, QueryError> {
         let base = self.vector(&info.base, grid)?;
         let is_info = |labels: &Labels| info.names.iter().all(|matcher| matcher.matches(metric_name(labels)));
         let infos = self.info_series(info, &base, is_info, grid)?;
-        let mut register: Register<'_> = HashMap::default();
+        let mut register: Register<'_> = BTreeMap::new();
         for series in &infos {
             let named = register.entry(identity(&series.labels)).or_default();
             named.entry(metric_name(&series.labels)).or_default().push(series);
@@ -140,13 +140,8 @@ impl<'a> Current<'a> {
     fn new(register: &Register<'a>, grid: Grid) -> Result<Self, QueryError> {
         let mut by_identity: HashMap<Labels, Vec<_>, foldhash::fast::RandomState> = HashMap::default();
         for (identity, metrics) in register {
-            let mut names: Vec<_> = metrics.iter().collect();
-            names.sort_by_key(|(name, _)| **name);
-            let valid = |series: &[&'a InfoSeries]| (0..grid.count).map(|step| newest(series, step)).collect();
-            let metrics = names
-                .into_iter()
-                .map(|(_, series)| valid(series))
-                .collect::<Result<Vec<_>, QueryError>>()?;
+            let valid = |series: &Vec<&'a InfoSeries>| (0..grid.count).map(|step| newest(series, step)).collect();
+            let metrics = metrics.values().map(valid).collect::<Result<Vec<_>, QueryError>>()?;
             by_identity.insert(identity.clone(), metrics);
         }
         Ok(Self { by_identity })

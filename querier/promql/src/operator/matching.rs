@@ -12,7 +12,7 @@ use crate::{
         column::{Cell, Cells, Column, Matrix, is_metadata, join_same_labels, without_metadata},
     },
     plan::{Binary, Grid},
-    query::QueryError,
+    query::{Cancel, QueryError},
     value::Point,
 };
 use hashbrown::HashMap;
@@ -136,7 +136,7 @@ impl Evaluator<'_> {
             return Err(QueryError::Execution(ambiguity.text));
         }
         let notes = &mut self.notes;
-        let columns = sides.results(&mut |note| notes.add(note, span));
+        let columns = sides.results(self.shared.cancel, &mut |note| notes.add(note, span))?;
         let columns: Vec<Column> = columns
             .into_iter()
             .map(|mut column| {
@@ -298,9 +298,10 @@ impl<'a> Sides<'a> {
     }
 
     /// The results of all pairs, in the order of the side "many"; those with a filled side "many" last.
-    fn results(&self, note: &mut dyn FnMut(Note<'_>)) -> Vec<Column> {
+    fn results(&self, cancel: &Cancel, note: &mut dyn FnMut(Note<'_>)) -> Result<Vec<Column>, QueryError> {
         let mut columns = Vec::new();
         for (many, &group) in self.many.iter().zip(&self.many_groups) {
+            cancel.check()?;
             let partners = &self.groups[group as usize].one;
             for &partner in partners {
                 let one = &self.one[partner];
@@ -329,8 +330,9 @@ impl<'a> Sides<'a> {
                 ));
             }
         }
-        let Some(fill) = self.fill_many else { return columns };
+        let Some(fill) = self.fill_many else { return Ok(columns) };
         for (one, &group) in self.one.iter().zip(&self.one_groups) {
+            cancel.check()?;
             let partners = &self.groups[group as usize].many;
             let lonely = one
                 .cells
@@ -345,7 +347,7 @@ impl<'a> Sides<'a> {
                 note,
             ));
         }
-        columns
+        Ok(columns)
     }
 
     fn is_present(&self, side: &[Column], partners: &[usize], step: usize) -> bool {

@@ -27,6 +27,9 @@ use model::{
 };
 use std::sync::Arc;
 
+/// Samples that windows of one series may look at before it is asked again whether anybody still waits.
+const UNCHECKED_SAMPLES_MAX: usize = 1 << 20;
+
 /// What a function makes of a window.
 type Kernel = fn(&Window<'_>, &mut Notes<'_>) -> Option<Point>;
 
@@ -323,7 +326,8 @@ impl RangeCall<'_> {
             Some(flavour) => self.sweep(shared, buffer, grid, flavour)?,
             None => self.window_by_window(shared, buffer, grid, metric_name(item.labels()), notes)?,
         };
-        if floats && matches!(self.function, Function::Rate | Function::Increase | Function::Irate) {
+        let expects_counter = matches!(self.function, Function::Rate | Function::Increase | Function::Irate);
+        if expects_counter && floats && !cells.is_empty() {
             note_doubtful_counter(shared, notes, item.labels(), self.frame.span);
         }
         Ok(cells)
@@ -375,7 +379,7 @@ impl RangeCall<'_> {
         notes: &mut Annotations,
     ) -> Result<(Cells, bool), QueryError> {
         let mut cells = Cells::default();
-        let (mut floats, mut looked_at) = (false, 0);
+        let (mut floats, mut looked_at, mut unchecked) = (false, 0, 0);
         let mut notes = Notes {
             all: notes,
             metric,
@@ -395,6 +399,11 @@ impl RangeCall<'_> {
                 let samples = window_samples(&window);
                 shared.budget.check(samples)?;
                 looked_at += samples as u64;
+                unchecked += samples;
+                if unchecked > UNCHECKED_SAMPLES_MAX {
+                    unchecked = 0;
+                    shared.cancel.check()?;
+                }
                 floats |= !window.samples.times.is_empty();
                 window.trust_starts = trust_starts;
                 for (param, scalars) in window.params.iter_mut().zip(&self.params) {

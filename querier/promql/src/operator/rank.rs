@@ -68,7 +68,7 @@ impl Evaluator<'_> {
         let least = values.iter().copied().fold(f64::INFINITY, f64::min);
         if op == AggregateOp::LimitRatio {
             if has_nan {
-                return refuse("Ratio value is NaN".into());
+                return refuse("Ratio value NaN is NaN".into());
             }
             for (got, capped) in [(most, 1i8), (least, -1)] {
                 if (capped > 0 && got > 1.0) || (capped < 0 && got < -1.0) {
@@ -84,7 +84,7 @@ impl Evaluator<'_> {
             return Ok(most != 0.0 || least != 0.0);
         }
         if has_nan {
-            return refuse("Parameter value is NaN".into());
+            return refuse("Scalar value NaN overflows int64".into());
         }
         if most < 1.0 {
             return Ok(false);
