@@ -82,9 +82,6 @@ impl<'a> Cursor<'a> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    pub(crate) fn i64(&mut self) -> Result<i64, Damage> {
-        Ok(i64::from_le_bytes(self.array()?))
-    }
 
     #[inline]
     pub(crate) fn uvarint(&mut self) -> Result<u64, Damage> {

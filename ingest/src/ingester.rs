@@ -11,6 +11,7 @@ use crate::{
     replay::replay,
     select::AllTenants,
     settings::{IngestSettings, SyncPolicy},
+    stats::{self, HeadStats},
     wal::{Wal, log::Log, writer::Writer},
 };
 use futures::{executor::block_on, future::BoxFuture};
@@ -150,6 +151,11 @@ impl Ingester {
         self.core.wal().is_some()
     }
 
+    /// What the head holds of a tenant, with lists of at most `limit`.
+    pub fn stats(&self, tenant: &Tenant, limit: usize) -> HeadStats {
+        stats::stats(&self.core, tenant, limit)
+    }
+
     /// Cuts everything that the head holds into blocks, also windows that are not over, and answers when they are in the bucket.
     /// Blocks that had waited for their upload before are in the list as well.
     pub async fn cut_now(&self) -> Result<Vec<CutBlock>, CutError> {
@@ -166,6 +172,12 @@ impl Ingester {
             wal.closed().await;
         }
         *self.lock.lock() = None;
+    }
+
+    /// The inside, for measurements.
+    #[cfg(test)]
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
     }
 
     /// Takes a batch if it can be taken now.

@@ -19,9 +19,13 @@ mod ranks;
 mod cut;
 mod ship;
 mod maintain;
+mod stats;
 mod ingester;
+#[cfg(test)]
+mod bench;
 
 pub use cut::CutBlock;
 pub use ingester::{Ingester, OpenError, ReplayProgress};
 pub use maintain::CutError;
+pub use stats::{Cardinality, HeadStats};
 pub use settings::{IngestSettings, SyncPolicy};

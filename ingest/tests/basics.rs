@@ -253,6 +253,24 @@ async fn queries_see_their_tenant_and_their_range() {
 }
 
 #[tokio::test]
+async fn the_head_is_counted_for_each_tenant() {
+    let dir = tempfile::tempdir().unwrap();
+    let ingester = World::on_disk(dir.path()).open().await;
+    let samples: Vec<_> = (0..300).map(|i| (NOW + i * 1000, i as f64)).collect();
+    push(&ingester, &batch_of("a", &[(series(1), &samples), (series(20), &samples[..10])])).await;
+    push(&ingester, &batch_of("b", &[(series(3), &samples)])).await;
+    let stats = ingester.stats(&Tenant::new("a").unwrap(), 1);
+    assert_eq!((stats.series, stats.chunks, stats.label_pairs), (2, 3, 4));
+    assert_eq!(stats.time, Some((NOW, NOW + 299_000)));
+    let first = |list: &[ingest::Cardinality]| list.iter().map(|one| (one.name.clone(), one.count)).collect::<Vec<_>>();
+    assert_eq!(first(&stats.series_by_metric), [("metric".into(), 2)]);
+    assert_eq!(first(&stats.values_by_label), [("series".into(), 2)]);
+    assert_eq!(first(&stats.bytes_by_label), [("__name__".into(), 6)]);
+    assert_eq!(first(&stats.series_by_pair), [("__name__=metric".into(), 2)]);
+    assert_eq!(ingester.stats(&Tenant::new("nobody").unwrap(), 10), Default::default());
+}
+
+#[tokio::test]
 async fn metadata_and_exemplars_survive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::on_disk(dir.path());

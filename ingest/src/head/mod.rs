@@ -54,6 +54,13 @@ impl Head {
         Some(shards.clone())
     }
 
+    /// Bytes of memory by part, in words.
+    pub(crate) fn memory(&self) -> String {
+        let shards: usize = self.shards().iter().map(|shard| shard.lock().memory()).sum();
+        let mib = |bytes: usize| bytes >> 20;
+        format!("shards {} MiB, index without postings {} MiB", mib(shards), mib(self.index.read().memory()))
+    }
+
     /// Runs `work` on the shard of a series that is known to exist, with its place.
     pub(crate) fn with<R>(&self, slot: u32, work: impl FnOnce(&mut Shard, usize) -> R) -> Option<R> {
         let shard = self.shard(slot)?;

@@ -158,11 +158,9 @@ impl Postings {
         &self.all
     }
 
-    /// Label names with the number of their values and series.
-    pub(crate) fn names(&self) -> impl Iterator<Item = (u32, usize, u64)> {
-        self.names
-            .iter()
-            .map(|(&name, index)| (name, index.values.len(), index.all.len()))
+    /// Label names with the number of their values.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (u32, usize)> {
+        self.names.iter().map(|(&name, index)| (name, index.values.len()))
     }
 
     /// Values of a label with the number of their series.

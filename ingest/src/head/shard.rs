@@ -374,10 +374,13 @@ impl Shard {
         self.sealed.view(sealed)
     }
 
-    /// Number of chunks of all series.
-    pub(crate) fn chunk_count(&self) -> u64 {
-        let count = |(hot, cold): (&Hot, &Cold)| u64::from(hot.open_count() > 0) + cold.sealed.len() as u64;
-        self.hot.iter().zip(&self.cold).map(count).sum::<u64>() + self.histograms.len() as u64
+    /// Number of chunks of a series, and the span of their samples.
+    pub(crate) fn extent(&self, place: usize) -> Option<(u64, Option<(Timestamp, Timestamp)>)> {
+        self.hot.get(place).filter(|hot| hot.flags & FLAG_FREE == 0)?;
+        let (sealed, open) = (&self.cold[place].sealed, self.open_chunk(place));
+        let min = sealed.first().map(|first| first.min_time).or(open.map(|open| open.min_time));
+        let max = open.map(|open| open.max_time).or(sealed.last().map(Sealed::max_time));
+        Some((sealed.len() as u64 + u64::from(open.is_some()), min.zip(max)))
     }
 
     /// Bytes of memory.
