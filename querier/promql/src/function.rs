@@ -7,6 +7,7 @@ pub(crate) mod math;
 pub(crate) mod over_time;
 pub(crate) mod change;
 pub(crate) mod extent;
+mod histogram_rate;
 pub(crate) mod rate;
 pub(crate) mod sweep;
 pub(crate) mod extended;

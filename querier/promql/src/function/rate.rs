@@ -8,14 +8,12 @@ use crate::{
     function::{
         change::{began_anew, began_between},
         extent::{DELTA, Extent, Flavour, INCREASE, RATE},
+        histogram_rate::histogram_increase,
         window::{Notes, Sample, Window},
     },
     value::Point,
 };
-use model::{
-    histogram::{Histogram, ResetHint, arithmetic::IncompatibleSchemas},
-    sample::HistogramSample,
-};
+use model::histogram::ResetHint;
 use std::sync::Arc;
 
 /// Increase per second of a counter.
@@ -100,84 +98,6 @@ fn float_began(window: &Window<'_>, index: usize) -> bool {
     let samples = &window.samples;
     let sample = |index: usize| (samples.times[index], samples.starts[index]);
     began_anew(sample(index - 1), sample(index))
-}
-
-/// Increase between the first and the last histogram as a gauge.
-fn histogram_increase(
-    samples: &[HistogramSample],
-    counter: bool,
-    trust_starts: bool,
-    from_zero: bool,
-    notes: &mut Notes<'_>,
-) -> Option<Histogram> {
-    let (first, last) = (&*samples.first()?.histogram, &*samples.last()?.histogram);
-    let is_gauge = |histogram: &Histogram| histogram.reset_hint == ResetHint::Gauge;
-    let inner = samples.get(1..samples.len().saturating_sub(1)).unwrap_or_default();
-    if counter && samples.iter().any(|sample| is_gauge(&sample.histogram)) {
-        notes.not_a_counter();
-    }
-    let is_reset = |index: usize| {
-        let (before, after) = (&samples[index - 1], &samples[index]);
-        after.histogram.is_reset_since(&before.histogram)
-            || (trust_starts && began_between(Sample::Histogram(before), Sample::Histogram(after)))
-    };
-    // A first histogram that the second one has nothing to do with says nothing but when the window's data begins. Its layout
-    // does not matter then.
-    let void = counter && samples.len() > 1 && is_reset(1);
-    let reference = if void { &*samples[1].histogram } else { first };
-    if counter {
-        let differs =
-            |sample: &HistogramSample| sample.histogram.uses_custom_buckets() != reference.uses_custom_buckets();
-        if differs(&samples[samples.len() - 1]) || inner.iter().any(differs) {
-            notes.exponential_and_custom();
-            return None;
-        }
-    }
-    let mut result = last.clone();
-    let schemas = inner.iter().map(|sample| sample.histogram.schema).filter(|_| counter);
-    if let Some(schema) = schemas.chain([reference.schema, last.schema]).min() {
-        result.reduce(schema);
-    }
-    let mut reconciled = [None; 2];
-    let mut combine = |result: &mut Histogram, other: &Histogram, operation: HistogramOperation| {
-        let (combined, place) = match operation {
-            HistogramOperation::Subtraction => (result.subtract(other), 0),
-            HistogramOperation::Addition | HistogramOperation::Aggregation => (result.add(other), 1),
-        };
-        if combined?.bounds_reconciled {
-            reconciled[place] = Some(operation);
-        }
-        Ok::<(), IncompatibleSchemas>(())
-    };
-    let mut combined = Ok(());
-    match (void, from_zero) {
-        (false, false) => combined = combine(&mut result, first, HistogramOperation::Subtraction),
-        (true, true) => combined = combine(&mut result, first, HistogramOperation::Addition),
-        (true, false) | (false, true) => {}
-    }
-    if counter {
-        let from = if void { 2 } else { 1 };
-        for index in (from..samples.len()).filter(|&index| is_reset(index)) {
-            combined = combined.and(combine(
-                &mut result,
-                &samples[index - 1].histogram,
-                HistogramOperation::Addition,
-            ));
-        }
-    } else if !is_gauge(first) || !is_gauge(last) {
-        notes.not_a_gauge();
-    }
-    if combined.is_err() {
-        notes.exponential_and_custom();
-        return None;
-    }
-    reconciled
-        .into_iter()
-        .flatten()
-        .for_each(|operation| notes.add(Note::ReconciledBounds(operation)));
-    result.reset_hint = ResetHint::Gauge;
-    result.compact();
-    Some(result)
 }
 
 /// Says so when a sample's counter began before the sample ahead of it was taken, yet not when that one's did.

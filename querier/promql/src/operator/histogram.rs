@@ -38,7 +38,6 @@ enum Question {
 struct Classic<'a> {
     /// Labels of its series without `le`.
     labels: Labels,
-    drop_name: bool,
     /// Upper bounds and their series.
     buckets: Vec<(f64, &'a Column)>,
 }
@@ -48,6 +47,15 @@ impl Classic<'_> {
         self.buckets
             .iter()
             .any(|(_, column)| matches!(column.cells.at(step), Cell::Float(_)))
+    }
+}
+
+impl Subject<'_> {
+    fn labels(&self) -> &Labels {
+        match self {
+            Subject::Native(column, _) => &column.labels,
+            Subject::Classic(classic, _) => &classic.labels,
+        }
     }
 }
 
@@ -84,52 +92,54 @@ impl Evaluator<'_> {
         let subjects: Vec<Subject<'_>> = native_subjects.chain(classic_subjects).collect();
         let mut columns = Vec::new();
         for question in &questions {
-            let answers = self.each(&subjects, |shared, subject, scratch: &mut Scratch| {
-                let labels = match subject {
-                    Subject::Native(column, _) => &column.labels,
-                    Subject::Classic(classic, _) => &classic.labels,
-                };
-                // Where names are dropped at once, notes do not know them any more.
-                let metric = if shared.settings.delayed_name_removal {
-                    metric_name(labels)
-                } else {
-                    ""
-                };
-                let mut notes = Notes {
-                    all: &mut scratch.notes,
-                    metric,
-                    span,
-                };
-                Ok(match subject {
-                    Subject::Native(column, rival) => native_answers(question, column, *rival, &mut notes),
-                    Subject::Classic(classic, rival) => classic_answers(question, classic, *rival, grid, &mut notes),
-                })
-            })?;
-            for (subject, answers) in subjects.iter().zip(answers) {
-                let (labels, drop_name) = match subject {
-                    Subject::Native(column, _) => (&column.labels, column.drop_name),
-                    Subject::Classic(classic, _) => (&classic.labels, classic.drop_name),
-                };
-                for (value, cells) in answers.into_columns(question) {
-                    let labels = match (question, value) {
-                        (Question::Quantile(_, Some(name)), Some(value)) => labels.with(name, &value),
-                        _ => labels.clone(),
-                    };
-                    let mut column = Column {
-                        labels,
-                        drop_name,
-                        cells,
-                    };
-                    self.drop_name(&mut column);
-                    columns.push(column);
-                }
-            }
+            self.ask(question, &subjects, span, grid, &mut columns)?;
         }
         drop(subjects);
         drop((natives, by_labels));
         drop(classics);
         drop(matrix);
         self.matrix(join_same_labels(columns)?)
+    }
+
+    /// Adds the answers of all histograms to a question.
+    fn ask(
+        &mut self,
+        question: &Question,
+        subjects: &[Subject<'_>],
+        span: Span,
+        grid: Grid,
+        columns: &mut Vec<Column>,
+    ) -> Result<(), QueryError> {
+        let answers = self.each(subjects, |shared, subject, scratch: &mut Scratch| {
+            // Where names are dropped at once, notes do not know them any more.
+            let delayed = shared.settings.delayed_name_removal;
+            let metric = if delayed { metric_name(subject.labels()) } else { "" };
+            let mut notes = Notes {
+                all: &mut scratch.notes,
+                metric,
+                span,
+            };
+            Ok(match subject {
+                Subject::Native(column, rival) => native_answers(question, column, *rival, &mut notes),
+                Subject::Classic(classic, rival) => classic_answers(question, classic, *rival, grid, &mut notes),
+            })
+        })?;
+        for (subject, answers) in subjects.iter().zip(answers) {
+            for (value, cells) in answers.into_columns(question) {
+                let labels = match (question, value) {
+                    (Question::Quantile(_, Some(name)), Some(value)) => subject.labels().with(name, &value),
+                    _ => subject.labels().clone(),
+                };
+                let mut column = Column {
+                    labels,
+                    drop_name: false,
+                    cells,
+                };
+                self.drop_name(&mut column);
+                columns.push(column);
+            }
+        }
+        Ok(())
     }
 
     /// What is asked, and of which vector. Impossible quantiles are noted, whether there is a histogram or not.
@@ -190,12 +200,10 @@ impl Evaluator<'_> {
             let place = *places.entry(labels).or_insert_with_key(|labels| {
                 classics.push(Classic {
                     labels: labels.clone(),
-                    drop_name: false,
                     buckets: Vec::new(),
                 });
                 classics.len() - 1
             });
-            classics[place].drop_name |= column.drop_name;
             classics[place].buckets.push((upper, column));
         }
         classics
