@@ -264,4 +264,65 @@ mod tests {
                 .contains("a format that cannot be read: 2")
         );
     }
+
+    /// Where the process below writes.
+    const WRITER_DIR: &str = "NARTHEX_TEST_DISK_WRITER";
+
+    #[test]
+    #[ignore = "is the process that another test kills"]
+    fn writer() {
+        let Some(dir) = std::env::var_os(WRITER_DIR) else {
+            return;
+        };
+        let disk = Disk::open(Path::new(&dir)).unwrap();
+        for number in disk.log.len() as u64..1_000_000 {
+            disk.log.insert(number.to_be_bytes(), vec![number as u8; 300]).unwrap();
+            disk.sync().unwrap();
+            println!("synced {number}");
+        }
+    }
+
+    #[test]
+    fn what_was_synced_survives_a_killed_process() {
+        use std::io::{BufRead, BufReader};
+        let dir = tempfile::tempdir().unwrap();
+        let mut known = 0;
+        for round in 1..=3 {
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "disk::tests::writer", "--ignored", "--nocapture"])
+                .env(WRITER_DIR, dir.path())
+                .stdout(std::process::Stdio::piped())
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+                let line = line.unwrap();
+                let Some((_, number)) = line.split_once("synced ") else {
+                    continue;
+                };
+                known = number.parse().unwrap();
+                if known >= round * 150 {
+                    break;
+                }
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert!(known >= round * 150, "the writer ended by itself at {known}");
+            let disk = Disk::open(dir.path()).unwrap();
+            let kept: Vec<u64> = disk.log.iter().keys().map(|key| key_number(&key.unwrap())).collect();
+            assert!(
+                kept.len() as u64 > known,
+                "{known} was synced, {} were kept",
+                kept.len()
+            );
+            assert!(
+                kept.iter().zip(0..).all(|(kept, expected)| *kept == expected),
+                "there are holes"
+            );
+        }
+    }
+
+    fn key_number(key: &[u8]) -> u64 {
+        u64::from_be_bytes(key.try_into().unwrap())
+    }
 }

@@ -432,3 +432,40 @@ async fn a_stranger_finds_the_document_and_the_leader() {
     assert!(matches!(ask(Request::Propose(misfit)).await, Answer::Proposed(Err(_))));
     nodes[0].stop().await;
 }
+
+/// `cargo test --release -p cluster group_costs -- --ignored --nocapture`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, for release builds"]
+async fn group_costs() {
+    let wires = Arc::default();
+    let (nodes, groups) = ring(&wires, 3).await;
+    let leads = leader(&groups).unwrap();
+    let started = now();
+    for number in 0..200 {
+        groups[leads]
+            .propose(weight(&groups[0], 1 + number % 900))
+            .await
+            .unwrap();
+    }
+    println!("a change, one after the other: {:?}", started.elapsed() / 200);
+    let started = now();
+    let changes = (0..200).map(|number| groups[leads].propose(weight(&groups[0], 1 + number % 900)));
+    assert!(futures::future::join_all(changes).await.iter().all(Result::is_ok));
+    println!("200 changes at once: {:?}", started.elapsed());
+    let other = (leads + 1) % 3;
+    let started = now();
+    nodes[leads].cut();
+    groups[other].propose(weight(&groups[other], 901)).await.unwrap();
+    println!("a change after the leader was lost: {:?}", started.elapsed());
+    let id = groups[other].id();
+    drop(groups);
+    for node in &nodes {
+        node.stop().await;
+        node.heal();
+    }
+    let started = now();
+    let group = nodes[other].start().await;
+    println!("open: {:?}", started.elapsed());
+    assert_eq!(group.id(), id);
+    nodes[other].stop().await;
+}
