@@ -1,12 +1,7 @@
 //! Figures of the commit path, of replay, of memory and of the cut. Not tests of right or wrong:
 //! `cargo test --release -p ingest --lib bench -- --ignored --nocapture --test-threads 1`.
 
-use crate::{
-    commit::commit,
-    core::Core,
-    ingester::Ingester,
-    settings::IngestSettings,
-};
+use crate::{commit::commit, core::Core, ingester::Ingester, settings::IngestSettings};
 use futures::future::BoxFuture;
 use model::{
     env::{Clock, Env, Rng, Spawn},
@@ -56,12 +51,18 @@ impl Clock for World {
 }
 
 impl Spawn for World {
-    #[expect(clippy::disallowed_methods, reason = "the benchmark's own implementation of the seam")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the benchmark's own implementation of the seam"
+    )]
     fn task(&self, _: &str, task: BoxFuture<'static, ()>) {
         tokio::spawn(task);
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the benchmark's own implementation of the seam")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the benchmark's own implementation of the seam"
+    )]
     fn blocking(&self, _: &str, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
         let handle = tokio::task::spawn_blocking(work);
         Box::pin(async move { handle.await.expect("it does not panic") })
@@ -104,9 +105,15 @@ fn labels(number: usize) -> Labels {
         ("container", format!("exporter-{}", metric % 7)),
         ("device", format!("device-{}", metric % 5)),
         ("endpoint", "http-metrics".to_owned()),
-        ("instance", format!("10.{}.{}.{}:9100", host >> 16, host >> 8 & 255, host & 255)),
+        (
+            "instance",
+            format!("10.{}.{}.{}:9100", host >> 16, host >> 8 & 255, host & 255),
+        ),
         ("job", "kubernetes-node-exporter".to_owned()),
-        ("mode", ["idle", "user", "system", "iowait", "steal"][metric % 5].to_owned()),
+        (
+            "mode",
+            ["idle", "user", "system", "iowait", "steal"][metric % 5].to_owned(),
+        ),
         ("namespace", format!("team-{}", host % 40)),
         ("pod", format!("node-exporter-{:x}", noise(host as u64) >> 24)),
     ])
@@ -114,7 +121,12 @@ fn labels(number: usize) -> Labels {
 }
 
 async fn open(dir: &std::path::Path) -> Arc<Ingester> {
-    let env = Env { clock: Arc::new(World), rng: Arc::new(World), fs: Arc::new(Disk), spawn: Arc::new(World) };
+    let env = Env {
+        clock: Arc::new(World),
+        rng: Arc::new(World),
+        fs: Arc::new(Disk),
+        spawn: Arc::new(World),
+    };
     let mut settings = IngestSettings::new(dir);
     settings.maintenance_interval = Duration::from_secs(1 << 20);
     settings.pending_bytes_max = 1 << 40;
@@ -132,7 +144,11 @@ fn scrape(refs: &[SeriesRef], order: &[u32], step: u64) -> Vec<WriteBatch> {
     let batch = |part: &[u32]| {
         let mut batch = WriteBatch::default();
         for &number in part {
-            batch.floats.push(FloatSample { at, value: value(number as usize, step), start: 0 });
+            batch.floats.push(FloatSample {
+                at,
+                value: value(number as usize, step),
+                start: 0,
+            });
             batch.finish_series(SeriesId::Known(refs[number as usize]));
         }
         batch
@@ -149,7 +165,11 @@ async fn register(ingester: &Ingester, count: usize) -> Vec<SeriesRef> {
         let before = cpu();
         let mut batch = WriteBatch::default();
         for &number in part {
-            batch.floats.push(FloatSample { at: BEGIN, value: value(number, 0), start: 0 });
+            batch.floats.push(FloatSample {
+                at: BEGIN,
+                value: value(number, 0),
+                start: 0,
+            });
             batch.finish_series(SeriesId::New(labels(number)));
         }
         made += cpu() - before;
@@ -157,7 +177,10 @@ async fn register(ingester: &Ingester, count: usize) -> Vec<SeriesRef> {
         refs.extend(outcome.refs.iter().map(|(_, series_ref)| *series_ref));
     }
     let spent = cpu() - begin - made;
-    eprintln!("registration: {:.2} us CPU per series", spent.as_secs_f64() * 1e6 / count as f64);
+    eprintln!(
+        "registration: {:.2} us CPU per series",
+        spent.as_secs_f64() * 1e6 / count as f64
+    );
     refs
 }
 
@@ -174,14 +197,25 @@ fn cpu() -> Duration {
 fn resident() -> f64 {
     #[expect(clippy::disallowed_methods, reason = "asks the kernel")]
     let statm = String::from_utf8(std::fs::read("/proc/self/statm").expect("there is a /proc")).expect("it is text");
-    statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<f64>().ok()).unwrap_or(0.0) * 4096.0 / 1048576.0
+    statm
+        .split_whitespace()
+        .nth(1)
+        .and_then(|pages| pages.parse::<f64>().ok())
+        .unwrap_or(0.0)
+        * 4096.0
+        / 1048576.0
 }
 
 /// CPU time of this thread.
 fn thread_cpu() -> Duration {
     #[expect(clippy::disallowed_methods, reason = "asks the kernel")]
     let stat = String::from_utf8(std::fs::read("/proc/thread-self/schedstat").expect("a /proc")).expect("it is text");
-    Duration::from_nanos(stat.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or(0))
+    Duration::from_nanos(
+        stat.split_whitespace()
+            .next()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0),
+    )
 }
 
 /// Commits scrapes and gives nanoseconds of CPU and WAL bytes per sample; nothing is written to the disk.
@@ -209,7 +243,10 @@ fn measure(core: &Core, refs: &[SeriesRef], order: &[u32], steps: std::ops::Rang
 #[ignore = "measures time"]
 fn commit_path() {
     for count in [100_000usize, 1_000_000] {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
         let dir = tempfile::tempdir().expect("a folder");
         let (ingester, refs) = runtime.block_on(async {
             let ingester = open(dir.path()).await;
@@ -235,7 +272,11 @@ fn commit_path() {
 #[expect(clippy::disallowed_methods, reason = "measures real time")]
 fn memory_replay_and_cut() {
     for (count, steps) in [(1_000_000usize, 21u64), (100_000, 200)] {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("one");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("one");
         let dir = tempfile::tempdir().expect("a folder");
         runtime.block_on(async {
             let ingester = open(dir.path()).await;
@@ -258,7 +299,11 @@ fn memory_replay_and_cut() {
             drop(ingester);
             let (wall, spent) = (Instant::now(), cpu());
             let ingester = open(dir.path()).await;
-            eprintln!("replay: {:.2} s, {:.2} s CPU", wall.elapsed().as_secs_f64(), (cpu() - spent).as_secs_f64());
+            eprintln!(
+                "replay: {:.2} s, {:.2} s CPU",
+                wall.elapsed().as_secs_f64(),
+                (cpu() - spent).as_secs_f64()
+            );
             NOW.store(BEGIN + 2 * BLOCK_RANGE_MS, Ordering::Relaxed);
             let (wall, spent, before) = (Instant::now(), cpu(), resident());
             let blocks = ingester.cut_now().await.expect("it is cut");

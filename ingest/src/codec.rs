@@ -82,7 +82,6 @@ impl<'a> Cursor<'a> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-
     #[inline]
     pub(crate) fn uvarint(&mut self) -> Result<u64, Damage> {
         let mut number = 0u64;

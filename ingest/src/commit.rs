@@ -301,7 +301,11 @@ impl Step<'_> {
 
     /// The verdict for an old sample that the head does not hold.
     fn absent(&self, at: Timestamp) -> Verdict {
-        Verdict::Rejected(if at < self.acceptable.min { Reason::TooOld } else { Reason::OutOfOrder })
+        Verdict::Rejected(if at < self.acceptable.min {
+            Reason::TooOld
+        } else {
+            Reason::OutOfOrder
+        })
     }
 
     /// Verdicts for the floats of a series that is in no slot.
@@ -312,7 +316,14 @@ impl Step<'_> {
         }
         for index in floats {
             let reason = self.reason_not_taken(slot, self.batch.floats[index].at);
-            note(committed, position, index, SampleKind::Float, Verdict::Rejected(reason), true);
+            note(
+                committed,
+                position,
+                index,
+                SampleKind::Float,
+                Verdict::Rejected(reason),
+                true,
+            );
         }
     }
 
@@ -346,7 +357,12 @@ impl Step<'_> {
         if self.batch.histograms.is_empty() {
             return;
         }
-        let Committer { shards, tenants, resolved, .. } = committer;
+        let Committer {
+            shards,
+            tenants,
+            resolved,
+            ..
+        } = committer;
         let tenant = &mut tenants[self.tenant as usize];
         let mut walk = ShardWalk { shards, current: None };
         let mut payload = Vec::new();
@@ -374,7 +390,9 @@ impl Step<'_> {
         }
         drop(walk);
         if !payload.is_empty() {
-            log.record(RecordKind::Histograms, self.durable, |out| out.extend_from_slice(&payload));
+            log.record(RecordKind::Histograms, self.durable, |out| {
+                out.extend_from_slice(&payload)
+            });
         }
     }
 

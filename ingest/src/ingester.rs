@@ -26,7 +26,6 @@ use model::{
     time::{TimeRange, Timestamp},
     verdict::{Reason, Verdict},
 };
-use storage::bucket::ObjectStore;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use std::{
@@ -36,6 +35,7 @@ use std::{
     sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
+use storage::bucket::ObjectStore;
 use tokio::sync::watch;
 
 /// When to try again after a start, a full disk or an overload.
@@ -93,7 +93,10 @@ impl Ingester {
         registry: &mut Registry,
     ) -> Result<Arc<Self>, OpenError> {
         let dir = settings.dir.clone();
-        let io = |error| OpenError::Io { dir: dir.clone(), error };
+        let io = |error| OpenError::Io {
+            dir: dir.clone(),
+            error,
+        };
         let wal_dir = dir.join("wal");
         let is_new = env.fs.list(&dir).is_err();
         env.fs.create_dir(&wal_dir).map_err(io)?;
@@ -236,7 +239,11 @@ impl Ingester {
                 }
                 SampleKind::Exemplar => continue,
             };
-            series.entry(exception.series).or_default().push(Asked { exception: position as usize, at, sample });
+            series.entry(exception.series).or_default().push(Asked {
+                exception: position as usize,
+                at,
+                sample,
+            });
         }
         let times = || series.values().flatten().map(|asked| asked.at);
         let (Some(min), Some(max)) = (times().min(), times().max()) else {
@@ -360,17 +367,26 @@ fn look_up(blocks: &[Arc<LocalBlock>], asked: Vec<(Labels, Vec<Asked>)>) -> Vec<
 }
 
 fn verdict_of(known: &SampleBuffer, asked: &Asked) -> Option<Verdict> {
-    let float = known.timestamps.binary_search(&asked.at).ok().map(|index| known.values[index].to_bits());
-    let histogram = known.histograms.binary_search_by_key(&asked.at, |sample| sample.at).ok();
+    let float = known
+        .timestamps
+        .binary_search(&asked.at)
+        .ok()
+        .map(|index| known.values[index].to_bits());
+    let histogram = known
+        .histograms
+        .binary_search_by_key(&asked.at, |sample| sample.at)
+        .ok();
     let same = match (&asked.sample, float, histogram) {
         (_, None, None) => return None,
         (AskedSample::Float(bits), Some(known), _) => *bits == known,
-        (AskedSample::Histogram(asked), _, Some(index)) => {
-            is_same_histogram(asked, &known.histograms[index].histogram)
-        }
+        (AskedSample::Histogram(asked), _, Some(index)) => is_same_histogram(asked, &known.histograms[index].histogram),
         _ => false,
     };
-    Some(if same { Verdict::Duplicate } else { Verdict::Rejected(Reason::DuplicateTimestamp) })
+    Some(if same {
+        Verdict::Duplicate
+    } else {
+        Verdict::Rejected(Reason::DuplicateTimestamp)
+    })
 }
 
 impl Push for Ingester {

@@ -27,5 +27,5 @@ mod bench;
 pub use cut::CutBlock;
 pub use ingester::{Ingester, OpenError, ReplayProgress};
 pub use maintain::CutError;
-pub use stats::{Cardinality, HeadStats};
 pub use settings::{IngestSettings, SyncPolicy};
+pub use stats::{Cardinality, HeadStats};

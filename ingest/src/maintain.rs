@@ -14,7 +14,6 @@ use crate::{
     wal::{Wal, format::FileKind},
 };
 use futures::future;
-use storage::bucket::ObjectStore;
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,6 +22,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+use storage::bucket::ObjectStore;
 use tokio::sync::watch;
 use ulid::Ulid;
 

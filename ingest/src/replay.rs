@@ -19,8 +19,8 @@ use crate::{
     wal::{
         floats::{self, Bases, FloatEntry},
         format::{FileKind, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader},
-        log::Part,
         histograms::{HistogramEntry, decode_histograms},
+        log::Part,
         payload,
         reader::{Record, Records, Wounds, is_image_kind},
         writer::SegmentInfo,

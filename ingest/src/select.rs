@@ -87,12 +87,21 @@ impl TenantSelect {
             // A limit counts joined series, and which of a block's go into them is not known before.
             (inner.sorted, inner.limit) = (true, 0);
             match local.block.select(inner).await {
-                Ok(set) => sources.push(Source { set, ready: VecDeque::new(), done: false }),
+                Ok(set) => sources.push(Source {
+                    set,
+                    ready: VecDeque::new(),
+                    done: false,
+                }),
                 Err(error) => warnings.push(damaged(&error)),
             }
         }
         let left = if request.limit == 0 { usize::MAX } else { request.limit };
-        Ok(Box::new(JoinedSet { head, sources, warnings, left }))
+        Ok(Box::new(JoinedSet {
+            head,
+            sources,
+            warnings,
+            left,
+        }))
     }
 
     async fn names(&self, matchers: Vec<Matcher>, range: TimeRange, limit: usize) -> Result<LabelList, SelectError> {
@@ -227,7 +236,10 @@ fn damaged(error: &SelectError) -> String {
 /// The first `limit` items, 0 for all.
 fn label_list(items: BTreeSet<String>, limit: usize, warnings: Vec<String>) -> LabelList {
     let take = if limit == 0 { usize::MAX } else { limit };
-    LabelList { items: items.into_iter().take(take).collect(), warnings }
+    LabelList {
+        items: items.into_iter().take(take).collect(),
+        warnings,
+    }
 }
 
 /// Series of the head that match, resolved bit by bit so that the index is never locked for long.

@@ -6,8 +6,8 @@
 use crate::{blocks::LocalBlock, core::Core};
 use futures::future::{self, Either};
 use model::time::TimeRange;
-use storage::bucket::ObjectStore;
 use std::{sync::Arc, time::Duration};
+use storage::bucket::ObjectStore;
 use storage::{
     bucket::{UploadError, upload_block},
     index::Scan,

@@ -48,7 +48,10 @@ struct Top {
 
 impl Top {
     fn new(limit: usize) -> Self {
-        Self { limit, heap: BinaryHeap::new() }
+        Self {
+            limit,
+            heap: BinaryHeap::new(),
+        }
     }
 
     fn offer(&mut self, count: u64, name: impl FnOnce() -> String) {
@@ -65,7 +68,9 @@ impl Top {
 
     fn finish(self) -> Vec<Cardinality> {
         let sorted = self.heap.into_sorted_vec().into_iter();
-        sorted.map(|Reverse((count, Reverse(name)))| Cardinality { count, name }).collect()
+        sorted
+            .map(|Reverse((count, Reverse(name)))| Cardinality { count, name })
+            .collect()
     }
 }
 
@@ -74,7 +79,9 @@ pub(crate) fn stats(core: &Core, tenant: &Tenant, limit: usize) -> HeadStats {
     let mut stats = HeadStats::default();
     let slots = {
         let index = core.head.index.read();
-        let Some(id) = index.tenant_id(tenant) else { return stats };
+        let Some(id) = index.tenant_id(tenant) else {
+            return stats;
+        };
         count_labels(&index, id, limit, &mut stats);
         index.tenants()[id as usize].postings.all().clone()
     };
@@ -85,7 +92,9 @@ pub(crate) fn stats(core: &Core, tenant: &Tenant, limit: usize) -> HeadStats {
         let Some(shard) = shards.get(number) else { break };
         let shard = shard.lock();
         while let Some(slot) = slots.next_if(|&slot| shard_of(slot) == number) {
-            let Some((chunks, time)) = shard.extent(place(slot)) else { continue };
+            let Some((chunks, time)) = shard.extent(place(slot)) else {
+                continue;
+            };
             stats.chunks += chunks;
             if let Some((min, max)) = time {
                 let (low, high) = stats.time.unwrap_or((min, max));
@@ -132,7 +141,11 @@ mod tests {
         for (count, name) in [(1, "a"), (5, "c"), (5, "b"), (2, "d"), (5, "e"), (0, "f")] {
             top.offer(count, || name.to_owned());
         }
-        let names: Vec<_> = top.finish().into_iter().map(|found| (found.count, found.name)).collect();
+        let names: Vec<_> = top
+            .finish()
+            .into_iter()
+            .map(|found| (found.count, found.name))
+            .collect();
         assert_eq!(names, [(5, "b".into()), (5, "c".into()), (5, "e".into())]);
         let mut none = Top::new(0);
         none.offer(1, || "x".into());

@@ -257,7 +257,11 @@ async fn the_head_is_counted_for_each_tenant() {
     let dir = tempfile::tempdir().unwrap();
     let ingester = World::on_disk(dir.path()).open().await;
     let samples: Vec<_> = (0..300).map(|i| (NOW + i * 1000, i as f64)).collect();
-    push(&ingester, &batch_of("a", &[(series(1), &samples), (series(20), &samples[..10])])).await;
+    push(
+        &ingester,
+        &batch_of("a", &[(series(1), &samples), (series(20), &samples[..10])]),
+    )
+    .await;
     push(&ingester, &batch_of("b", &[(series(3), &samples)])).await;
     let stats = ingester.stats(&Tenant::new("a").unwrap(), 1);
     assert_eq!((stats.series, stats.chunks, stats.label_pairs), (2, 3, 4));

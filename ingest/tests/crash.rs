@@ -24,7 +24,10 @@ const SERIES: usize = 12;
 
 /// How many seeds to try; `NARTHEX_SEEDS` asks for more.
 fn seeds(default: u64) -> u64 {
-    std::env::var("NARTHEX_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    std::env::var("NARTHEX_SEEDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(default)
 }
 
 /// Numbers drawn from a seed.
@@ -60,13 +63,18 @@ impl Ledger {
         for (tenant, name) in TENANTS.iter().enumerate() {
             let content = content(ingester, name).await;
             for number in 0..SERIES {
-                let Some(samples) = content.get(&series(number).to_string()) else { continue };
+                let Some(samples) = content.get(&series(number).to_string()) else {
+                    continue;
+                };
                 found.extend(samples.iter().map(|(&at, &bits)| ((tenant, number, at), bits)));
             }
         }
         for (key, bits) in &found {
             let sent = self.sent.get(key);
-            assert!(sent.is_some_and(|sent| sent.contains(bits)), "{key:?} = {bits:x} was never sent");
+            assert!(
+                sent.is_some_and(|sent| sent.contains(bits)),
+                "{key:?} = {bits:x} was never sent"
+            );
         }
         for (key, bits) in &self.acknowledged {
             match found.get(key) {
@@ -86,13 +94,20 @@ struct Sender {
 
 impl Sender {
     fn new() -> Self {
-        Self { ledger: Ledger::default(), refs: BTreeMap::new(), now: NOW }
+        Self {
+            ledger: Ledger::default(),
+            refs: BTreeMap::new(),
+            now: NOW,
+        }
     }
 
     /// Sends something; tells whether it was taken.
     async fn send(&mut self, ingester: &Ingester, luck: &mut Luck) -> bool {
         let tenant = luck.below(2) as usize;
-        let mut batch = WriteBatch { tenant: Tenant::new(TENANTS[tenant]).unwrap(), ..WriteBatch::default() };
+        let mut batch = WriteBatch {
+            tenant: Tenant::new(TENANTS[tenant]).unwrap(),
+            ..WriteBatch::default()
+        };
         self.now += [1000, 15_000, 15_000, 600_000][luck.below(4) as usize];
         let mut numbers = Vec::new();
         for number in 0..SERIES {
@@ -100,11 +115,23 @@ impl Sender {
                 continue;
             }
             for _ in 0..=luck.below(4) / 3 {
-                let back = if luck.below(6) == 0 { luck.below(100) as i64 * 1000 } else { 0 };
+                let back = if luck.below(6) == 0 {
+                    luck.below(100) as i64 * 1000
+                } else {
+                    0
+                };
                 let at = self.now - back + batch.floats.len() as i64;
                 let other = if luck.below(20) == 0 { 0.5 } else { 0.0 };
-                let value = if number % 3 == 0 { 1.0 } else { (at / 1000 % 977) as f64 * number as f64 + other };
-                self.ledger.sent.entry((tenant, number, at)).or_default().insert(value.to_bits());
+                let value = if number % 3 == 0 {
+                    1.0
+                } else {
+                    (at / 1000 % 977) as f64 * number as f64 + other
+                };
+                self.ledger
+                    .sent
+                    .entry((tenant, number, at))
+                    .or_default()
+                    .insert(value.to_bits());
                 batch.floats.push(FloatSample { at, value, start: 0 });
             }
             batch.finish_series(match self.refs.get(&(tenant, number)) {
@@ -118,7 +145,9 @@ impl Sender {
 
     async fn push(&mut self, ingester: &Ingester, tenant: usize, batch: &WriteBatch, numbers: &[usize]) -> bool {
         let pushed = tokio::time::timeout(Duration::from_secs(60), try_push_at(ingester, batch, self.now)).await;
-        let Ok(outcome) = pushed.expect("a push is answered") else { return false };
+        let Ok(outcome) = pushed.expect("a push is answered") else {
+            return false;
+        };
         for (index, series_ref) in &outcome.refs {
             self.refs.insert((tenant, numbers[*index as usize]), *series_ref);
         }
@@ -141,7 +170,10 @@ impl Sender {
                         self.ledger.acknowledged.insert(key, value.to_bits());
                     }
                     Some(Verdict::Duplicate) => {
-                        assert!(known.is_none_or(|known| known == value.to_bits()), "{key:?} had another value");
+                        assert!(
+                            known.is_none_or(|known| known == value.to_bits()),
+                            "{key:?} had another value"
+                        );
                         self.ledger.acknowledged.insert(key, value.to_bits());
                     }
                     Some(_) => assert_ne!(known, Some(value.to_bits()), "{key:?} was stored and is refused now"),
@@ -300,7 +332,10 @@ async fn a_full_disk_stops_acknowledgements_and_nothing_else() {
         sender.ledger.check(&ingester, |_| false).await;
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
-    let error = try_push(&ingester, &batch(&[(series(1), &[(NOW, 1.0)])])).await.unwrap_err().to_string();
+    let error = try_push(&ingester, &batch(&[(series(1), &[(NOW, 1.0)])]))
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("disk is full"), "{error}");
     fs.set_capacity(None);
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -342,10 +377,22 @@ async fn a_failed_sync_is_not_believed_the_second_time() {
 
 /// Sends every sample again; it must be acknowledged one way or another, and then be there for good.
 async fn repeat_everything(sender: &mut Sender, ingester: &Ingester) {
-    let sent: Vec<_> = sender.ledger.sent.iter().map(|(key, bits)| (*key, *bits.first().unwrap())).collect();
+    let sent: Vec<_> = sender
+        .ledger
+        .sent
+        .iter()
+        .map(|(key, bits)| (*key, *bits.first().unwrap()))
+        .collect();
     for ((tenant, number, at), bits) in sent {
-        let mut batch = WriteBatch { tenant: Tenant::new(TENANTS[tenant]).unwrap(), ..WriteBatch::default() };
-        batch.floats.push(FloatSample { at, value: f64::from_bits(bits), start: 0 });
+        let mut batch = WriteBatch {
+            tenant: Tenant::new(TENANTS[tenant]).unwrap(),
+            ..WriteBatch::default()
+        };
+        batch.floats.push(FloatSample {
+            at,
+            value: f64::from_bits(bits),
+            start: 0,
+        });
         batch.finish_series(SeriesId::New(series(number)));
         assert!(sender.push(ingester, tenant, &batch, &[number]).await);
     }
@@ -427,7 +474,12 @@ async fn a_flipped_bit_anywhere_costs_nothing_but_a_message() {
         let ingester = world.open().await;
         // A flip in the length of the very last record cannot be told from a torn write.
         let last = sender.now;
-        sender.ledger.check(&ingester, |(_, _, at)| *at >= last - 200_000 && bit / 8 + 3000 > whole.len()).await;
+        sender
+            .ledger
+            .check(&ingester, |(_, _, at)| {
+                *at >= last - 200_000 && bit / 8 + 3000 > whole.len()
+            })
+            .await;
         drop(ingester);
     }
 }
@@ -443,13 +495,26 @@ async fn what_depends_on_a_lost_record_is_dropped_not_guessed() {
         // Two senders with series of their own take turns; each record depends on the sender's records before.
         let (mut ends, mut sent) = (Vec::new(), 0);
         for step in 0..40usize {
-            let numbers: Vec<usize> = if step % 2 == 0 { (0..6).collect() } else { (6..12).collect() };
+            let numbers: Vec<usize> = if step % 2 == 0 {
+                (0..6).collect()
+            } else {
+                (6..12).collect()
+            };
             sender.now += 15_000;
             let mut batch = WriteBatch::default();
             for &number in &numbers {
                 let value = (luck.below(1 << 40) as f64) / 7.0;
-                sender.ledger.sent.entry((0, number, sender.now)).or_default().insert(value.to_bits());
-                batch.floats.push(FloatSample { at: sender.now, value, start: 0 });
+                sender
+                    .ledger
+                    .sent
+                    .entry((0, number, sender.now))
+                    .or_default()
+                    .insert(value.to_bits());
+                batch.floats.push(FloatSample {
+                    at: sender.now,
+                    value,
+                    start: 0,
+                });
                 batch.finish_series(SeriesId::New(series(number)));
                 sent += 1;
             }
@@ -463,10 +528,16 @@ async fn what_depends_on_a_lost_record_is_dropped_not_guessed() {
         let step = 4 + luck.below(30) as usize;
         let (begin, end) = (ends[step - 1] + 24, ends[step]);
         let at = begin + luck.below((end - begin - 3) as u64) as usize;
-        fs.tamper(&path, |bytes| bytes[at..at + 3].iter_mut().for_each(|byte| *byte ^= 0x5a)).unwrap();
+        fs.tamper(&path, |bytes| {
+            bytes[at..at + 3].iter_mut().for_each(|byte| *byte ^= 0x5a)
+        })
+        .unwrap();
         world.next_process(&fs);
         let ingester = world.open().await;
-        sender.ledger.check(&ingester, |(_, number, _)| (*number < 6) == (step % 2 == 0)).await;
+        sender
+            .ledger
+            .check(&ingester, |(_, number, _)| (*number < 6) == (step % 2 == 0))
+            .await;
         let found: usize = content(&ingester, TENANTS[0]).await.values().map(BTreeMap::len).sum();
         assert!(found <= sent - 6, "the damaged record cannot be there");
         dropped += sent - 6 - found;
@@ -493,9 +564,17 @@ async fn whatever_is_wrecked_it_starts_and_invents_nothing() {
                 let at = luck.below(len) as usize;
                 match luck.below(4) {
                     0 => bytes.truncate(at),
-                    1 => bytes.iter_mut().skip(at).take(1 + luck.below(600) as usize).for_each(|byte| *byte = 0),
+                    1 => bytes
+                        .iter_mut()
+                        .skip(at)
+                        .take(1 + luck.below(600) as usize)
+                        .for_each(|byte| *byte = 0),
                     2 => bytes.iter_mut().skip(at).take(40).for_each(|byte| *byte ^= 0x5a),
-                    _ => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << luck.below(8)),
+                    _ => bytes
+                        .iter_mut()
+                        .skip(at)
+                        .take(1)
+                        .for_each(|byte| *byte ^= 1 << luck.below(8)),
                 }
             })
             .unwrap();
@@ -517,11 +596,16 @@ async fn readable(ingester: &Ingester) -> bool {
         let select = model::select::SelectTenants::tenant(ingester, &Tenant::new(tenant).unwrap());
         let matchers = vec![model::matcher::Matcher::not_equal("__name__", "")];
         let request = model::select::SelectRequest::new(matchers, model::time::TimeRange::ALL);
-        let Ok(mut set) = select.select(request).await else { return false };
+        let Ok(mut set) = select.select(request).await else {
+            return false;
+        };
         while let Some(batch) = set.next().await {
             let Ok(batch) = batch else { return false };
             let read = |series: &model::select::Series| {
-                series.samples.read(model::time::TimeRange::ALL, &mut Default::default()).is_ok()
+                series
+                    .samples
+                    .read(model::time::TimeRange::ALL, &mut Default::default())
+                    .is_ok()
             };
             if !batch.iter().all(read) {
                 return false;

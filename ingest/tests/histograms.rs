@@ -25,7 +25,10 @@ fn histogram(integer: bool, buckets: &[f64]) -> Histogram {
         zero_threshold: 1e-6,
         count,
         sum: count * 1.5,
-        positive_spans: vec![Span { offset: 0, length: buckets.len() as u32 }],
+        positive_spans: vec![Span {
+            offset: 0,
+            length: buckets.len() as u32,
+        }],
         positive_buckets: buckets.to_vec(),
         ..Histogram::default()
     }
@@ -46,7 +49,10 @@ fn batch_of_histograms(number: usize, samples: &[(Timestamp, Histogram)]) -> Wri
 async fn read(ingester: &ingest::Ingester, number: usize) -> SampleBuffer {
     let select = ingester.tenant(&Tenant::default());
     let matchers = vec![Matcher::equal("series", &number.to_string())];
-    let mut set = select.select(SelectRequest::new(matchers, TimeRange::ALL)).await.unwrap();
+    let mut set = select
+        .select(SelectRequest::new(matchers, TimeRange::ALL))
+        .await
+        .unwrap();
     let mut buffer = SampleBuffer::default();
     while let Some(batch) = set.next().await {
         for series in batch.unwrap() {
@@ -58,7 +64,10 @@ async fn read(ingester: &ingest::Ingester, number: usize) -> SampleBuffer {
 
 /// Histograms as text without what storing may add: knowledge about resets, empty buckets.
 fn plain(histogram: &Histogram) -> String {
-    let mut plain = Histogram { reset_hint: ResetHint::Unknown, ..histogram.clone() };
+    let mut plain = Histogram {
+        reset_hint: ResetHint::Unknown,
+        ..histogram.clone()
+    };
     plain.compact();
     format!("{plain:?}")
 }
@@ -72,7 +81,10 @@ fn samples() -> Vec<(Timestamp, Histogram)> {
                 0 | 1 => histogram(true, &[1.0 + grown, 2.0, 0.0, 4.0]),
                 2 | 3 => histogram(true, &[1.0 + grown, 2.0, 0.0, 4.0, grown]),
                 4 => histogram(false, &[0.5 + grown, 2.25]),
-                5 if index % 10 == 0 => Histogram { sum: STALE_NAN, ..Histogram::default() },
+                5 if index % 10 == 0 => Histogram {
+                    sum: STALE_NAN,
+                    ..Histogram::default()
+                },
                 _ => histogram(index % 2 == 0, &[1.0, 2.0, 3.0]),
             };
             histogram.integer |= histogram.sum.is_nan();
@@ -89,11 +101,17 @@ async fn histograms_are_stored_and_survive_everything() {
     let samples = samples();
     let expected: Vec<_> = samples.iter().map(|(at, histogram)| (*at, plain(histogram))).collect();
     let found = |buffer: &SampleBuffer| -> Vec<_> {
-        buffer.histograms.iter().map(|sample| (sample.at, plain(&sample.histogram))).collect()
+        buffer
+            .histograms
+            .iter()
+            .map(|sample| (sample.at, plain(&sample.histogram)))
+            .collect()
     };
     let mut ingester = world.open().await;
     for part in samples.chunks(50) {
-        let outcome = model::push::Push::push(&*ingester, &batch_of_histograms(1, part), part[49].0).await.unwrap();
+        let outcome = model::push::Push::push(&*ingester, &batch_of_histograms(1, part), part[49].0)
+            .await
+            .unwrap();
         assert_eq!(outcome.exceptions, []);
     }
     assert_eq!(found(&read(&ingester, 1).await), expected);
@@ -110,9 +128,17 @@ async fn histograms_are_stored_and_survive_everything() {
         ingester = world.open().await;
         assert_eq!(found(&read(&ingester, 1).await), expected, "round {round}");
         let again = batch_of_histograms(1, &samples);
-        let outcome = model::push::Push::push(&*ingester, &again, samples[699].0).await.unwrap();
+        let outcome = model::push::Push::push(&*ingester, &again, samples[699].0)
+            .await
+            .unwrap();
         assert_eq!(outcome.exceptions.len(), 700);
-        assert!(outcome.exceptions.iter().all(|exception| exception.verdict == Verdict::Duplicate), "round {round}");
+        assert!(
+            outcome
+                .exceptions
+                .iter()
+                .all(|exception| exception.verdict == Verdict::Duplicate),
+            "round {round}"
+        );
     }
 }
 
@@ -128,7 +154,11 @@ async fn floats_and_histograms_may_take_turns_in_one_series() {
             push(&ingester, &batch(&[(series(1), &[(at, step as f64)])])).await;
             floats.push(at);
         } else {
-            push(&ingester, &batch_of_histograms(1, &[(at, histogram(true, &[step as f64]))])).await;
+            push(
+                &ingester,
+                &batch_of_histograms(1, &[(at, histogram(true, &[step as f64]))]),
+            )
+            .await;
         }
     }
     for restart in [false, true] {
@@ -142,8 +172,15 @@ async fn floats_and_histograms_may_take_turns_in_one_series() {
         assert_eq!(buffer.timestamps, floats);
         assert_eq!(buffer.histograms.len(), 200 - floats.len());
         let float_again = push(&ingester, &batch(&[(series(1), &[(NOW, 0.0), (NOW + 70_000, 1.0)])])).await;
-        let verdicts: Vec<_> = float_again.exceptions.iter().map(|exception| exception.verdict).collect();
-        assert_eq!(verdicts, [Verdict::Duplicate, Verdict::Rejected(Reason::DuplicateTimestamp)]);
+        let verdicts: Vec<_> = float_again
+            .exceptions
+            .iter()
+            .map(|exception| exception.verdict)
+            .collect();
+        assert_eq!(
+            verdicts,
+            [Verdict::Duplicate, Verdict::Rejected(Reason::DuplicateTimestamp)]
+        );
     }
 }
 
@@ -151,12 +188,28 @@ async fn floats_and_histograms_may_take_turns_in_one_series() {
 async fn a_histogram_that_contradicts_itself_is_refused_alone() {
     let dir = tempfile::tempdir().unwrap();
     let ingester = World::on_disk(dir.path()).open().await;
-    let broken = Histogram { positive_buckets: vec![1.0, 2.0], ..histogram(true, &[1.0]) };
+    let broken = Histogram {
+        positive_buckets: vec![1.0, 2.0],
+        ..histogram(true, &[1.0])
+    };
     let mut batch = batch_of_histograms(1, &[(NOW, histogram(true, &[1.0])), (NOW + 1, broken)]);
-    batch.floats.push(FloatSample { at: NOW, value: 1.0, start: 0 });
+    batch.floats.push(FloatSample {
+        at: NOW,
+        value: 1.0,
+        start: 0,
+    });
     batch.finish_series(SeriesId::New(series(2)));
     let outcome = push(&ingester, &batch).await;
     assert_eq!(outcome.exceptions.len(), 1);
-    assert_eq!(outcome.exceptions[0].verdict, Verdict::Rejected(Reason::InvalidHistogram));
-    assert_eq!((read(&ingester, 1).await.histograms.len(), read(&ingester, 2).await.timestamps.len()), (1, 1));
+    assert_eq!(
+        outcome.exceptions[0].verdict,
+        Verdict::Rejected(Reason::InvalidHistogram)
+    );
+    assert_eq!(
+        (
+            read(&ingester, 1).await.histograms.len(),
+            read(&ingester, 2).await.timestamps.len()
+        ),
+        (1, 1)
+    );
 }

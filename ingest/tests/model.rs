@@ -36,7 +36,11 @@ impl Luck {
 
 fn labels(number: usize) -> Labels {
     let path = format!("/{}", number / 3);
-    let mut pairs = vec![("__name__", "requests"), ("path", &path), ("code", ["200", "404", "500"][number % 3])];
+    let mut pairs = vec![
+        ("__name__", "requests"),
+        ("path", &path),
+        ("code", ["200", "404", "500"][number % 3]),
+    ];
     if number.is_multiple_of(4) {
         pairs.push(("zone", "a"));
     }
@@ -79,8 +83,11 @@ impl Map {
             if *owner != tenant || !matchers.iter().all(fits) {
                 continue;
             }
-            let inside: BTreeMap<_, _> =
-                samples.iter().filter(|(at, _)| range.contains(**at)).map(|(&at, &bits)| (at, bits)).collect();
+            let inside: BTreeMap<_, _> = samples
+                .iter()
+                .filter(|(at, _)| range.contains(**at))
+                .map(|(&at, &bits)| (at, bits))
+                .collect();
             if !inside.is_empty() {
                 content.insert(labels.to_string(), inside);
             }
@@ -108,14 +115,26 @@ impl Life {
         world.settings.maintenance_interval = Duration::from_secs(30);
         world.settings.block_retention = Duration::from_secs(1 << 40);
         let ingester = world.open().await;
-        Self { fs, world, ingester, map: Map::default(), refs: BTreeMap::new(), now: NOW, luck: Luck(seed) }
+        Self {
+            fs,
+            world,
+            ingester,
+            map: Map::default(),
+            refs: BTreeMap::new(),
+            now: NOW,
+            luck: Luck(seed),
+        }
     }
 
     async fn restart(&mut self) {
         if self.luck.below(2) == 0 {
             self.ingester.shutdown().await;
         }
-        self.fs = if self.luck.below(2) == 0 { self.fs.kill() } else { self.fs.power_loss(self.now as u64) };
+        self.fs = if self.luck.below(2) == 0 {
+            self.fs.kill()
+        } else {
+            self.fs.power_loss(self.now as u64)
+        };
         self.world.next_process(&self.fs);
         self.ingester = self.world.open().await;
     }
@@ -124,13 +143,20 @@ impl Life {
         self.now += [1000, 15_000, 60_000, 900_000][self.luck.below(4) as usize];
         self.world.clock.set(self.now);
         let tenant = self.luck.below(3) as usize;
-        let mut batch = WriteBatch { tenant: Tenant::new(TENANTS[tenant]).unwrap(), ..WriteBatch::default() };
+        let mut batch = WriteBatch {
+            tenant: Tenant::new(TENANTS[tenant]).unwrap(),
+            ..WriteBatch::default()
+        };
         let mut numbers = Vec::new();
         for _ in 0..=self.luck.below(20) {
             let number = self.luck.below(30) as usize;
             for _ in 0..self.luck.below(4) {
                 let ahead = if self.luck.below(30) == 0 { 700_000 } else { 0 };
-                let back = if self.luck.below(4) == 0 { self.luck.below(40) as i64 * 5000 } else { 0 };
+                let back = if self.luck.below(4) == 0 {
+                    self.luck.below(40) as i64 * 5000
+                } else {
+                    0
+                };
                 // Times on a grid, so that repetitions meet what is there.
                 let at = (self.now + ahead - back) / 5000 * 5000 + number as i64;
                 let wrong = if self.luck.below(15) == 0 { 1 } else { 0 };
@@ -186,9 +212,15 @@ impl Life {
         let range = [TimeRange::ALL, TimeRange::new(begin, begin + 1_000_000)][self.luck.below(2) as usize];
         let choices = [
             vec![Matcher::equal("__name__", "requests")],
-            vec![Matcher::equal("code", "404"), Matcher::new(MatchOp::Regex, "path", "/[0-4]").unwrap()],
+            vec![
+                Matcher::equal("code", "404"),
+                Matcher::new(MatchOp::Regex, "path", "/[0-4]").unwrap(),
+            ],
             vec![Matcher::equal("zone", ""), Matcher::not_equal("code", "200")],
-            vec![Matcher::new(MatchOp::Regex, "code", "200|500").unwrap(), Matcher::equal("zone", "a")],
+            vec![
+                Matcher::new(MatchOp::Regex, "code", "200|500").unwrap(),
+                Matcher::equal("zone", "a"),
+            ],
             vec![Matcher::new(MatchOp::NotRegex, "path", "/.").unwrap()],
         ];
         let matchers = &choices[self.luck.below(5) as usize];
@@ -206,15 +238,27 @@ impl Life {
                 let samples: BTreeMap<_, _> = buffer.timestamps.iter().copied().zip(bits).collect();
                 // A chunk may reach into the range although none of its samples does.
                 if !samples.is_empty() {
-                    assert_eq!(found.insert(series.labels.to_string(), samples), None, "a series came twice");
+                    assert_eq!(
+                        found.insert(series.labels.to_string(), samples),
+                        None,
+                        "a series came twice"
+                    );
                 }
             }
         }
         assert_eq!(found, expected, "{matchers:?} {range:?}");
         assert_eq!(set.warnings(), [""; 0]);
         if range == TimeRange::ALL {
-            let values = select.label_values("path".into(), matchers.clone(), range, 0).await.unwrap().items;
-            let has = |value: &String| expected.keys().any(|labels| labels.contains(&format!("path={value:?}")));
+            let values = select
+                .label_values("path".into(), matchers.clone(), range, 0)
+                .await
+                .unwrap()
+                .items;
+            let has = |value: &String| {
+                expected
+                    .keys()
+                    .any(|labels| labels.contains(&format!("path={value:?}")))
+            };
             assert!(values.iter().all(has), "{values:?}");
             assert_eq!(values.len(), BTreeSet::from_iter(&values).len());
         }
@@ -223,7 +267,10 @@ impl Life {
 
 #[tokio::test(start_paused = true)]
 async fn it_does_what_a_map_does() {
-    let seeds = std::env::var("NARTHEX_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(40u64);
+    let seeds = std::env::var("NARTHEX_SEEDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(40u64);
     for seed in 0..seeds {
         let mut life = Life::begin(seed).await;
         for _ in 0..120 {

@@ -91,7 +91,7 @@ pub async fn assemble(
     let sources: Vec<(String, Arc<dyn SelectTenants>)> =
         vec![("head".to_owned(), head), ("bucket".to_owned(), gateway.clone())];
     let fanout = Fanout::new(sources).with_metrics(&mut registry);
-    let status = Arc::new(Status::new(settings, &env));
+    let status = Arc::new(Status::new(settings, &env, ingester.clone()));
     let querier = Querier::new(
         env.clone(),
         querier_settings(settings),

@@ -1,21 +1,29 @@
 //! What the status pages of the API say about this process.
 
 use crate::settings::Settings;
-use model::{env::Env, time::Timestamp};
-use querier::status::StatusProvider;
+use futures::future::BoxFuture;
+use ingest::{Cardinality, Ingester};
+use model::{env::Env, select::SelectError, tenant::Tenant, time::Timestamp};
+use parking_lot::Mutex;
+use querier::status::{HeadStats, StatusProvider};
+use std::sync::Arc;
 
-/// Settings and start time of this process.
+/// Settings, start time and head of this process.
 pub struct Status {
     flags: Vec<(String, String)>,
     started: Timestamp,
+    env: Env,
+    ingester: Arc<Ingester>,
 }
 
 impl Status {
     /// For a process that starts now.
-    pub fn new(settings: &Settings, env: &Env) -> Self {
+    pub fn new(settings: &Settings, env: &Env, ingester: Arc<Ingester>) -> Self {
         Self {
             flags: settings.shown(),
             started: env.clock.now(),
+            env: env.clone(),
+            ingester,
         }
     }
 }
@@ -43,5 +51,35 @@ impl StatusProvider for Status {
 
     fn started(&self) -> Timestamp {
         self.started
+    }
+
+    /// Counting walks all series of the tenant, so it happens where computing hurts nobody.
+    fn head_stats(&self, tenant: &Tenant, limit: usize) -> BoxFuture<'_, Result<HeadStats, SelectError>> {
+        let (ingester, tenant) = (self.ingester.clone(), tenant.clone());
+        let result = Arc::new(Mutex::new(None));
+        let told = result.clone();
+        let count = move || *told.lock() = Some(shown(ingester.stats(&tenant, limit)));
+        Box::pin(async move {
+            self.env.spawn.blocking("head-stats", Box::new(count)).await;
+            let counted = result.lock().take();
+            counted.ok_or_else(|| SelectError::Unavailable("the head could not be counted".to_owned()))
+        })
+    }
+}
+
+/// The ingester's numbers in the words of the API.
+fn shown(stats: ingest::HeadStats) -> HeadStats {
+    let list = |items: Vec<Cardinality>| items.into_iter().map(|item| (item.name, item.count)).collect();
+    let (min_time, max_time) = stats.time.unwrap_or_default();
+    HeadStats {
+        series: stats.series,
+        label_pairs: stats.label_pairs,
+        chunks: stats.chunks,
+        min_time,
+        max_time,
+        series_by_metric: list(stats.series_by_metric),
+        values_by_label: list(stats.values_by_label),
+        bytes_by_label: list(stats.bytes_by_label),
+        series_by_pair: list(stats.series_by_pair),
     }
 }

@@ -58,7 +58,11 @@ impl Head {
     pub(crate) fn memory(&self) -> String {
         let shards: usize = self.shards().iter().map(|shard| shard.lock().memory()).sum();
         let mib = |bytes: usize| bytes >> 20;
-        format!("shards {} MiB, index without postings {} MiB", mib(shards), mib(self.index.read().memory()))
+        format!(
+            "shards {} MiB, index without postings {} MiB",
+            mib(shards),
+            mib(self.index.read().memory())
+        )
     }
 
     /// Runs `work` on the shard of a series that is known to exist, with its place.

@@ -134,7 +134,8 @@ impl Shard {
             // The chunk before, if it held histograms, tells whether the counter was reset since.
             let previous = self.histograms.get(&place).cloned();
             self.seal(place);
-            self.histograms.insert(place, HistogramChunk::begin(at, histogram, previous.as_ref()));
+            self.histograms
+                .insert(place, HistogramChunk::begin(at, histogram, previous.as_ref()));
         }
         let hot = &mut self.hot[place];
         hot.last_at = at;
@@ -144,7 +145,9 @@ impl Shard {
 
     /// Goes on with an open chunk of histograms; `false` when it cannot be read.
     pub(crate) fn restore_histograms(&mut self, place: usize, encoding: u8, data: &[u8]) -> bool {
-        let Ok(chunk) = HistogramChunk::resume(encoding, data) else { return false };
+        let Ok(chunk) = HistogramChunk::resume(encoding, data) else {
+            return false;
+        };
         self.seal(place);
         let hot = &mut self.hot[place];
         hot.last_at = chunk.last_at();
@@ -161,7 +164,8 @@ impl Shard {
             hot.flags &= !FLAG_OPEN_HISTOGRAMS;
             if let Some(chunk) = self.histograms.remove(&place) {
                 let info = histogram_info(&chunk);
-                cold.sealed.push(self.sealed.add(info, |out| out.extend_from_slice(chunk.data())));
+                cold.sealed
+                    .push(self.sealed.add(info, |out| out.extend_from_slice(chunk.data())));
             }
             return;
         }
@@ -174,7 +178,9 @@ impl Shard {
             samples: hot.open_count(),
             encoding: ENCODING_XOR,
         };
-        let sealed = self.sealed.add(info, |out| hot.copy_open(&self.blocks, cold.first_block, out));
+        let sealed = self
+            .sealed
+            .add(info, |out| hot.copy_open(&self.blocks, cold.first_block, out));
         hot.close(&mut self.blocks, cold.first_block);
         cold.sealed.push(sealed);
     }
@@ -224,15 +230,25 @@ impl Shard {
             return look_up(open.encoding, &bytes, at);
         }
         let behind = cold.sealed.partition_point(|chunk| chunk.min_time <= at);
-        let chunk = behind.checked_sub(1).map(|index| &cold.sealed[index]).filter(|chunk| at <= chunk.max_time());
-        chunk.map_or(Lookup::Absent, |chunk| look_up(chunk.encoding, self.sealed.view(chunk), at))
+        let chunk = behind
+            .checked_sub(1)
+            .map(|index| &cold.sealed[index])
+            .filter(|chunk| at <= chunk.max_time());
+        chunk.map_or(Lookup::Absent, |chunk| {
+            look_up(chunk.encoding, self.sealed.view(chunk), at)
+        })
     }
 
     /// Whether the series has a sample in `range`, as far as its chunks tell.
     pub(crate) fn has_samples(&self, place: usize, range: TimeRange) -> bool {
         let reaches = |min: Timestamp, max: Timestamp| range.overlaps(TimeRange::new(min, max));
-        let open = self.open_chunk(place).is_some_and(|open| reaches(open.min_time, open.max_time));
-        open || self.cold[place].sealed.iter().any(|chunk| reaches(chunk.min_time, chunk.max_time()))
+        let open = self
+            .open_chunk(place)
+            .is_some_and(|open| reaches(open.min_time, open.max_time));
+        open || self.cold[place]
+            .sealed
+            .iter()
+            .any(|chunk| reaches(chunk.min_time, chunk.max_time()))
     }
 
     /// Appends the chunks of a series that reach into `range`, ascending.
@@ -282,7 +298,10 @@ impl Shard {
             if hot.tenant != tenant || hot.flags & FLAG_FREE != 0 {
                 continue;
             }
-            if self.open_chunk(place).is_some_and(|open| open.min_time >= begin && open.min_time < end) {
+            if self
+                .open_chunk(place)
+                .is_some_and(|open| open.min_time >= begin && open.min_time < end)
+            {
                 self.seal(place);
             }
             for sealed in &mut self.cold[place].sealed {
@@ -378,7 +397,10 @@ impl Shard {
     pub(crate) fn extent(&self, place: usize) -> Option<(u64, Option<(Timestamp, Timestamp)>)> {
         self.hot.get(place).filter(|hot| hot.flags & FLAG_FREE == 0)?;
         let (sealed, open) = (&self.cold[place].sealed, self.open_chunk(place));
-        let min = sealed.first().map(|first| first.min_time).or(open.map(|open| open.min_time));
+        let min = sealed
+            .first()
+            .map(|first| first.min_time)
+            .or(open.map(|open| open.min_time));
         let max = open.map(|open| open.max_time).or(sealed.last().map(Sealed::max_time));
         Some((sealed.len() as u64 + u64::from(open.is_some()), min.zip(max)))
     }
@@ -413,12 +435,21 @@ fn look_up(encoding: u8, chunk: &[u8], at: Timestamp) -> Lookup {
         let mut buffer = SampleBuffer::default();
         // A chunk that cannot be read holds nothing.
         let _ = chunk::decode(encoding, chunk, TimeRange::new(at, at), &mut buffer);
-        return buffer.histograms.pop().map_or(Lookup::Absent, |sample| Lookup::Histogram(sample.histogram));
+        return buffer
+            .histograms
+            .pop()
+            .map_or(Lookup::Absent, |sample| Lookup::Histogram(sample.histogram));
     }
-    let Ok(mut reader) = XorReader::new(chunk) else { return Lookup::Absent };
+    let Ok(mut reader) = XorReader::new(chunk) else {
+        return Lookup::Absent;
+    };
     while let Ok(Some((time, value))) = reader.next() {
         if time >= at {
-            return if time == at { Lookup::Float(value.to_bits()) } else { Lookup::Absent };
+            return if time == at {
+                Lookup::Float(value.to_bits())
+            } else {
+                Lookup::Absent
+            };
         }
     }
     Lookup::Absent
@@ -431,7 +462,11 @@ pub(crate) fn is_same_histogram(a: &Histogram, b: &Histogram) -> bool {
         return a.is_stale() && b.is_stale();
     }
     let plain = |histogram: &Histogram| {
-        let mut plain = Histogram { reset_hint: ResetHint::Unknown, sum: 0.0, ..histogram.clone() };
+        let mut plain = Histogram {
+            reset_hint: ResetHint::Unknown,
+            sum: 0.0,
+            ..histogram.clone()
+        };
         plain.compact();
         plain
     };

@@ -26,7 +26,8 @@ pub(crate) fn put_histogram(out: &mut Vec<u8>, number: u64, at: Timestamp, histo
     put_uvarint(out, number);
     put_varint(out, at);
     let counts = || histogram.positive_buckets.iter().chain(&histogram.negative_buckets);
-    let is_whole = |count: &f64| count.trunc() == *count && (0.0..=WHOLE_MAX).contains(count) && count.is_sign_positive();
+    let is_whole =
+        |count: &f64| count.trunc() == *count && (0.0..=WHOLE_MAX).contains(count) && count.is_sign_positive();
     let whole = counts().chain([&histogram.count, &histogram.zero_count]).all(is_whole);
     let hint = match histogram.reset_hint {
         ResetHint::Unknown => 0u8,
@@ -62,7 +63,11 @@ fn put_float(out: &mut Vec<u8>, float: f64) {
 }
 
 fn put_count(out: &mut Vec<u8>, count: f64, whole: bool) {
-    if whole { put_uvarint(out, count as u64) } else { put_float(out, count) }
+    if whole {
+        put_uvarint(out, count as u64)
+    } else {
+        put_float(out, count)
+    }
 }
 
 /// Reads the payload of a histogram record.
@@ -72,7 +77,11 @@ pub(crate) fn decode_histograms(payload: &[u8]) -> Result<Vec<HistogramEntry>, D
     while !cursor.is_empty() {
         let number = cursor.uvarint()?;
         let at = cursor.varint()?;
-        all.push(HistogramEntry { number, at, histogram: read_histogram(&mut cursor)? });
+        all.push(HistogramEntry {
+            number,
+            at,
+            histogram: read_histogram(&mut cursor)?,
+        });
     }
     Ok(all)
 }
@@ -108,11 +117,16 @@ fn read_side(cursor: &mut Cursor<'_>, whole: bool) -> Result<(Vec<Span>, Vec<f64
     let spans = cursor.count(2)?;
     let spans = (0..spans).map(|_| {
         let offset = i32::try_from(cursor.varint()?).map_err(wide)?;
-        Ok(Span { offset, length: u32::try_from(cursor.uvarint()?).map_err(wide)? })
+        Ok(Span {
+            offset,
+            length: u32::try_from(cursor.uvarint()?).map_err(wide)?,
+        })
     });
     let spans = spans.collect::<Result<_, Damage>>()?;
     let buckets = cursor.count(if whole { 1 } else { 8 })?;
-    let buckets = (0..buckets).map(|_| read_count(cursor, whole)).collect::<Result<_, _>>()?;
+    let buckets = (0..buckets)
+        .map(|_| read_count(cursor, whole))
+        .collect::<Result<_, _>>()?;
     Ok((spans, buckets))
 }
 
@@ -121,7 +135,11 @@ fn read_float(cursor: &mut Cursor<'_>) -> Result<f64, Damage> {
 }
 
 fn read_count(cursor: &mut Cursor<'_>, whole: bool) -> Result<f64, Damage> {
-    if whole { cursor.uvarint().map(|count| count as f64) } else { read_float(cursor) }
+    if whole {
+        cursor.uvarint().map(|count| count as f64)
+    } else {
+        read_float(cursor)
+    }
 }
 
 #[cfg(test)]
@@ -152,7 +170,10 @@ mod tests {
             custom_values: vec![0.1, 2.0],
             ..integer.clone()
         };
-        let stale = Histogram { sum: model::sample::STALE_NAN, ..Histogram::default() };
+        let stale = Histogram {
+            sum: model::sample::STALE_NAN,
+            ..Histogram::default()
+        };
         let mut out = Vec::new();
         let all = [integer, float, stale];
         for (number, histogram) in (7..).zip(&all) {

@@ -219,7 +219,13 @@ pub async fn push(ingester: &Ingester, batch: &WriteBatch) -> WriteOutcome {
 
 pub async fn try_push(ingester: &Ingester, batch: &WriteBatch) -> Result<WriteOutcome, PushError> {
     let histograms = batch.histograms.iter().map(|sample| sample.at);
-    let newest = batch.floats.iter().map(|sample| sample.at).chain(histograms).max().unwrap_or(NOW);
+    let newest = batch
+        .floats
+        .iter()
+        .map(|sample| sample.at)
+        .chain(histograms)
+        .max()
+        .unwrap_or(NOW);
     // Time goes on with the samples, but not because of one that lies far ahead.
     ingester
         .push(batch, newest.clamp(NOW, NOW + 100 * BLOCK_RANGE_MS))
