@@ -305,7 +305,7 @@ async fn metadata_and_exemplars_survive_a_restart() {
     drop(ingester);
     let ingester = world.open().await;
     let select = ingester.tenant(&Tenant::default());
-    assert_eq!(select.metadata(None).await.unwrap(), [metadata.clone()]);
+    assert_eq!(select.metadata(None).await.unwrap(), std::slice::from_ref(&metadata));
     assert_eq!(select.metadata(Some("metric".into())).await.unwrap(), [metadata]);
     assert_eq!(select.metadata(Some("other".into())).await.unwrap(), []);
     let selector = vec![model::matcher::Matcher::equal("series", "1")];

@@ -342,6 +342,7 @@ impl Blocks {
     }
 
     /// Bytes of memory.
+    #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
         self.words.capacity() * 64 + self.next.capacity() * 4
     }

@@ -118,13 +118,9 @@ impl Index {
     }
 
     /// Number of series.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.records.len() - self.free.len()
-    }
-
-    /// Number of label names and values in use.
-    pub(crate) fn symbol_count(&self) -> usize {
-        self.symbols.len()
     }
 
     fn hash(&self, tenant: u32, labels: &Labels) -> u64 {
@@ -137,12 +133,13 @@ impl Index {
 
     /// The slot of a series.
     pub(crate) fn find(&self, tenant: u32, labels: &Labels) -> Option<u32> {
-        let hash = self.hash(tenant, labels);
+        self.find_hashed(self.hash(tenant, labels), tenant, labels)
+    }
+
+    fn find_hashed(&self, hash: u64, tenant: u32, labels: &Labels) -> Option<u32> {
         let half = hash as u32;
         let is_it = |identity: &Identity| identity.hash == half && self.is_series(identity.slot, tenant, labels);
-        self.identities[(hash >> 58) as usize]
-            .find(spread(half), is_it)
-            .map(|identity| identity.slot)
+        self.identities[(hash >> 58) as usize].find(spread(half), is_it).map(|identity| identity.slot)
     }
 
     fn is_series(&self, slot: u32, tenant: u32, labels: &Labels) -> bool {
@@ -155,7 +152,19 @@ impl Index {
 
     /// Adds a series that is not there yet and gives its slot.
     pub(crate) fn create(&mut self, tenant: u32, number: u64, labels: &Labels) -> u32 {
+        self.create_hashed(self.hash(tenant, labels), tenant, number, labels)
+    }
+
+    /// The slot of a series, and whether it was added just now.
+    pub(crate) fn find_or_create(&mut self, tenant: u32, number: u64, labels: &Labels) -> (u32, bool) {
         let hash = self.hash(tenant, labels);
+        match self.find_hashed(hash, tenant, labels) {
+            Some(slot) => (slot, false),
+            None => (self.create_hashed(hash, tenant, number, labels), true),
+        }
+    }
+
+    fn create_hashed(&mut self, hash: u64, tenant: u32, number: u64, labels: &Labels) -> u32 {
         let slot = self.free.pop().unwrap_or(self.records.len() as u32);
         self.scratch.clear();
         for (name, value) in labels.iter() {
@@ -277,6 +286,7 @@ impl Index {
     }
 
     /// Bytes of memory, allocator overhead and posting lists apart.
+    #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
         let labels: usize = self.records.iter().map(|record| record.labels.len()).sum();
         let identities: usize = self.identities.iter().map(|stripe| stripe.capacity() * 9).sum();

@@ -55,6 +55,7 @@ impl Head {
     }
 
     /// Bytes of memory by part, in words.
+    #[cfg(test)]
     pub(crate) fn memory(&self) -> String {
         let shards: usize = self.shards().iter().map(|shard| shard.lock().memory()).sum();
         let mib = |bytes: usize| bytes >> 20;

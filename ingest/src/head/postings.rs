@@ -12,8 +12,13 @@ const SORTED_MAX: usize = 64;
 
 /// The series of one label value.
 #[derive(Debug)]
+#[expect(
+    clippy::box_collection,
+    reason = "most postings are few; a vector beside them would make each 8 bytes larger"
+)]
 enum Posting {
     Few { len: u8, ids: [u32; 3] },
+    #[expect(clippy::box_collection, reason = "a vector in place would make every posting list larger")]
     Sorted(Box<Vec<u32>>),
     Many(Box<RoaringBitmap>),
 }
@@ -239,11 +244,7 @@ impl NameIndex {
         text: impl Fn(u32) -> &'t str,
     ) -> RoaringBitmap {
         if let Some(wanted) = literals(matcher) {
-            return self.union(
-                wanted
-                    .filter_map(|value| find(value))
-                    .filter_map(|value| self.values.get(&value)),
-            );
+            return self.union(wanted.filter_map(find).filter_map(|value| self.values.get(&value)));
         }
         if matches!(
             (matcher.op, &*matcher.value),

@@ -30,11 +30,6 @@ impl Sealed {
     pub(crate) fn max_time(&self) -> Timestamp {
         self.min_time.wrapping_add(i64::from(self.span))
     }
-
-    /// Bytes of the chunk.
-    pub(crate) fn len(&self) -> usize {
-        self.len as usize
-    }
 }
 
 /// What a chunk is, when it is added.
@@ -153,6 +148,7 @@ impl SealedChunks {
     }
 
     /// Bytes of memory.
+    #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
         let bytes = |piece: &Piece| piece.filling.capacity() + piece.full.as_ref().map_or(0, Bytes::len);
         self.pieces.iter().map(bytes).sum()

@@ -99,11 +99,13 @@ impl Symbols {
     }
 
     /// Number of symbols in use.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.by_text.len()
     }
 
     /// Bytes of memory, allocator overhead apart.
+    #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
         self.symbols.capacity() * size_of::<Symbol>() + self.by_text.capacity() * 5 + self.text_bytes
     }

@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn any_single_wrong_byte_is_mended() {
-        let payload: Vec<u8> = (0..700u32).map(|i| (i * i >> 3) as u8).collect();
+        let payload: Vec<u8> = (0..700u32).map(|i| ((i * i) >> 3) as u8).collect();
         let good = record(&payload);
         for offset in 0..good.len() {
             for error in [1, 0x80, 0xff, (offset % 255) as u8 + 1] {

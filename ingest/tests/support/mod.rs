@@ -28,23 +28,23 @@ use std::{
 use storage::disk::Disk;
 
 /// An hour after the beginning of a two-hour window in 2023.
-pub const NOW: Timestamp = block_start(1_700_000_000_000) + BLOCK_RANGE_MS / 2;
+pub(crate) const NOW: Timestamp = block_start(1_700_000_000_000) + BLOCK_RANGE_MS / 2;
 
 /// A wall clock that stands still until a test moves it, with real sleeps.
-pub struct TestClock {
+pub(crate) struct TestClock {
     now: AtomicI64,
     begin: tokio::time::Instant,
 }
 
 impl TestClock {
-    pub fn new(now: Timestamp) -> Arc<Self> {
+    pub(crate) fn new(now: Timestamp) -> Arc<Self> {
         Arc::new(Self {
             now: AtomicI64::new(now),
             begin: tokio::time::Instant::now(),
         })
     }
 
-    pub fn set(&self, now: Timestamp) {
+    pub(crate) fn set(&self, now: Timestamp) {
         self.now.store(now, Ordering::SeqCst);
     }
 }
@@ -64,7 +64,7 @@ impl Clock for TestClock {
 }
 
 /// Random numbers that are the same in every run.
-pub struct TestRng(AtomicU64);
+pub(crate) struct TestRng(AtomicU64);
 
 impl Rng for TestRng {
     fn next_u64(&self) -> u64 {
@@ -75,7 +75,7 @@ impl Rng for TestRng {
 }
 
 /// Runs work on tokio.
-pub struct TestSpawn;
+pub(crate) struct TestSpawn;
 
 impl Spawn for TestSpawn {
     #[expect(clippy::disallowed_methods, reason = "the test's own implementation of the seam")]
@@ -95,7 +95,7 @@ impl Spawn for TestSpawn {
 }
 
 /// Runs work on tokio, blocking work in place: with one thread and paused time a run can be repeated step by step.
-pub struct InlineSpawn;
+pub(crate) struct InlineSpawn;
 
 impl Spawn for InlineSpawn {
     #[expect(clippy::disallowed_methods, reason = "the test's own implementation of the seam")]
@@ -113,20 +113,20 @@ impl Spawn for InlineSpawn {
 }
 
 /// Everything outside of an ingester.
-pub struct World {
-    pub clock: Arc<TestClock>,
-    pub env: Env,
-    pub bucket: Arc<dyn ObjectStore>,
-    pub settings: IngestSettings,
+pub(crate) struct World {
+    pub(crate) clock: Arc<TestClock>,
+    pub(crate) env: Env,
+    pub(crate) bucket: Arc<dyn ObjectStore>,
+    pub(crate) settings: IngestSettings,
 }
 
 impl World {
     /// A world on the real disk below `dir`.
-    pub fn on_disk(dir: &Path) -> Self {
+    pub(crate) fn on_disk(dir: &Path) -> Self {
         Self::new(Arc::new(Disk), dir)
     }
 
-    pub fn new(fs: Arc<dyn Fs>, dir: &Path) -> Self {
+    pub(crate) fn new(fs: Arc<dyn Fs>, dir: &Path) -> Self {
         let clock = TestClock::new(NOW);
         let env = Env {
             clock: clock.clone(),
@@ -146,27 +146,27 @@ impl World {
     }
 
     /// A world in memory that runs step by step.
-    pub fn in_memory(fs: &MemoryFs) -> Self {
+    pub(crate) fn in_memory(fs: &MemoryFs) -> Self {
         let mut world = Self::new(Arc::new(fs.clone()), Path::new("/data"));
         world.env.spawn = Arc::new(InlineSpawn);
         world
     }
 
     /// The same world for the next process: another view of the files, other random numbers.
-    pub fn next_process(&mut self, fs: &MemoryFs) {
+    pub(crate) fn next_process(&mut self, fs: &MemoryFs) {
         let seed = self.env.rng.next_u64();
         self.env.fs = Arc::new(fs.clone());
         self.env.rng = Arc::new(TestRng(AtomicU64::new(seed)));
     }
 
     /// Opens the ingester and waits until it is ready.
-    pub async fn open(&self) -> Arc<Ingester> {
+    pub(crate) async fn open(&self) -> Arc<Ingester> {
         let ingester = self.open_unready();
         wait_until("the ingester is ready", || ingester.is_ready()).await;
         ingester
     }
 
-    pub fn open_unready(&self) -> Arc<Ingester> {
+    pub(crate) fn open_unready(&self) -> Arc<Ingester> {
         let bucket = Arc::clone(&self.bucket);
         Ingester::open(
             self.env.clone(),
@@ -179,7 +179,7 @@ impl World {
 }
 
 /// Waits for something that the background does, for at most 20 seconds.
-pub async fn wait_until(what: &str, condition: impl Fn() -> bool) {
+pub(crate) async fn wait_until(what: &str, condition: impl Fn() -> bool) {
     for _ in 0..4000 {
         if condition() {
             return;
@@ -190,16 +190,16 @@ pub async fn wait_until(what: &str, condition: impl Fn() -> bool) {
 }
 
 /// `series(7)` is `{__name__="metric", job="test", series="7"}`.
-pub fn series(number: usize) -> Labels {
+pub(crate) fn series(number: usize) -> Labels {
     Labels::new([("__name__", "metric"), ("job", "test"), ("series", &number.to_string())]).unwrap()
 }
 
 /// A batch of the default tenant.
-pub fn batch(all: &[(Labels, &[(Timestamp, f64)])]) -> WriteBatch {
+pub(crate) fn batch(all: &[(Labels, &[(Timestamp, f64)])]) -> WriteBatch {
     batch_of("default-tenant", all)
 }
 
-pub fn batch_of(tenant: &str, all: &[(Labels, &[(Timestamp, f64)])]) -> WriteBatch {
+pub(crate) fn batch_of(tenant: &str, all: &[(Labels, &[(Timestamp, f64)])]) -> WriteBatch {
     let mut batch = WriteBatch {
         tenant: Tenant::new(tenant).unwrap(),
         ..WriteBatch::default()
@@ -213,11 +213,11 @@ pub fn batch_of(tenant: &str, all: &[(Labels, &[(Timestamp, f64)])]) -> WriteBat
 }
 
 /// Pushes a batch that must be taken.
-pub async fn push(ingester: &Ingester, batch: &WriteBatch) -> WriteOutcome {
+pub(crate) async fn push(ingester: &Ingester, batch: &WriteBatch) -> WriteOutcome {
     try_push(ingester, batch).await.unwrap()
 }
 
-pub async fn try_push(ingester: &Ingester, batch: &WriteBatch) -> Result<WriteOutcome, PushError> {
+pub(crate) async fn try_push(ingester: &Ingester, batch: &WriteBatch) -> Result<WriteOutcome, PushError> {
     let histograms = batch.histograms.iter().map(|sample| sample.at);
     let newest = batch
         .floats
@@ -233,14 +233,14 @@ pub async fn try_push(ingester: &Ingester, batch: &WriteBatch) -> Result<WriteOu
 }
 
 /// All samples as timestamp → bits of the value, by labels.
-pub type Content = BTreeMap<String, BTreeMap<Timestamp, u64>>;
+pub(crate) type Content = BTreeMap<String, BTreeMap<Timestamp, u64>>;
 
 /// Reads all samples of a tenant.
-pub async fn content(ingester: &Ingester, tenant: &str) -> Content {
+pub(crate) async fn content(ingester: &Ingester, tenant: &str) -> Content {
     content_in(ingester, tenant, TimeRange::ALL).await
 }
 
-pub async fn content_in(ingester: &Ingester, tenant: &str, range: TimeRange) -> Content {
+pub(crate) async fn content_in(ingester: &Ingester, tenant: &str, range: TimeRange) -> Content {
     let select = ingester.tenant(&Tenant::new(tenant).unwrap());
     let matchers = vec![Matcher::not_equal("__name__", "")];
     let mut set = select.select(SelectRequest::new(matchers, range)).await.unwrap();
@@ -265,7 +265,7 @@ pub async fn content_in(ingester: &Ingester, tenant: &str, range: TimeRange) -> 
 }
 
 /// What [`content`] gives after these samples were pushed.
-pub fn expected(all: &[(Labels, &[(Timestamp, f64)])]) -> Content {
+pub(crate) fn expected(all: &[(Labels, &[(Timestamp, f64)])]) -> Content {
     let mut content = Content::new();
     for (labels, samples) in all {
         let bits = samples.iter().map(|&(at, value)| (at, value.to_bits()));
