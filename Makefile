@@ -6,7 +6,7 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 export NARTHEX_BIN ?= $(abspath $(TARGET)/release/narthex)
 
-.PHONY: help test peers verify fix build e2e bench long
+.PHONY: help test peers verify fix build e2e bench speed
 
 help: ## list the verbs
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
@@ -30,6 +30,13 @@ build: ## the binary, as users build it
 
 e2e: peers build ## only the tests that start the binary
 	$(CARGO) test --release -p loadtest -- --nocapture
+
+speed: ## what single parts cost: chunks, commit, replay, placement (measurements, not tests)
+	$(CARGO) test --release -p storage --test speed -- --ignored --nocapture --test-threads 1
+	$(CARGO) test --release -p ingest --lib bench -- --ignored --nocapture --test-threads 1
+	$(CARGO) test --release -p receiver --lib placement -- --ignored --nocapture --test-threads 1
+	$(CARGO) test --release -p cluster --lib group -- --ignored --nocapture --test-threads 1
+	$(CARGO) bench -p receiver
 
 bench: build ## side by side with the peers that are installed: CPU-seconds per million samples, memory, disk
 	$(CARGO) run --release -p loadtest -- compare

@@ -39,10 +39,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
 };
-use storage::{
-    chunk::{XorReader, is_histogram},
-    index::Scan,
-};
+use storage::{chunk::XorReader, index::Scan};
 use ulid::Ulid;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -87,7 +84,8 @@ pub(crate) fn replay(core: &Core, dir: &Path) -> io::Result<Replayed> {
             fs.remove_file(&dir.join(&entry.name))?;
         }
     }
-    (segments.sort_unstable(), images.sort_unstable());
+    segments.sort_unstable();
+    images.sort_unstable();
     let image = images.last().copied();
     // What an image replaced, and a crash left behind.
     for number in segments.extract_if(.., |number| image.is_some_and(|image| *number < image)) {

@@ -139,7 +139,9 @@ impl Index {
     fn find_hashed(&self, hash: u64, tenant: u32, labels: &Labels) -> Option<u32> {
         let half = hash as u32;
         let is_it = |identity: &Identity| identity.hash == half && self.is_series(identity.slot, tenant, labels);
-        self.identities[(hash >> 58) as usize].find(spread(half), is_it).map(|identity| identity.slot)
+        self.identities[(hash >> 58) as usize]
+            .find(spread(half), is_it)
+            .map(|identity| identity.slot)
     }
 
     fn is_series(&self, slot: u32, tenant: u32, labels: &Labels) -> bool {
@@ -153,15 +155,6 @@ impl Index {
     /// Adds a series that is not there yet and gives its slot.
     pub(crate) fn create(&mut self, tenant: u32, number: u64, labels: &Labels) -> u32 {
         self.create_hashed(self.hash(tenant, labels), tenant, number, labels)
-    }
-
-    /// The slot of a series, and whether it was added just now.
-    pub(crate) fn find_or_create(&mut self, tenant: u32, number: u64, labels: &Labels) -> (u32, bool) {
-        let hash = self.hash(tenant, labels);
-        match self.find_hashed(hash, tenant, labels) {
-            Some(slot) => (slot, false),
-            None => (self.create_hashed(hash, tenant, number, labels), true),
-        }
     }
 
     fn create_hashed(&mut self, hash: u64, tenant: u32, number: u64, labels: &Labels) -> u32 {

@@ -12,13 +12,15 @@ const SORTED_MAX: usize = 64;
 
 /// The series of one label value.
 #[derive(Debug)]
-#[expect(
-    clippy::box_collection,
-    reason = "most postings are few; a vector beside them would make each 8 bytes larger"
-)]
 enum Posting {
-    Few { len: u8, ids: [u32; 3] },
-    #[expect(clippy::box_collection, reason = "a vector in place would make every posting list larger")]
+    Few {
+        len: u8,
+        ids: [u32; 3],
+    },
+    #[expect(
+        clippy::box_collection,
+        reason = "a vector in place would make every posting list larger"
+    )]
     Sorted(Box<Vec<u32>>),
     Many(Box<RoaringBitmap>),
 }

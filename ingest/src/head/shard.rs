@@ -143,19 +143,6 @@ impl Shard {
         !appended
     }
 
-    /// Goes on with an open chunk of histograms; `false` when it cannot be read.
-    pub(crate) fn restore_histograms(&mut self, place: usize, encoding: u8, data: &[u8]) -> bool {
-        let Ok(chunk) = HistogramChunk::resume(encoding, data) else {
-            return false;
-        };
-        self.seal(place);
-        let hot = &mut self.hot[place];
-        hot.last_at = chunk.last_at();
-        hot.flags |= FLAG_HISTOGRAM | FLAG_OPEN_HISTOGRAMS;
-        self.histograms.insert(place, chunk);
-        true
-    }
-
     /// Completes the open chunk, if there is one.
     #[cold]
     pub(crate) fn seal(&mut self, place: usize) {
@@ -406,6 +393,7 @@ impl Shard {
     }
 
     /// Bytes of memory.
+    #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
         let lists: usize = self
             .cold
@@ -482,7 +470,7 @@ mod tests {
     fn samples(chunks: &[Chunk]) -> Vec<(i64, f64)> {
         let mut buffer = SampleBuffer::default();
         for chunk in chunks {
-            storage::chunk::decode(chunk.encoding, &chunk.data, TimeRange::ALL, &mut buffer).unwrap();
+            chunk::decode(chunk.encoding, &chunk.data, TimeRange::ALL, &mut buffer).unwrap();
         }
         buffer.timestamps.into_iter().zip(buffer.values).collect()
     }
