@@ -206,7 +206,7 @@ impl<'a> Sides<'a> {
     /// Two series of the side "one" with the same matching labels at the same step.
     fn duplicates_on_side_one(&self) -> Option<Ambiguity> {
         let groups = self.groups.iter().filter(|group| group.one.len() > 1);
-        let overlaps = groups.filter_map(|group| first_overlap(self.one, &group.one, |_, step| self.active[step]));
+        let overlaps = groups.filter_map(|group| first_overlap(self.one, &group.one, |step| self.active[step]));
         let (step, first, second) = overlaps.min_by_key(|(step, ..)| *step)?;
         let matching = &self.binary.matching;
         let mut pair = [&self.one[first].labels, &self.one[second].labels];
@@ -231,7 +231,7 @@ impl<'a> Sides<'a> {
         let mut first: Option<usize> = None;
         for group in self.groups.iter().filter(|group| group.many.len() > 1) {
             let matched = self.matched_steps(group);
-            let is_matched = |many: usize, step: usize| matched[step] && self.gives_value(group, many, step);
+            let is_matched = |step: usize| matched[step];
             let step = if explicit {
                 self.same_results(group)
                     .filter_map(|same| first_overlap(self.many, &same, is_matched))
@@ -263,23 +263,6 @@ impl<'a> Sides<'a> {
             matched[step] = true;
         }
         matched
-    }
-
-    /// Whether a series of the side "many" has a result at a step. What a comparison filters away is in nobody's way.
-    fn gives_value(&self, group: &Group, many: usize, step: usize) -> bool {
-        let partners = group.one.iter().map(|&index| self.one[index].cells.at(step));
-        let filled = self.fill_one.map(Cell::Float);
-        let Some(one) = partners.into_iter().find(|cell| cell.is_present()).or(filled) else {
-            return false;
-        };
-        let (left, right) = self.in_order(self.many[many].cells.at(step), one);
-        element(self.binary.op, left, right, &mut |_| {}).is_some_and(|(_, holds)| holds || self.binary.return_bool)
-    }
-
-    /// Cells of the sides "many" and "one" as left and right operand.
-    fn in_order<'c>(&self, many: Cell<'c>, one: Cell<'c>) -> (Cell<'c>, Cell<'c>) {
-        let swapped = self.binary.matching.cardinality == Cardinality::OneToMany;
-        if swapped { (one, many) } else { (many, one) }
     }
 
     /// Sets of series of the side "many" that have the same result labels as one another.
@@ -362,9 +345,10 @@ impl<'a> Sides<'a> {
         drop_name: bool,
         note: &mut dyn FnMut(Note<'_>),
     ) -> Option<Column> {
+        let swapped = self.binary.matching.cardinality == Cardinality::OneToMany;
         let mut cells = Cells::default();
         for (step, many, one) in pairs {
-            let (left, right) = self.in_order(many, one);
+            let (left, right) = if swapped { (one, many) } else { (many, one) };
             let Some((point, holds)) = element(self.binary.op, left, right, note) else {
                 continue;
             };
@@ -382,16 +366,16 @@ impl<'a> Sides<'a> {
     }
 }
 
-/// The first step at which two of the columns have a value, among the columns and steps that count, and which two.
+/// The first step at which two of the columns have a value, among the steps that count, and which two.
 fn first_overlap(
     columns: &[Column],
     indexes: &[usize],
-    counts: impl Fn(usize, usize) -> bool,
+    counts: impl Fn(usize) -> bool,
 ) -> Option<(usize, usize, usize)> {
     let mut owners: HashMap<usize, usize, foldhash::fast::RandomState> = HashMap::default();
     let mut first: Option<(usize, usize, usize)> = None;
     for &index in indexes {
-        for (step, _) in columns[index].cells.iter().filter(|(step, _)| counts(index, *step)) {
+        for (step, _) in columns[index].cells.iter().filter(|(step, _)| counts(*step)) {
             match owners.get(&step) {
                 Some(&owner) if first.is_none_or(|(known, ..)| step < known) => first = Some((step, owner, index)),
                 Some(_) => {}
