@@ -1,7 +1,8 @@
 //! The nouns and seams of Narthex, in plain Rust: no input or output, no wire format.
 //!
 //! Everything that takes samples implements [`push::Push`], everything that gives them back implements
-//! [`select::Select`]. What differs between production, tests and simulation is injected through [`env`].
+//! [`select::Select`], what takes them away again implements [`admin::Administer`]. What differs between production, tests and
+//! simulation is injected through [`env`].
 //!
 //! Modules are listed in reading order; a module imports only from those above it.
 #![warn(missing_docs)]
@@ -17,4 +18,5 @@ pub mod matcher;
 pub mod verdict;
 pub mod push;
 pub mod select;
+pub mod admin;
 pub mod env;
