@@ -58,11 +58,17 @@ impl Histogram {
 
     /// Whether any number of the histogram is infinite.
     pub fn has_overflow(&self) -> bool {
-        let counts = self.positive_buckets.iter().chain(&self.negative_buckets);
-        [self.count, self.sum, self.zero_count]
-            .iter()
-            .chain(counts)
-            .any(|number| number.is_infinite())
+        self.numbers().any(f64::is_infinite)
+    }
+
+    /// Whether all numbers are so small that as many of them as there may be buckets do not add up to infinity.
+    pub(super) fn is_small(&self) -> bool {
+        self.numbers().all(|number| number.abs() < 1e290)
+    }
+
+    fn numbers(&self) -> impl Iterator<Item = f64> {
+        let counts = self.positive_buckets.iter().chain(&self.negative_buckets).copied();
+        [self.count, self.sum, self.zero_count].into_iter().chain(counts)
     }
 
     /// Whether both hold the same numbers in the same layout, bit for bit; hints do not count.

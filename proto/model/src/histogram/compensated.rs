@@ -111,6 +111,11 @@ impl HistogramSum {
         self.for_each_error(|error| *error /= divisor);
     }
 
+    /// Whether `other` can surely be added without any number becoming infinite. `false` means that it must be tried.
+    pub fn has_room_for(&self, other: &Histogram) -> bool {
+        self.value.is_small() && other.is_small()
+    }
+
     /// Whether any number has become infinite.
     pub fn has_overflow(&self) -> bool {
         self.value.has_overflow()

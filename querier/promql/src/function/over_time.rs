@@ -177,6 +177,11 @@ impl HistogramTotal {
     pub(crate) fn add_to_mean(&mut self, other: &Histogram) -> Result<(), IncompatibleSchemas> {
         self.hints.see(other.reset_hint);
         self.count += 1.0;
+        if !self.incremental && self.sum.has_room_for(other) {
+            let combined = self.sum.add(other)?;
+            self.note(combined);
+            return Ok(());
+        }
         if !self.incremental {
             let mut sum = self.sum.clone();
             let combined = sum.add(other)?;

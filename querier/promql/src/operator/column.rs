@@ -199,6 +199,20 @@ impl Cells {
         }
     }
 
+    /// What `combine` makes of the floats at steps where both have one; neither has histograms.
+    pub(crate) fn combine_floats(&self, other: &Cells, combine: impl Fn(f64, f64) -> f64) -> Cells {
+        let (mine, theirs) = (self.steps(), other.steps());
+        let (first, end) = (mine.start.max(theirs.start), mine.end.min(theirs.end));
+        let mut cells = Cells::with_capacity(end.saturating_sub(first));
+        for step in first..end {
+            let (left, right) = (self.values[step - self.first], other.values[step - other.first]);
+            if left.to_bits() != ABSENT && right.to_bits() != ABSENT {
+                cells.push_float(step, combine(left, right));
+            }
+        }
+        cells
+    }
+
     /// How many samples the cells count as, see [`histogram_samples`].
     pub(crate) fn samples(&self) -> usize {
         if self.histograms.is_empty() {
@@ -368,6 +382,16 @@ mod tests {
         cells.map_floats(|_, value| value + 1.0);
         assert_eq!(cells.iter().map(|(step, _)| step).collect::<Vec<_>>(), [3, 6]);
         assert!(!cells.has_histograms());
+    }
+
+    #[test]
+    fn floats_are_combined_where_both_are() {
+        let cells = |cells: &[(usize, f64)]| column(&[], cells).cells;
+        let left = cells(&[(1, 1.0), (2, 2.0), (4, 4.0), (5, 5.0)]);
+        let right = cells(&[(0, 10.0), (2, 20.0), (3, 30.0), (5, 50.0), (6, 60.0)]);
+        let sum = left.combine_floats(&right, |left, right| left + right);
+        assert_eq!(sum.floats().collect::<Vec<_>>(), [(2, 22.0), (5, 55.0)]);
+        assert!(left.combine_floats(&cells(&[(7, 1.0)]), |left, _| left).is_empty());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::{
     ast::{Cardinality, Matching, Span},
     operator::{
         Evaluator,
-        binary::{drops_name, element},
+        binary::{arithmetic, drops_name, element},
         column::{Cell, Cells, Column, Matrix, is_metadata, join_same_labels, without_metadata},
     },
     plan::{Binary, Grid},
@@ -288,6 +288,14 @@ impl<'a> Sides<'a> {
             let partners = &self.groups[group as usize].one;
             for &partner in partners {
                 let one = &self.one[partner];
+                if let Some(cells) = self.floats(&many.cells, &one.cells) {
+                    columns.extend((!cells.is_empty()).then(|| Column {
+                        labels: result_labels(self.binary, &many.labels, &one.labels),
+                        drop_name: many.drop_name,
+                        cells,
+                    }));
+                    continue;
+                }
                 let (from, to) = (many.cells.steps(), one.cells.steps());
                 let steps = from.start.max(to.start)..from.end.min(to.end);
                 let pairs = steps.map(|step| (step, many.cells.at(step), one.cells.at(step)));
@@ -333,6 +341,21 @@ impl<'a> Sides<'a> {
         Ok(columns)
     }
 
+    /// The results of an arithmetic operator on a pair of series without histograms; `None` for others.
+    fn floats(&self, many: &Cells, one: &Cells) -> Option<Cells> {
+        let op = self.binary.op;
+        if !drops_name(op) || many.has_histograms() || one.has_histograms() {
+            return None;
+        }
+        let (left, right) = if self.is_swapped() { (one, many) } else { (many, one) };
+        Some(left.combine_floats(right, |left, right| arithmetic(op, left, right)))
+    }
+
+    /// Whether the side "many" stands on the right.
+    fn is_swapped(&self) -> bool {
+        self.binary.matching.cardinality == Cardinality::OneToMany
+    }
+
     fn is_present(&self, side: &[Column], partners: &[usize], step: usize) -> bool {
         partners.iter().any(|&index| side[index].cells.at(step).is_present())
     }
@@ -345,10 +368,9 @@ impl<'a> Sides<'a> {
         drop_name: bool,
         note: &mut dyn FnMut(Note<'_>),
     ) -> Option<Column> {
-        let swapped = self.binary.matching.cardinality == Cardinality::OneToMany;
         let mut cells = Cells::default();
         for (step, many, one) in pairs {
-            let (left, right) = if swapped { (one, many) } else { (many, one) };
+            let (left, right) = if self.is_swapped() { (one, many) } else { (many, one) };
             let Some((point, holds)) = element(self.binary.op, left, right, note) else {
                 continue;
             };
