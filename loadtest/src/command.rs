@@ -4,15 +4,17 @@ use crate::{
     api::Api,
     clock::{now_ms, run_name},
     compare::{Binaries, Contestant, contest, table},
+    fleet::{Fleet, Shape},
     http::{Url, parse_header},
     ledger::{Ledger, LedgerWorkload, Run},
     meter::Usage,
     outcome::Outcome,
-    population::{Population, Workload},
+    page::page,
+    population::Workload,
     report::{Report, progress_bar, settle, write_json},
     verify::verify,
     wire::Protocol,
-    write::{Observer, Order, Plan, last_scrapes_start, one_window_start, write},
+    write::{Late, Observer, Order, Plan, last_scrapes_start, one_window_start, write},
 };
 use anyhow::{Context, bail, ensure};
 use clap::{Parser, ValueEnum};
@@ -28,7 +30,7 @@ pub enum Command {
     /// Read everything in a ledger back and compare.
     Verify(VerifyArguments),
     /// Measure Narthex and its installed peers side by side.
-    Compare(CompareArguments),
+    Compare(Box<CompareArguments>),
 }
 
 impl Command {
@@ -42,83 +44,9 @@ impl Command {
     }
 }
 
-/// Arguments of `loadtest write`.
+/// What is written, and how it travels.
 #[derive(clap::Args)]
-pub struct WriteArguments {
-    /// The remote write endpoint.
-    #[arg(long, default_value = "http://127.0.0.1:10902/api/v1/write")]
-    url: String,
-    /// Header on every request, as "NAME: VALUE" (repeatable).
-    #[arg(long = "header", value_name = "HEADER")]
-    headers: Vec<String>,
-    /// Number of series.
-    #[arg(long, default_value_t = 100_000)]
-    series: usize,
-    /// Label on every series, as NAME=VALUE (repeatable).
-    #[arg(long = "label", value_name = "NAME=VALUE", conflicts_with = "ledger")]
-    labels: Vec<String>,
-    /// Number of scrapes.
-    #[arg(long, default_value_t = 200)]
-    scrapes: u64,
-    /// Time between scrapes.
-    #[arg(long, default_value = "15s", value_parser = parse_duration)]
-    step: Duration,
-    /// Timestamp of the first scrape in milliseconds [default: such that the last is now].
-    #[arg(long)]
-    start: Option<i64>,
-    /// Samples per request.
-    #[arg(long, default_value_t = 2_000)]
-    batch: usize,
-    /// Samples of each series in a request.
-    #[arg(long, default_value_t = 1)]
-    samples_each: usize,
-    /// Connections, each with one request in flight.
-    #[arg(long, default_value_t = 4)]
-    connections: usize,
-    /// Samples per second over all connections.
-    #[arg(long, conflicts_with = "saturate")]
-    rate: Option<f64>,
-    /// Send as fast as the server answers (the default).
-    #[arg(long)]
-    saturate: bool,
-    /// Order of the series in a scrape.
-    #[arg(long, value_enum, default_value = "steady")]
-    order: OrderArgument,
-    /// Remote write version.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
-    protocol: u8,
-    /// How often a request that failed for now is sent again.
-    #[arg(long, default_value_t = 10)]
-    retries: u32,
-    /// Write recognisable samples and record the fate of each in this file, for `loadtest verify`.
-    #[arg(long, value_name = "FILE")]
-    ledger: Option<PathBuf>,
-    /// Process id of the server, to measure what it uses.
-    #[arg(long)]
-    pid: Option<u32>,
-    /// How long to wait after the last answer before the server is measured a second time.
-    #[arg(long, default_value = "5s", value_parser = parse_duration)]
-    settle: Duration,
-    /// Write the result to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum OrderArgument {
-    Steady,
-    Shuffled,
-}
-
-/// Arguments of `loadtest compare`.
-#[derive(clap::Args)]
-pub struct CompareArguments {
-    /// Who takes part, in this order (repeatable) [default: all that are installed].
-    #[arg(long = "server", value_enum)]
-    servers: Vec<Contestant>,
-    /// How often the whole order is run; more than once shows how far figures scatter.
-    #[arg(long, default_value_t = 1)]
-    rounds: usize,
+struct LoadArguments {
     /// Number of series.
     #[arg(long, default_value_t = 100_000)]
     series: usize,
@@ -128,6 +56,24 @@ pub struct CompareArguments {
     /// Time between scrapes.
     #[arg(long, default_value = "15s", value_parser = parse_duration)]
     step: Duration,
+    /// Percentage of the series that is replaced by new ones in each scrape, host by host.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
+    churn: f64,
+    /// Senders that scrape the same targets, as a pair of Prometheus does; the series get a label `replica`.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    replicas: usize,
+    /// Tenants that share the series.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    tenants: usize,
+    /// Header that carries the tenant.
+    #[arg(long, value_name = "NAME", default_value = "THANOS-TENANT")]
+    tenant_header: String,
+    /// Percentage of the series that has one more sample in each scrape, which arrives late.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
+    late: f64,
+    /// Age of the oldest late samples.
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = parse_duration)]
+    late_by: Duration,
     /// Samples per request.
     #[arg(long, default_value_t = 2_000)]
     batch: usize,
@@ -146,6 +92,62 @@ pub struct CompareArguments {
     /// How long to wait after the last answer before a server is measured a second time.
     #[arg(long, default_value = "5s", value_parser = parse_duration)]
     settle: Duration,
+    /// Write the result to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Arguments of `loadtest write`.
+#[derive(clap::Args)]
+pub struct WriteArguments {
+    /// The remote write endpoint.
+    #[arg(long, default_value = "http://127.0.0.1:10902/api/v1/write")]
+    url: String,
+    /// Header on every request, as "NAME: VALUE" (repeatable).
+    #[arg(long = "header", value_name = "HEADER")]
+    headers: Vec<String>,
+    /// Label on every series, as NAME=VALUE (repeatable).
+    #[arg(long = "label", value_name = "NAME=VALUE", conflicts_with = "ledger")]
+    labels: Vec<String>,
+    #[command(flatten)]
+    load: LoadArguments,
+    /// Timestamp of the first scrape in milliseconds [default: such that the last is now].
+    #[arg(long)]
+    start: Option<i64>,
+    /// Samples per second over all connections.
+    #[arg(long, conflicts_with = "saturate")]
+    rate: Option<f64>,
+    /// Send as fast as the server answers (the default).
+    #[arg(long)]
+    saturate: bool,
+    /// How often a request that failed for now is sent again.
+    #[arg(long, default_value_t = 10)]
+    retries: u32,
+    /// Write recognisable samples and record the fate of each in this file, for `loadtest verify`.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["churn", "replicas", "tenants", "late"])]
+    ledger: Option<PathBuf>,
+    /// Process id of the server, to measure what it uses.
+    #[arg(long)]
+    pid: Option<u32>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum OrderArgument {
+    Steady,
+    Shuffled,
+}
+
+/// Arguments of `loadtest compare`.
+#[derive(clap::Args)]
+pub struct CompareArguments {
+    /// Who takes part, in this order (repeatable) [default: all that are installed].
+    #[arg(long = "server", value_enum)]
+    servers: Vec<Contestant>,
+    /// How often the whole order is run; more than once shows how far figures scatter.
+    #[arg(long, default_value_t = 1)]
+    rounds: usize,
+    #[command(flatten)]
+    load: LoadArguments,
     /// Where servers keep their data while they run; needs room for some gigabytes on a real disk.
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     dir: PathBuf,
@@ -155,9 +157,9 @@ pub struct CompareArguments {
     /// The VictoriaMetrics to compare with.
     #[arg(long, default_value = crate::process::VICTORIA_METRICS)]
     victoria_metrics: PathBuf,
-    /// Write the result to this file.
+    /// Write the result to this file as a page with charts.
     #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    html: Option<PathBuf>,
 }
 
 /// Arguments of `loadtest verify`.
@@ -177,23 +179,90 @@ pub struct VerifyArguments {
     json: Option<PathBuf>,
 }
 
+impl LoadArguments {
+    /// A plan that leaves where to and when to the caller.
+    fn plan(&self, url: Url, now: i64) -> anyhow::Result<Plan> {
+        let step = self.step.as_millis() as i64;
+        ensure!(step > 0, "the step between scrapes must be at least 1 ms");
+        let late = Late {
+            share: self.late / 100.0,
+            age_max: self.late_by.as_millis() as i64,
+        };
+        Ok(Plan {
+            scrapes: self.scrapes,
+            step,
+            batch: self.batch,
+            samples_each: self.samples_each,
+            connections: self.connections,
+            order: self.order.into(),
+            late: (self.late != 0.0).then_some(late),
+            tenant_header: self.tenant_header.clone(),
+            protocol: protocol(self.protocol),
+            ..Plan::new(url, now)
+        })
+    }
+
+    fn fleet(&self, labels: Vec<(String, String)>) -> anyhow::Result<Fleet> {
+        Fleet::new(Shape {
+            series: self.series,
+            labels,
+            churn: self.churn / 100.0,
+            replicas: self.replicas,
+            tenants: self.tenants,
+            step: self.step.as_millis() as i64,
+        })
+    }
+
+    /// Samples of a whole run, for a progress bar.
+    fn samples(&self) -> u64 {
+        let scrapes = (self.series * self.replicas) as u64 * self.scrapes;
+        scrapes + (scrapes as f64 * self.late / 100.0) as u64
+    }
+
+    /// The shape in words.
+    fn describe(&self) -> String {
+        let mut text = format!(
+            "{} series × {} scrapes, {} samples per request, {} of each series, {} connections, remote write {}.0",
+            self.series, self.scrapes, self.batch, self.samples_each, self.connections, self.protocol,
+        );
+        text += if Order::from(self.order) == Order::Steady {
+            ", steady order"
+        } else {
+            ", shuffled order"
+        };
+        if self.churn > 0.0 {
+            text += &format!(", {} % replaced each scrape", self.churn);
+        }
+        if self.replicas > 1 {
+            text += &format!(", {} replicas", self.replicas);
+        }
+        if self.tenants > 1 {
+            text += &format!(", {} tenants", self.tenants);
+        }
+        if self.late > 0.0 {
+            text += &format!(", {} % late by up to {} s", self.late, self.late_by.as_secs());
+        }
+        text
+    }
+}
+
 impl WriteArguments {
     fn run(self) -> anyhow::Result<bool> {
         let plan = self.plan()?;
-        let bar = progress_bar(self.series as u64 * plan.scrapes);
+        let bar = progress_bar(self.load.samples());
         let before = self.pid.map(Usage::of).transpose()?;
         let own_before = Usage::own()?.cpu();
         let stop = AtomicBool::new(false);
         let outcome = match &self.ledger {
             None => {
                 bar.set_message("making the population");
-                let population = Population::new(self.series, parse_labels(&self.labels)?);
-                self.drive(&plan, &population, &(), &stop, &bar)?
+                let fleet = self.load.fleet(parse_labels(&self.labels)?)?;
+                self.drive(&plan, &fleet, &(), &stop, &bar)?
             }
             Some(path) => {
                 let run = Run {
                     name: run_name(),
-                    series: self.series,
+                    series: self.load.series,
                     start: plan.start,
                     step: plan.step,
                 };
@@ -206,7 +275,7 @@ impl WriteArguments {
         bar.finish_and_clear();
         let generator_cpu_seconds = Usage::own()?.cpu() - own_before;
         let server = match (self.pid, before) {
-            (Some(pid), Some(before)) => Some(settle(pid, before, self.settle, outcome.samples)?),
+            (Some(pid), Some(before)) => Some(settle(pid, before, self.load.settle, outcome.samples)?),
             _ => None,
         };
         let report = Report {
@@ -215,7 +284,7 @@ impl WriteArguments {
             server,
         };
         println!("{}", report.summary());
-        write_json(self.json.as_deref(), &report)?;
+        write_json(self.load.json.as_deref(), &report)?;
         Ok(report.outcome.refused == 0 && report.outcome.unknown == 0)
     }
 
@@ -232,24 +301,16 @@ impl WriteArguments {
     }
 
     fn plan(&self) -> anyhow::Result<Plan> {
-        let step = self.step.as_millis() as i64;
-        ensure!(step > 0, "the step between scrapes must be at least 1 ms");
         let now = now_ms();
+        let plan = self.load.plan(Url::parse(&self.url)?, now)?;
         Ok(Plan {
             headers: parse_headers(&self.headers)?,
-            scrapes: self.scrapes,
             start: self
                 .start
-                .unwrap_or_else(|| last_scrapes_start(now, self.scrapes, step)),
-            step,
-            batch: self.batch,
-            samples_each: self.samples_each,
-            connections: self.connections,
+                .unwrap_or_else(|| last_scrapes_start(now, plan.scrapes, plan.step)),
             rate: self.rate,
-            order: self.order.into(),
-            protocol: protocol(self.protocol),
             retries: self.retries,
-            ..Plan::new(Url::parse(&self.url)?, now)
+            ..plan
         })
     }
 }
@@ -260,42 +321,30 @@ impl CompareArguments {
             prometheus: self.prometheus.clone(),
             victoria_metrics: self.victoria_metrics.clone(),
         };
-        let plan = self.plan()?;
-        let population = Population::new(self.series, Vec::new());
+        let now = now_ms();
+        let plan = self.load.plan(Url::parse("http://127.0.0.1:1")?, now)?;
+        let plan = Plan {
+            start: one_window_start(now, plan.scrapes, plan.step),
+            ..plan
+        };
+        let fleet = self.load.fleet(Vec::new())?;
         let mut rows = Vec::new();
         for contestant in self.contestants(&binaries)?.repeat(self.rounds) {
-            let bar = progress_bar(self.series as u64 * self.scrapes);
+            let bar = progress_bar(self.load.samples());
             bar.set_message(format!("{contestant:?}"));
             let progress = |samples| bar.inc(samples);
-            let row = contest(
-                contestant,
-                &binaries,
-                &self.dir,
-                &plan,
-                &population,
-                self.settle,
-                &progress,
-            );
+            let settle = self.load.settle;
+            let row = contest(contestant, &binaries, &self.dir, &plan, &fleet, settle, &progress);
             bar.finish_and_clear();
             rows.push(row.with_context(|| format!("measure {contestant:?}"))?);
         }
-        println!(
-            "{} series × {} scrapes, {} samples per request, {} of each series, {} connections, remote write {}.0, {}\n",
-            self.series,
-            self.scrapes,
-            self.batch,
-            self.samples_each,
-            self.connections,
-            self.protocol,
-            if plan.order == Order::Steady {
-                "steady order"
-            } else {
-                "shuffled order"
-            },
-        );
-        println!("{}", table(&rows));
+        println!("{}\n\n{}", self.load.describe(), table(&rows));
         println!("\nNarthex acknowledges what is fsynced; the others acknowledge before that.");
-        write_json(self.json.as_deref(), &rows)?;
+        write_json(self.load.json.as_deref(), &rows)?;
+        if let Some(path) = &self.html {
+            let page = page(&self.load.describe(), &rows);
+            std::fs::write(path, page).with_context(|| format!("write {}", path.display()))?;
+        }
         Ok(rows
             .iter()
             .all(|row| row.outcome.refused == 0 && row.outcome.unknown == 0))
@@ -317,23 +366,6 @@ impl CompareArguments {
         }
         ensure!(!contestants.is_empty(), "there is no server to measure");
         Ok(contestants)
-    }
-
-    fn plan(&self) -> anyhow::Result<Plan> {
-        let (now, step) = (now_ms(), self.step.as_millis() as i64);
-        ensure!(step > 0, "the step between scrapes must be at least 1 ms");
-        let nowhere = Url::parse("http://127.0.0.1:1")?;
-        Ok(Plan {
-            scrapes: self.scrapes,
-            start: one_window_start(now, self.scrapes, step),
-            step,
-            batch: self.batch,
-            samples_each: self.samples_each,
-            connections: self.connections,
-            order: self.order.into(),
-            protocol: protocol(self.protocol),
-            ..Plan::new(nowhere, now)
-        })
     }
 }
 

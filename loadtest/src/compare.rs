@@ -2,12 +2,13 @@
 //! in a fresh folder. CPU seconds decide; wall times depend on what else the machine does.
 
 use crate::{
+    fleet::Fleet,
     http::{Client, form},
     meter::Usage,
     outcome::Outcome,
-    population::{Population, Workload},
+    population::Workload,
     process::{Launch, PROMETHEUS, Server, VICTORIA_METRICS, narthex_binary},
-    write::{Plan, write},
+    write::{Plan, tenant_name, write},
 };
 use anyhow::{Context, ensure};
 use serde::Serialize;
@@ -16,7 +17,7 @@ use std::{
     process::Command,
     sync::atomic::AtomicBool,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// The metric whose samples are counted afterwards, to see that a server kept what it was sent.
@@ -145,6 +146,12 @@ pub struct Row {
     pub resident_peak: u64,
     /// Bytes written to storage per sample until settled.
     pub written_per_sample: f64,
+    /// Seconds from the start after SIGKILL until the server is ready again.
+    pub restart_seconds: f64,
+    /// CPU seconds of that.
+    pub restart_cpu_seconds: f64,
+    /// Most resident memory of the server that was started again, in bytes, through the flush.
+    pub flush_peak: u64,
     /// CPU seconds of bringing everything into the lasting format.
     pub flush_cpu_seconds: f64,
     /// Bytes per sample in the lasting format, index included.
@@ -163,7 +170,7 @@ pub fn contest(
     binaries: &Binaries,
     dir: &Path,
     plan: &Plan,
-    population: &Population,
+    fleet: &Fleet,
     settle: Duration,
     progress: &(dyn Fn(u64) + Sync),
 ) -> anyhow::Result<Row> {
@@ -178,7 +185,7 @@ pub fn contest(
     };
 
     let (load_before, own_before, before) = (load_average(), Usage::own()?.cpu(), server.usage()?);
-    let outcome = write(&plan, population, &(), &AtomicBool::new(false), progress)?;
+    let outcome = write(&plan, fleet, &(), &AtomicBool::new(false), progress)?;
     let (after, own_after) = (server.usage()?, Usage::own()?.cpu());
     ensure!(
         outcome.samples > 0,
@@ -190,13 +197,23 @@ pub fn contest(
     let settled = server.usage()?;
     let load_after = load_average();
 
+    server.kill()?;
+    let started = Instant::now();
+    let server = launch.start()?;
+    let (restart_seconds, restarted) = (started.elapsed().as_secs_f64(), server.usage()?);
+    let mut client = Client::new(&launch.url, &[], Duration::from_secs(600));
+
     let folders = contestant.flush(&server, &mut client)?;
     let flushed = server.usage()?;
     let stored: u64 = folders.iter().map(|folder| bytes_below(folder)).sum();
-    let counted = count_samples(&mut client, &plan)?;
-    let expected = (0..population.series())
-        .filter(|&series| is_counted(population, series))
-        .count() as u64;
+    // Only Narthex keeps tenants apart.
+    let tenants = if contestant == Contestant::Narthex {
+        fleet.tenants()
+    } else {
+        1
+    };
+    let counted = count_samples(&mut client, &plan, tenants)?;
+    let expected = expected_samples(fleet, &plan);
     let samples = outcome.samples as f64;
     let per_million = |seconds: f64| seconds / samples * 1e6;
     Ok(Row {
@@ -208,33 +225,55 @@ pub fn contest(
         resident: after.resident,
         resident_peak: settled.resident_peak,
         written_per_sample: settled.written.saturating_sub(before.written) as f64 / samples,
-        flush_cpu_seconds: flushed.cpu() - settled.cpu(),
+        restart_seconds,
+        restart_cpu_seconds: restarted.cpu(),
+        flush_peak: flushed.resident_peak,
+        flush_cpu_seconds: flushed.cpu() - restarted.cpu(),
         stored_per_sample: stored as f64 / samples,
-        counted: (counted, expected * plan.scrapes),
+        counted: (counted, expected),
         generator_per_million: per_million(own_after - own_before),
         load: (load_before, load_after),
         outcome,
     })
 }
 
-fn is_counted(population: &Population, series: usize) -> bool {
-    population
-        .labels(series)
-        .iter()
-        .any(|(name, value)| name == "__name__" && value == COUNTED_METRIC)
+/// Samples of the counted metric in a run.
+fn expected_samples(fleet: &Fleet, plan: &Plan) -> u64 {
+    let is_counted = |labels: Vec<(String, String)>| {
+        labels
+            .iter()
+            .any(|(name, value)| name == "__name__" && value == COUNTED_METRIC)
+    };
+    let late = |series: usize| match plan.late {
+        None => 0,
+        Some(late) => (0..plan.scrapes)
+            .filter_map(|scrape| late.scrape(series, scrape, plan.step))
+            .count() as u64,
+    };
+    (0..fleet.series())
+        .filter(|&series| is_counted(fleet.labels(series, 0)))
+        .map(|series| plan.scrapes + late(series))
+        .sum()
 }
 
-/// Asks the server how many samples of one metric it has in the time of the plan.
-fn count_samples(client: &mut Client, plan: &Plan) -> anyhow::Result<f64> {
-    let span = plan.scrapes as i64 * plan.step;
-    let end = crate::api::seconds(plan.start + span - plan.step / 2);
+/// Asks the server how many samples of one metric it has in the time of the plan, all tenants together.
+fn count_samples(client: &mut Client, plan: &Plan, tenants: usize) -> anyhow::Result<f64> {
+    // One step more than the run, so that late samples before the first scrape and shifted ones after the last are in.
+    let span = (plan.scrapes as i64 + 1) * plan.step;
+    let end = crate::api::seconds(plan.start + plan.scrapes as i64 * plan.step - 1);
     let query = format!("sum(count_over_time({COUNTED_METRIC}[{span}ms]))");
     let path = format!("/api/v1/query?{}", form(&[("query", &query), ("time", &end)]));
-    let answer = client.get(&path).context("count samples")?;
-    let json: serde_json::Value = serde_json::from_slice(&answer.body)
-        .with_context(|| format!("count samples: {} {}", answer.status, answer.text()))?;
-    let value = json.pointer("/data/result/0/value/1").and_then(|value| value.as_str());
-    Ok(value.and_then(|value| value.parse().ok()).unwrap_or(0.0))
+    let mut total = 0.0;
+    for tenant in 0..tenants {
+        let header = format!("{}: {}\r\n", plan.tenant_header, tenant_name(tenant));
+        let headers = if tenants > 1 { header.as_str() } else { "" };
+        let answer = client.send("GET", &path, headers, b"").context("count samples")?;
+        let json: serde_json::Value = serde_json::from_slice(&answer.body)
+            .with_context(|| format!("count samples: {} {}", answer.status, answer.text()))?;
+        let value = json.pointer("/data/result/0/value/1").and_then(|value| value.as_str());
+        total += value.and_then(|value| value.parse().ok()).unwrap_or(0.0);
+    }
+    Ok(total)
 }
 
 fn wait_until_idle(server: &Server) -> anyhow::Result<()> {
@@ -296,6 +335,7 @@ pub fn table(rows: &[Row]) -> String {
             "peak",
             "written B",
             "stored B",
+            "restart s",
             "flush CPU-s",
             "kept",
             "× CPU",
@@ -328,6 +368,7 @@ pub fn table(rows: &[Row]) -> String {
             mib(row.resident_peak),
             format!("{:.2}", row.written_per_sample),
             format!("{:.2}", row.stored_per_sample),
+            format!("{:.2}", row.restart_seconds),
             format!("{:.2}", row.flush_cpu_seconds),
             if row.counted.0 == row.counted.1 as f64 {
                 "all".to_owned()

@@ -75,7 +75,7 @@ impl Workload for LedgerWorkload {
         self.0.series
     }
 
-    fn labels(&self, series: usize) -> Vec<(String, String)> {
+    fn labels(&self, series: usize, _generation: u64) -> Vec<(String, String)> {
         let label = |name: &str, value: String| (name.to_owned(), value);
         vec![
             label("__name__", METRIC.to_owned()),

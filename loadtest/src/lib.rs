@@ -11,6 +11,7 @@
 pub mod clock;
 mod families;
 pub mod population;
+pub mod fleet;
 pub mod wire;
 pub mod http;
 pub mod outcome;
@@ -22,6 +23,7 @@ pub mod probe;
 pub mod meter;
 pub mod process;
 pub mod compare;
+pub mod page;
 pub mod report;
 pub mod command;
 

@@ -11,11 +11,27 @@ pub trait Workload: Sync {
     /// Number of series.
     fn series(&self) -> usize;
 
-    /// Labels of series number `series`, sorted by name, `__name__` among them.
-    fn labels(&self, series: usize) -> Vec<(String, String)>;
+    /// Labels of series number `series` in its generation number `generation`, sorted by name, `__name__` among them.
+    fn labels(&self, series: usize, generation: u64) -> Vec<(String, String)>;
 
     /// Value of series number `series` in scrape number `scrape`, which happens at `timestamp`.
     fn value(&self, series: usize, scrape: u64, timestamp: i64) -> f64;
+
+    /// How often series number `series` was replaced by a new one until scrape number `scrape`.
+    fn generation(&self, _series: usize, _scrape: u64) -> u64 {
+        0
+    }
+
+    /// Milliseconds by which the samples of series number `series` come after the time of their scrape.
+    fn delay(&self, _series: usize) -> i64 {
+        0
+    }
+
+    /// Number of the tenant that series number `series` belongs to, if there are several. Series of a tenant have numbers
+    /// in a row.
+    fn tenant(&self, _series: usize) -> Option<usize> {
+        None
+    }
 }
 
 /// Series per host.
@@ -83,7 +99,7 @@ impl Workload for Population {
         self.behaviour.len()
     }
 
-    fn labels(&self, series: usize) -> Vec<(String, String)> {
+    fn labels(&self, series: usize, _generation: u64) -> Vec<(String, String)> {
         let slot = &self.slots[series % SERIES_PER_HOST];
         let mut labels = source_labels(slot.family, slot.choice, series / SERIES_PER_HOST);
         labels.push(("__name__".to_owned(), slot.family.name.to_owned()));
@@ -240,7 +256,7 @@ mod tests {
         let mut seen = HashSet::new();
         let (mut pairs, mut bytes) = (0, 0);
         for series in 0..population.series() {
-            let labels = population.labels(series);
+            let labels = population.labels(series, 0);
             assert!(
                 labels.windows(2).all(|pair| pair[0].0 < pair[1].0),
                 "unsorted or doubled: {labels:?}"
@@ -304,7 +320,7 @@ mod tests {
             ("cluster".to_owned(), "b".to_owned()),
             ("replica".to_owned(), "1".to_owned()),
         ];
-        let labels = Population::new(1, extra).labels(0);
+        let labels = Population::new(1, extra).labels(0, 0);
         assert_eq!(labels.iter().filter(|(name, _)| name == "cluster").count(), 1);
         assert!(labels.contains(&("cluster".to_owned(), "b".to_owned())));
         assert!(labels.contains(&("replica".to_owned(), "1".to_owned())));

@@ -4,7 +4,6 @@
 //! with room for both at known offsets, and [`Body::set`] overwrites 14 bytes per sample. [`crate::write`] is the user.
 //! [`encode_v1`] takes any labels and samples and is what tests use to say odd things.
 
-use crate::population::Workload;
 use anyhow::ensure;
 use std::collections::HashMap;
 
@@ -67,13 +66,13 @@ pub enum LabelTable {
 }
 
 impl LabelTable {
-    /// Encodes the labels of `series`, which are numbered from 0 in the table.
-    pub fn new(protocol: Protocol, workload: &impl Workload, series: &[usize]) -> Self {
+    /// Encodes the labels of each series; in the table they are numbered from 0 in this order.
+    pub fn new(protocol: Protocol, series: impl Iterator<Item = Vec<(String, String)>>) -> Self {
         match protocol {
             Protocol::V1 => {
-                let (mut bytes, mut ends) = (Vec::new(), Vec::with_capacity(series.len()));
-                for &number in series {
-                    for (name, value) in workload.labels(number) {
+                let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+                for labels in series {
+                    for (name, value) in labels {
                         put_label(&mut bytes, &name, &value);
                     }
                     ends.push(bytes.len());
@@ -82,10 +81,7 @@ impl LabelTable {
             }
             Protocol::V2 => {
                 let mut interner = Interner::default();
-                let references = series
-                    .iter()
-                    .map(|&number| interner.series(&workload.labels(number)))
-                    .collect();
+                let references = series.map(|labels| interner.series(&labels)).collect();
                 LabelTable::V2 {
                     symbols: interner.symbols,
                     references,
@@ -315,7 +311,7 @@ fn fixed_varint(timestamp: i64) -> [u8; 6] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::population::Population;
+    use crate::population::{Population, Workload};
 
     /// Splits a message into its fields: tag number, and the varint, the eight bytes or the content.
     fn fields(mut bytes: &[u8]) -> Vec<(u64, u64, Vec<u8>)> {
@@ -416,7 +412,10 @@ mod tests {
         let series: Vec<usize> = (100..700).collect();
         let members = [5, 0, 599, 321];
         for protocol in [Protocol::V1, Protocol::V2] {
-            let mut body = LabelTable::new(protocol, &population, &series).body(&members, 2);
+            let mut body = {
+                let labels = series.iter().map(|&number| population.labels(number, 0));
+                LabelTable::new(protocol, labels).body(&members, 2)
+            };
             assert_eq!(body.samples(), 8);
             for round in 0..2i64 {
                 for sample in 0..8 {
@@ -432,7 +431,7 @@ mod tests {
                 };
                 assert_eq!(decoded.len(), 4);
                 for (index, (labels, samples)) in decoded.iter().enumerate() {
-                    assert_eq!(*labels, population.labels(100 + members[index] as usize));
+                    assert_eq!(*labels, population.labels(100 + members[index] as usize, 0));
                     let expected = [2 * index, 2 * index + 1]
                         .map(|n| (1_700_000_000_000 + round * 15_000 + n as i64, n as f64 + 0.25));
                     assert_eq!(samples[..], expected);

@@ -27,6 +27,34 @@ pub enum Order {
     Shuffled,
 }
 
+/// Samples on top of the scrapes, in time between two of them, that are sent when they are old: what agents with bad
+/// connections do.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Late {
+    /// Share of the series that has such a sample in a scrape, 0 to 1.
+    pub share: f64,
+    /// The oldest are this many milliseconds old when they are sent, others three, two and one quarter of it.
+    pub age_max: i64,
+}
+
+impl Late {
+    /// How many ages there are.
+    const AGES: u64 = 4;
+
+    /// The scrapes by which the late samples of an age lag behind.
+    fn lag(self, age: u64, step: i64) -> u64 {
+        (self.age_max / step) as u64 * (age + 1) / Self::AGES
+    }
+
+    /// The scrape just before which the late sample lies that a series sends together with scrape `scrape`, if any.
+    pub fn scrape(self, series: usize, scrape: u64, step: i64) -> Option<u64> {
+        let random = mix(series as u64 ^ scrape << 40);
+        let is_late = ((random >> 32) as f64) < self.share * f64::from(u32::MAX);
+        let age = mix(series as u64) % Self::AGES;
+        is_late.then(|| scrape.checked_sub(self.lag(age, step))).flatten()
+    }
+}
+
 /// What to send and how.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -50,6 +78,10 @@ pub struct Plan {
     pub rate: Option<f64>,
     /// Order of the series.
     pub order: Order,
+    /// Samples that arrive long after those around them.
+    pub late: Option<Late>,
+    /// Header that carries the tenant of a workload with several.
+    pub tenant_header: String,
     /// Message type.
     pub protocol: Protocol,
     /// How often a request is sent again before its samples are given up.
@@ -76,6 +108,8 @@ impl Plan {
             connections: 4,
             rate: None,
             order: Order::Steady,
+            late: None,
+            tenant_header: "THANOS-TENANT".to_owned(),
             protocol: Protocol::V1,
             retries: 10,
             backoff_max: Duration::from_secs(5),
@@ -96,6 +130,11 @@ impl Plan {
             self.batch
         );
         ensure!(self.rate.is_none_or(|rate| rate > 0.0), "the rate must be positive");
+        ensure!(
+            self.late
+                .is_none_or(|late| (0.0..=1.0).contains(&late.share) && late.age_max > 0),
+            "late samples are a share of the series, from 0 to 100 %, and at least 1 ms late"
+        );
         check_timestamps(
             self.start,
             self.start.saturating_add(self.step.saturating_mul(self.scrapes as i64)),
@@ -199,13 +238,23 @@ struct Lane<'a, W> {
     stop: &'a AtomicBool,
     progress: &'a (dyn Fn(u64) + Sync),
     number: usize,
-    /// Numbers of its series in the workload, and their labels in the same order.
+    /// Numbers of its series in the workload, and the labels of their first generation in the same order.
     series: Vec<usize>,
     labels: LabelTable,
+    /// When the first request of the run was due, and samples per second of this connection.
+    started: Instant,
+    rate: Option<f64>,
+    sent: u64,
     client: Client,
     encoder: snap::raw::Encoder,
     compressed: Vec<u8>,
     tally: Tally,
+}
+
+/// A request body and the generations of its series it was made for.
+struct Ready {
+    body: Body,
+    generations: u64,
 }
 
 impl<'a, W: Workload> Lane<'a, W> {
@@ -217,11 +266,16 @@ impl<'a, W: Workload> Lane<'a, W> {
         stop: &'a AtomicBool,
         progress: &'a (dyn Fn(u64) + Sync),
     ) -> Self {
-        // Whole batches go round the connections, so that batches stay full.
+        // Whole batches, or tenants, go round the connections, so that batches stay full.
         let per_batch = plan.batch / plan.samples_each;
+        let unit = |series: usize| workload.tenant(series).unwrap_or(series / per_batch);
         let series: Vec<usize> = (0..workload.series())
-            .filter(|series| series / per_batch % plan.connections == number)
+            .filter(|&series| unit(series) % plan.connections == number)
             .collect();
+        let first = series
+            .iter()
+            .map(|&series| workload.labels(series, workload.generation(series, 0)));
+        let share = series.len() as f64 / workload.series().max(1) as f64;
         Self {
             plan,
             workload,
@@ -229,8 +283,11 @@ impl<'a, W: Workload> Lane<'a, W> {
             stop,
             progress,
             number,
-            labels: LabelTable::new(plan.protocol, workload, &series),
+            labels: LabelTable::new(plan.protocol, first),
             series,
+            started: Instant::now(),
+            rate: plan.rate.map(|rate| rate * share),
+            sent: 0,
             client: Client::new(&plan.url, &plan.headers, plan.timeout),
             encoder: snap::raw::Encoder::new(),
             compressed: Vec::new(),
@@ -239,58 +296,149 @@ impl<'a, W: Workload> Lane<'a, W> {
     }
 
     fn run(mut self, started: Instant) -> Tally {
-        let per_batch = self.plan.batch / self.plan.samples_each;
+        self.started = started;
         let mut members: Vec<u32> = (0..self.series.len() as u32).collect();
-        let mut bodies: Vec<Body> = Vec::new();
-        let share = self.series.len() as f64 / self.workload.series().max(1) as f64;
-        let rate = self.plan.rate.map(|rate| rate * share);
-        let mut sent = 0;
-        let mut numbers = Vec::new();
+        let mut ready: Vec<Ready> = Vec::new();
         for first_scrape in (0..self.plan.scrapes).step_by(self.plan.samples_each) {
             let scrapes = (self.plan.samples_each as u64).min(self.plan.scrapes - first_scrape);
-            let reuse = self.plan.order == Order::Steady && scrapes == self.plan.samples_each as u64;
             if self.plan.order == Order::Shuffled {
                 shuffle(&mut members, mix(first_scrape ^ (self.number as u64) << 48));
+                // Whole batches stay together when tenants must not mix in a request.
+                members.sort_by_key(|&member| self.tenant(member));
             }
-            for (batch, members) in members.chunks(per_batch).enumerate() {
-                if bodies.len() <= batch || !reuse {
-                    bodies.truncate(batch);
-                    bodies.push(self.labels.body(members, scrapes as usize));
-                }
-                numbers.clear();
-                numbers.extend(members.iter().map(|&member| self.series[member as usize]));
-                let part = Part {
-                    series: &numbers,
-                    first_scrape,
-                    scrapes,
-                };
-                self.fill(&mut bodies[batch], &part);
-                let due = rate.map_or_else(Instant::now, |rate| {
-                    started + Duration::from_secs_f64(sent as f64 / rate)
-                });
-                if !self.wait_until(due) {
+            if self.plan.order == Order::Shuffled || scrapes != self.plan.samples_each as u64 {
+                ready.clear();
+            }
+            for (number, range) in self.batches(&members).into_iter().enumerate() {
+                if !self.send_batch(&members[range], number, first_scrape, scrapes, &mut ready) {
                     return self.tally;
                 }
-                sent += bodies[batch].samples() as u64;
-                self.deliver(&bodies[batch], &part, due);
+            }
+            if !self.send_late(first_scrape) {
+                return self.tally;
             }
         }
         self.tally
     }
 
-    fn fill(&self, body: &mut Body, part: &Part<'_>) {
+    /// Cuts the members into requests: full ones, none with two tenants.
+    fn batches(&self, members: &[u32]) -> Vec<std::ops::Range<usize>> {
+        let per_batch = self.plan.batch / self.plan.samples_each;
+        let (mut batches, mut start) = (Vec::new(), 0);
+        for end in 1..=members.len() {
+            let full = end - start == per_batch || end == members.len();
+            if full || self.tenant(members[end]) != self.tenant(members[start]) {
+                batches.push(start..end);
+                start = end;
+            }
+        }
+        batches
+    }
+
+    fn tenant(&self, member: u32) -> Option<usize> {
+        self.workload.tenant(self.series[member as usize])
+    }
+
+    /// Sends a batch of a scrape, its body made anew only if it changed; `false` when the run is to stop.
+    fn send_batch(
+        &mut self,
+        members: &[u32],
+        number: usize,
+        first_scrape: u64,
+        scrapes: u64,
+        ready: &mut Vec<Ready>,
+    ) -> bool {
+        let generations = self.generations(members, first_scrape);
+        if ready.get(number).is_none_or(|ready| ready.generations != generations) {
+            let body = self.body(members, first_scrape, scrapes as usize, generations);
+            let made = Ready { body, generations };
+            match ready.get_mut(number) {
+                Some(old) => *old = made,
+                None => ready.push(made),
+            }
+        }
+        let numbers: Vec<usize> = members.iter().map(|&member| self.series[member as usize]).collect();
+        let part = Part {
+            series: &numbers,
+            first_scrape,
+            scrapes,
+        };
+        let body = &mut ready[number].body;
+        self.fill(body, &part, 0);
+        self.deliver(body, &part, true)
+    }
+
+    /// Sends the samples that come late with a scrape; `false` when the run is to stop.
+    fn send_late(&mut self, scrape: u64) -> bool {
+        let Some(late) = self.plan.late else { return true };
+        // One round for each age, so that a request holds one moment.
+        for age in 0..Late::AGES {
+            let Some(old) = scrape.checked_sub(late.lag(age, self.plan.step)) else {
+                continue;
+            };
+            let members: Vec<u32> = (0..self.series.len() as u32)
+                .filter(|&member| late.scrape(self.series[member as usize], scrape, self.plan.step) == Some(old))
+                .collect();
+            for range in self.batches(&members) {
+                let members = &members[range];
+                let mut body = self.body(members, old, 1, self.generations(members, old));
+                let numbers: Vec<usize> = members.iter().map(|&member| self.series[member as usize]).collect();
+                let part = Part {
+                    series: &numbers,
+                    first_scrape: old,
+                    scrapes: 1,
+                };
+                self.fill(&mut body, &part, -self.plan.step / 2);
+                if !self.deliver(&body, &part, false) {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// A number that differs when any of the series was replaced.
+    fn generations(&self, members: &[u32], scrape: u64) -> u64 {
+        members
+            .iter()
+            .map(|&member| self.workload.generation(self.series[member as usize], scrape))
+            .sum()
+    }
+
+    fn body(&self, members: &[u32], scrape: u64, scrapes: usize, generations: u64) -> Body {
+        if generations == self.generations(members, 0) {
+            return self.labels.body(members, scrapes);
+        }
+        let labels = members.iter().map(|&member| {
+            let series = self.series[member as usize];
+            self.workload.labels(series, self.workload.generation(series, scrape))
+        });
+        let all: Vec<u32> = (0..members.len() as u32).collect();
+        LabelTable::new(self.plan.protocol, labels).body(&all, scrapes)
+    }
+
+    /// Fills in values and timestamps; `shift` moves all of them in time.
+    fn fill(&self, body: &mut Body, part: &Part<'_>, shift: i64) {
         let mut sample = 0;
         for &series in part.series {
+            let start = self.plan.start + self.workload.delay(series) + shift;
             for scrape in part.first_scrape..part.first_scrape + part.scrapes {
-                let timestamp = self.plan.start + scrape as i64 * self.plan.step;
+                let timestamp = start + scrape as i64 * self.plan.step;
                 body.set(sample, self.workload.value(series, scrape, timestamp), timestamp);
                 sample += 1;
             }
         }
     }
 
-    /// Sends one request until it is answered for good, refused, or given up.
-    fn deliver(&mut self, body: &Body, part: &Part<'_>, due: Instant) {
+    /// Sends one request when it is due, until it is answered for good, refused, or given up; `false` when the run is to
+    /// stop. The observer hears of it if it is a part of the scrapes.
+    fn deliver(&mut self, body: &Body, part: &Part<'_>, observed: bool) -> bool {
+        let passed = self.rate.map(|rate| Duration::from_secs_f64(self.sent as f64 / rate));
+        let due = passed.map_or_else(Instant::now, |passed| self.started + passed);
+        if !self.wait_until(due) {
+            return false;
+        }
+        self.sent += body.samples() as u64;
         self.compressed
             .resize(snap::raw::max_compress_len(body.bytes().len()), 0);
         let length = self
@@ -299,10 +447,19 @@ impl<'a, W: Workload> Lane<'a, W> {
             .expect("the buffer is large enough");
         self.tally.message_bytes += body.bytes().len() as u64;
         self.tally.body_bytes += length as u64;
-        self.observer.sending(part);
-        let ending = self.attempt_all(length);
-        self.observer.ended(part, ending);
-        let samples = body.samples() as u64;
+        if observed {
+            self.observer.sending(part);
+        }
+        let tenant = part.series.first().and_then(|&series| self.workload.tenant(series));
+        let ending = self.attempt_all(length, tenant);
+        if observed {
+            self.observer.ended(part, ending);
+        }
+        self.tally_ending(ending, body.samples() as u64, due);
+        true
+    }
+
+    fn tally_ending(&mut self, ending: Ending, samples: u64, due: Instant) {
         match ending {
             Ending::Acknowledged => {
                 self.tally.samples += samples;
@@ -315,10 +472,14 @@ impl<'a, W: Workload> Lane<'a, W> {
         (self.progress)(samples);
     }
 
-    fn attempt_all(&mut self, length: usize) -> Ending {
+    fn attempt_all(&mut self, length: usize, tenant: Option<usize>) -> Ending {
         let mut pause = Duration::from_millis(30);
+        let mut always = self.plan.protocol.headers().to_owned();
+        if let Some(tenant) = tenant {
+            always.push_str(&format!("{}: {}\r\n", self.plan.tenant_header, tenant_name(tenant)));
+        }
         for attempt in 0..=self.plan.retries {
-            let mut headers = self.plan.protocol.headers().to_owned();
+            let mut headers = always.clone();
             if attempt > 0 {
                 headers.push_str(&format!("Retry-Attempt: {attempt}\r\n"));
             }
@@ -363,6 +524,11 @@ impl<'a, W: Workload> Lane<'a, W> {
     }
 }
 
+/// What a tenant is called on the wire.
+pub fn tenant_name(number: usize) -> String {
+    format!("tenant-{number:05}")
+}
+
 /// Puts `members` in an order that depends on `seed` alone (Fisher-Yates).
 fn shuffle(members: &mut [u32], seed: u64) {
     for last in (1..members.len()).rev() {
@@ -374,7 +540,10 @@ fn shuffle(members: &mut [u32], seed: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::population::Population;
+    use crate::{
+        fleet::{Fleet, Shape},
+        population::Population,
+    };
     use std::{
         collections::HashMap,
         io::{BufRead, BufReader, Read, Write},
@@ -480,6 +649,44 @@ mod tests {
             assert_eq!(fates.len(), 730 * 5);
             assert!(fates.values().all(|ending| *ending == Some(Ending::Acknowledged)));
         }
+    }
+
+    #[test]
+    fn tenants_churn_and_late_samples_are_sent_as_asked() {
+        let (url, bodies) = serve(Vec::new());
+        let late = Late {
+            share: 0.2,
+            age_max: 60_000,
+        };
+        let plan = Plan {
+            scrapes: 20,
+            late: Some(late),
+            ..plan(url)
+        };
+        let fleet = Fleet::new(Shape {
+            churn: 0.25,
+            tenants: 9,
+            replicas: 2,
+            ..Shape::plain(1_500, plan.step)
+        })
+        .unwrap();
+        let fates = Fates::default();
+        let outcome = write(&plan, &fleet, &fates, &AtomicBool::new(false), &|_| ()).unwrap();
+        let pairs = || (0..3_000).flat_map(|series| (0..20).map(move |scrape| (series, scrape)));
+        let mut moments: Vec<_> = pairs()
+            .filter_map(|(series, scrape)| Some((series, late.scrape(series, scrape, plan.step)?)))
+            .collect();
+        let extra = moments.len();
+        assert!((8_000..12_000).contains(&extra), "{extra} late samples");
+        moments.sort_unstable();
+        moments.dedup();
+        assert_eq!(moments.len(), extra, "a late sample is sent once");
+        assert_eq!(outcome.samples, 3_000 * 20 + extra as u64);
+        // 167 series of a tenant and replica do not fit into one request of 100.
+        assert!(bodies.lock().unwrap().len() >= 20 * 9 * 2 * 2);
+        let fates = fates.0.into_inner().unwrap();
+        assert_eq!(fates.len(), 3_000 * 20);
+        assert!(fates.values().all(|ending| *ending == Some(Ending::Acknowledged)));
     }
 
     #[test]
