@@ -2,7 +2,7 @@
 //!
 //! A node opens its [`Group`] at start-up, founds a ring or joins one, and from then on has the current document at hand: [`Group::document`]
 //! and [`Group::watch`] answer from memory, with or without a leader. Changes are proposed by [`Group::propose`] and agreed on by up to
-//! five voters. Who votes and who learns follows the document: the leader sees to it ([`crate::voters`]).
+//! five voters. Who votes and who learns follows the document: the leader sees to it.
 //!
 //! openraft runs its own tasks and timers on tokio; everything else goes by the clock and the tasks that are handed in.
 
@@ -27,7 +27,7 @@ use openraft::{
 use prometheus_client::registry::Registry;
 use std::{
     collections::{BTreeSet, VecDeque},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -60,7 +60,7 @@ pub struct GroupSettings {
 }
 
 impl GroupSettings {
-    /// Settings for a group in `dir`: a lost leader is replaced within some four seconds, during which only changes of the ring wait.
+    /// Settings for a group in `dir`: a lost leader is replaced within some eight seconds, during which only changes of the ring wait.
     pub fn new(dir: PathBuf) -> Self {
         Self {
             dir,
@@ -181,6 +181,13 @@ impl Group {
         });
         caretaker::start(&inner, stopped, &*env.spawn);
         Ok(Self { inner })
+    }
+
+    /// After the loss of so many voters that the ring can never change again: lets this member go on alone, which must not be running.
+    /// Done on more than one member it makes as many rings. Afterwards it is started as ever, leads, and the lost members are removed by
+    /// force; members that live on follow it.
+    pub async fn recover(dir: &Path, spawn: &dyn Spawn) -> Result<MemberId, GroupError> {
+        Ok(store::make_sole_voter(dir, spawn).await?)
     }
 
     /// This member's id; it stays as long as its database.

@@ -11,12 +11,13 @@ use crate::{
 };
 use model::env::{Rng, Spawn};
 use openraft::{
-    BasicNode, Entry, EntryPayload, ErrorSubject, ErrorVerb, LogId, LogState, RaftLogReader, RaftSnapshotBuilder,
-    Snapshot, SnapshotMeta, StorageError, StorageIOError, StoredMembership, Vote,
+    BasicNode, CommittedLeaderId, Entry, EntryPayload, ErrorSubject, ErrorVerb, LogId, LogState, RaftLogReader,
+    RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageError, StorageIOError, StoredMembership, Vote,
     storage::{LogFlushed, RaftLogStorage, RaftStateMachine},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fmt::Debug,
     io::Cursor,
     ops::{Bound, RangeBounds},
@@ -110,6 +111,51 @@ pub(crate) async fn open(path: &Path, spawn: Arc<dyn Spawn>, rng: &dyn Rng) -> R
         published,
     })
 }
+
+/// Makes this member the only voter, in its closed database, so that it can lead without the others: they are lost. What it knew and was
+/// not agreed on yet will be. Members that live on learn from it, and what they knew beyond it is dropped.
+pub(crate) async fn make_sole_voter(path: &Path, spawn: &dyn Spawn) -> Result<MemberId, DiskError> {
+    let path = path.to_owned();
+    blocking(spawn, move || {
+        let disk = Disk::open(&path)?;
+        let Some(id) = disk.get::<MemberId>("id")? else {
+            return Err(disk.malformed("no id", "there was never a member here"));
+        };
+        let applied: Applied = disk.get("applied")?.unwrap_or_default();
+        let last = disk.last_log_id()?.max(applied.log_id);
+        let Some(last) = last else {
+            return Err(disk.malformed("no log", "this node never belonged to a ring"));
+        };
+        let vote: Vote<MemberId> = disk.get("vote")?.unwrap_or_default();
+        // A term that nobody has used: what others have agreed on without this member is older than it.
+        let term = vote.leader_id().get_term().max(last.leader_id.get_term()) + TERMS_AHEAD;
+        let nodes: BTreeMap<MemberId, BasicNode> = applied
+            .membership
+            .nodes()
+            .map(|(id, node)| (*id, node.clone()))
+            .collect();
+        let nodes = if nodes.contains_key(&id) {
+            nodes
+        } else {
+            BTreeMap::from([(id, BasicNode::default())])
+        };
+        let entry = Entry::<TypeConfig> {
+            log_id: LogId::new(CommittedLeaderId::new(term, id), last.index + 1),
+            payload: EntryPayload::Membership(openraft::Membership::new(vec![BTreeSet::from([id])], nodes)),
+        };
+        let value = serde_json::to_vec(&entry).map_err(|error| disk.malformed("an entry of the log", error))?;
+        disk.log
+            .insert(entry.log_id.index.to_be_bytes(), value)
+            .map_err(|error| disk.error("write", error))?;
+        disk.put("vote", &Vote::new(term, id))?;
+        disk.sync()?;
+        Ok(id)
+    })
+    .await
+}
+
+/// How far the term of a member that is made the only voter jumps ahead, past elections that it has not heard of.
+const TERMS_AHEAD: u64 = 1_000_000;
 
 /// Runs work that blocks and waits for what it gives.
 async fn blocking<T: Send + 'static>(
@@ -235,6 +281,14 @@ impl Disk {
         })
     }
 
+    /// The last entry of the log, or where it was cut when nothing is left of it.
+    fn last_log_id(&self) -> Result<Option<LogId<MemberId>>, DiskError> {
+        match self.log.last().map_err(|error| self.error("read", error))? {
+            Some((_, value)) => Ok(Some(self.entry(&value)?.log_id)),
+            None => self.get("purged"),
+        }
+    }
+
     /// Removes the log entries in a range.
     fn remove_entries(&self, range: impl RangeBounds<[u8; 8]>) -> Result<(), DiskError> {
         let mut batch = sled::Batch::default();
@@ -272,15 +326,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError<MemberId>> {
         let disk = &self.0.disk;
         let read = || -> Result<_, DiskError> {
-            let last_purged_log_id: Option<LogId<MemberId>> = disk.get("purged")?;
-            let last = disk.log.last().map_err(|error| disk.error("read", error))?;
-            let last_log_id = match last {
-                Some((_, value)) => Some(disk.entry(&value)?.log_id),
-                None => last_purged_log_id,
-            };
             Ok(LogState {
-                last_purged_log_id,
-                last_log_id,
+                last_purged_log_id: disk.get("purged")?,
+                last_log_id: disk.last_log_id()?,
             })
         };
         read().map_err(unread(ErrorSubject::Logs))

@@ -64,6 +64,8 @@ impl Node {
         let settings = GroupSettings {
             heartbeat: Duration::from_millis(150),
             election: Duration::from_millis(700),
+            // Elections take their time on a machine that does much else.
+            propose_limit: PATIENCE / 2,
             ..GroupSettings::new(self.dir.path().to_owned())
         };
         let deadline = now() + PATIENCE;
@@ -320,6 +322,44 @@ async fn without_a_quorum_nothing_changes_and_the_document_stays_at_hand() {
             .weight,
         20
     );
+    for node in &nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_member_can_be_told_to_go_on_without_the_lost_ones() {
+    let wires = Arc::default();
+    let (nodes, groups) = ring(&wires, 4).await;
+    let voters = groups[0].status().voters;
+    let learner = groups.iter().position(|group| !voters.contains(&group.id())).unwrap();
+    let (lost, kept): (Vec<usize>, Vec<usize>) = {
+        let mut voting = (0..4).filter(|index| *index != learner);
+        let kept = voting.next().unwrap();
+        (voting.collect(), vec![kept, learner])
+    };
+    let lost_ids: Vec<MemberId> = lost.iter().map(|&index| groups[index].id()).collect();
+    let mut groups: Vec<Option<Group>> = groups.into_iter().map(Some).collect();
+    for &index in lost.iter().chain([&kept[0]]) {
+        groups[index] = None;
+        nodes[index].stop().await;
+    }
+    let deadline = now() + PATIENCE;
+    while let Err(error) = Group::recover(nodes[kept[0]].dir.path(), &TestSpawn).await {
+        assert!(now() < deadline, "{error}");
+        tokio::time::sleep(PAUSE_FIRST).await;
+    }
+    let survivor = nodes[kept[0]].start().await;
+    for id in lost_ids {
+        survivor.propose(Command::Remove { id, force: true }).await.unwrap();
+    }
+    let epoch = survivor.propose(weight(&survivor, 33)).await.unwrap();
+    let follower = groups[kept[1]].take().unwrap();
+    assert_eq!(follower.wait_for(epoch, PATIENCE).await.unwrap(), survivor.document());
+    until("the lost ones are forgotten", || {
+        survivor.status().voters.len() + survivor.status().learners.len() == 2
+    })
+    .await;
     for node in &nodes {
         node.stop().await;
     }

@@ -5,10 +5,7 @@ use crate::{
     document::Newcomer,
     testing::{TestRng, TestSpawn},
 };
-use openraft::{
-    CommittedLeaderId,
-    testing::{StoreBuilder, Suite},
-};
+use openraft::testing::{StoreBuilder, Suite};
 
 struct Builder;
 
@@ -147,4 +144,24 @@ async fn a_snapshot_that_is_no_document_is_refused() {
         .unwrap_err();
     assert!(error.to_string().contains("not a ring document"), "{error}");
     assert_eq!(opened.published.borrow().epoch, 1);
+}
+
+#[tokio::test]
+async fn only_a_member_of_a_ring_can_be_made_the_sole_voter() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(
+        make_sole_voter(dir.path(), &TestSpawn)
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("never a member")
+    );
+    drop(open(dir.path(), Arc::new(TestSpawn), &TestRng::new(1)).await.unwrap());
+    assert!(
+        make_sole_voter(dir.path(), &TestSpawn)
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("never belonged to a ring")
+    );
 }
