@@ -339,7 +339,10 @@ impl CompareArguments {
             rows.push(row.with_context(|| format!("measure {contestant:?}"))?);
         }
         println!("{}\n\n{}", self.load.describe(), table(&rows));
-        println!("\nNarthex acknowledges what is fsynced; the others acknowledge before that.");
+        println!(
+            "\nNarthex acknowledges what is fsynced; the others acknowledge before that. Before the restart \
+             they are killed, but VictoriaMetrics ends by SIGTERM: else what it holds in memory would be lost."
+        );
         write_json(self.load.json.as_deref(), &rows)?;
         if let Some(path) = &self.html {
             let page = page(&self.load.describe(), &rows);

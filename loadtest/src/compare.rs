@@ -77,6 +77,16 @@ impl Contestant {
         }
     }
 
+    /// Ends the server by SIGKILL. VictoriaMetrics would lose what it holds in memory, often more than ten seconds'
+    /// worth, and leave nothing to measure; it is asked to end by SIGTERM.
+    fn end(self, server: Server) -> anyhow::Result<()> {
+        if self == Contestant::VictoriaMetrics {
+            server.terminate(Duration::from_secs(120)).map(drop)
+        } else {
+            server.kill()
+        }
+    }
+
     /// Makes the server put everything into its lasting format; gives the folders where that then lies.
     fn flush(self, server: &Server, client: &mut Client) -> anyhow::Result<Vec<PathBuf>> {
         let (path, folders): (&str, &[&str]) = match self {
@@ -110,7 +120,9 @@ impl Contestant {
         };
         let version = match self {
             Contestant::Narthex | Contestant::Prometheus => own(),
-            Contestant::VictoriaMetrics => reported().or_else(package),
+            Contestant::VictoriaMetrics => reported()
+                .or_else(|| version_in_path(&server.launch().binary))
+                .or_else(package),
         };
         version.unwrap_or_else(|| "of unknown version".to_owned())
     }
@@ -123,6 +135,18 @@ fn first_word_like_version(command: &mut Command) -> Option<String> {
     text.split(|c: char| c.is_whitespace() || c == ',')
         .find(is_version)
         .map(str::to_owned)
+}
+
+/// The version in a folder named as Debian names packages (`name_version_architecture`), for unpacked ones.
+fn version_in_path(binary: &Path) -> Option<String> {
+    let folder = |part: std::path::Component<'_>| {
+        let name = part.as_os_str().to_str()?.to_owned();
+        let version = name.split('_').nth(1)?;
+        version
+            .starts_with(|c: char| c.is_ascii_digit())
+            .then(|| version.to_owned())
+    };
+    binary.components().find_map(folder)
 }
 
 /// What one server did.
@@ -197,7 +221,7 @@ pub fn contest(
     let settled = server.usage()?;
     let load_after = load_average();
 
-    server.kill()?;
+    contestant.end(server)?;
     let started = Instant::now();
     let server = launch.start()?;
     let (restart_seconds, restarted) = (started.elapsed().as_secs_f64(), server.usage()?);
@@ -420,6 +444,9 @@ mod tests {
             Some("2.42.0+ds"),
         );
         check("narthex 0.1.0", Some("0.1.0"));
+        let unpacked = Path::new("peers/victoria-metrics_1.145.0+ds1-2_amd64/usr/bin/victoria-metrics");
+        assert_eq!(version_in_path(unpacked).as_deref(), Some("1.145.0+ds1-2"));
+        assert_eq!(version_in_path(Path::new("/usr/bin/victoria-metrics")), None);
         check("", None);
     }
 }
