@@ -14,7 +14,7 @@ use crate::{
     report::{Report, progress_bar, settle, write_json},
     verify::verify,
     wire::Protocol,
-    write::{Late, Observer, Order, Plan, last_scrapes_start, one_window_start, write},
+    write::{Late, Observer, Order, Plan, Snappy, last_scrapes_start, one_window_start, write},
 };
 use anyhow::{Context, bail, ensure};
 use clap::{Parser, ValueEnum};
@@ -89,6 +89,10 @@ struct LoadArguments {
     /// Remote write version.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     protocol: u8,
+    /// Compress each body anew as senders do, or once and patch it, which costs the generator little and the server about
+    /// the same.
+    #[arg(long, value_enum, default_value = "standard")]
+    snappy: SnappyArgument,
     /// How long to wait after the last answer before a server is measured a second time.
     #[arg(long, default_value = "5s", value_parser = parse_duration)]
     settle: Duration,
@@ -129,6 +133,12 @@ pub struct WriteArguments {
     /// Process id of the server, to measure what it uses.
     #[arg(long)]
     pid: Option<u32>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SnappyArgument {
+    Standard,
+    Patched,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -198,6 +208,10 @@ impl LoadArguments {
             late: (self.late != 0.0).then_some(late),
             tenant_header: self.tenant_header.clone(),
             protocol: protocol(self.protocol),
+            snappy: match self.snappy {
+                SnappyArgument::Standard => Snappy::Standard,
+                SnappyArgument::Patched => Snappy::Patched,
+            },
             ..Plan::new(url, now)
         })
     }
@@ -230,6 +244,9 @@ impl LoadArguments {
         } else {
             ", shuffled order"
         };
+        if let SnappyArgument::Patched = self.snappy {
+            text += ", patched snappy";
+        }
         if self.churn > 0.0 {
             text += &format!(", {} % replaced each scrape", self.churn);
         }

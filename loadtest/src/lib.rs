@@ -13,6 +13,7 @@ mod families;
 pub mod population;
 pub mod fleet;
 pub mod wire;
+pub mod template;
 pub mod http;
 pub mod outcome;
 pub mod write;

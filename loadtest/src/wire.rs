@@ -137,7 +137,12 @@ impl Body {
     #[inline]
     pub fn set(&mut self, sample: usize, value: f64, timestamp: i64) {
         let at = self.samples_at[sample];
-        let place = &mut self.bytes[at..at + 15];
+        Self::write_sample(&mut self.bytes[at..at + 15], value, timestamp);
+    }
+
+    /// Writes a value and its timestamp into their 15 bytes, the tag between them excepted.
+    #[inline]
+    pub fn write_sample(place: &mut [u8], value: f64, timestamp: i64) {
         place[..8].copy_from_slice(&value.to_le_bytes());
         place[9..].copy_from_slice(&fixed_varint(timestamp));
     }

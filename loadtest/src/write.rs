@@ -9,6 +9,7 @@ use crate::{
     http::{Client, Url},
     outcome::{Outcome, Tally},
     population::{Workload, mix},
+    template::Template,
     wire::{Body, LabelTable, Protocol, check_timestamps},
 };
 use anyhow::ensure;
@@ -55,6 +56,15 @@ impl Late {
     }
 }
 
+/// How bodies are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Snappy {
+    /// Anew for each scrape, as senders do.
+    Standard,
+    /// Once, with values and timestamps overwritten for each scrape: costs the generator little.
+    Patched,
+}
+
 /// What to send and how.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -84,6 +94,8 @@ pub struct Plan {
     pub tenant_header: String,
     /// Message type.
     pub protocol: Protocol,
+    /// How bodies are compressed.
+    pub snappy: Snappy,
     /// How often a request is sent again before its samples are given up.
     pub retries: u32,
     /// Longest pause before sending again.
@@ -111,6 +123,7 @@ impl Plan {
             late: None,
             tenant_header: "THANOS-TENANT".to_owned(),
             protocol: Protocol::V1,
+            snappy: Snappy::Standard,
             retries: 10,
             backoff_max: Duration::from_secs(5),
             timeout: Duration::from_secs(30),
@@ -251,10 +264,36 @@ struct Lane<'a, W> {
     tally: Tally,
 }
 
-/// A request body and the generations of its series it was made for.
+/// A request body, compressed ahead if possible, and the generations of its series it was made for.
 struct Ready {
     body: Body,
+    template: Option<Template>,
     generations: u64,
+}
+
+/// Values and timestamps of a request, in the order of its samples.
+struct Samples<'a, W> {
+    workload: &'a W,
+    part: &'a Part<'a>,
+    /// Timestamp of scrape 0.
+    start: i64,
+    step: i64,
+}
+
+impl<W: Workload> Samples<'_, W> {
+    /// Hands each sample to `set`.
+    #[inline]
+    fn each(&self, mut set: impl FnMut(usize, f64, i64)) {
+        let mut sample = 0;
+        for &series in self.part.series {
+            let start = self.start + self.workload.delay(series);
+            for scrape in self.part.first_scrape..self.part.first_scrape + self.part.scrapes {
+                let timestamp = start + scrape as i64 * self.step;
+                set(sample, self.workload.value(series, scrape, timestamp), timestamp);
+                sample += 1;
+            }
+        }
+    }
 }
 
 impl<'a, W: Workload> Lane<'a, W> {
@@ -351,7 +390,13 @@ impl<'a, W: Workload> Lane<'a, W> {
         let generations = self.generations(members, first_scrape);
         if ready.get(number).is_none_or(|ready| ready.generations != generations) {
             let body = self.body(members, first_scrape, scrapes as usize, generations);
-            let made = Ready { body, generations };
+            let patched = self.plan.snappy == Snappy::Patched;
+            let template = patched.then(|| Template::new(&body));
+            let made = Ready {
+                body,
+                template,
+                generations,
+            };
             match ready.get_mut(number) {
                 Some(old) => *old = made,
                 None => ready.push(made),
@@ -363,9 +408,7 @@ impl<'a, W: Workload> Lane<'a, W> {
             first_scrape,
             scrapes,
         };
-        let body = &mut ready[number].body;
-        self.fill(body, &part, 0);
-        self.deliver(body, &part, true)
+        self.deliver(&mut ready[number], &part, true)
     }
 
     /// Sends the samples that come late with a scrape; `false` when the run is to stop.
@@ -381,15 +424,19 @@ impl<'a, W: Workload> Lane<'a, W> {
                 .collect();
             for range in self.batches(&members) {
                 let members = &members[range];
-                let mut body = self.body(members, old, 1, self.generations(members, old));
+                let generations = self.generations(members, old);
+                let mut ready = Ready {
+                    body: self.body(members, old, 1, generations),
+                    template: None,
+                    generations,
+                };
                 let numbers: Vec<usize> = members.iter().map(|&member| self.series[member as usize]).collect();
                 let part = Part {
                     series: &numbers,
                     first_scrape: old,
                     scrapes: 1,
                 };
-                self.fill(&mut body, &part, -self.plan.step / 2);
-                if !self.deliver(&body, &part, false) {
+                if !self.deliver(&mut ready, &part, false) {
                     return false;
                 }
             }
@@ -417,46 +464,53 @@ impl<'a, W: Workload> Lane<'a, W> {
         LabelTable::new(self.plan.protocol, labels).body(&all, scrapes)
     }
 
-    /// Fills in values and timestamps; `shift` moves all of them in time.
-    fn fill(&self, body: &mut Body, part: &Part<'_>, shift: i64) {
-        let mut sample = 0;
-        for &series in part.series {
-            let start = self.plan.start + self.workload.delay(series) + shift;
-            for scrape in part.first_scrape..part.first_scrape + part.scrapes {
-                let timestamp = start + scrape as i64 * self.plan.step;
-                body.set(sample, self.workload.value(series, scrape, timestamp), timestamp);
-                sample += 1;
-            }
-        }
-    }
-
     /// Sends one request when it is due, until it is answered for good, refused, or given up; `false` when the run is to
-    /// stop. The observer hears of it if it is a part of the scrapes.
-    fn deliver(&mut self, body: &Body, part: &Part<'_>, observed: bool) -> bool {
+    /// stop. A regular one is part of the scrapes and the observer hears of it; the others lie between two scrapes.
+    fn deliver(&mut self, ready: &mut Ready, part: &Part<'_>, regular: bool) -> bool {
         let passed = self.rate.map(|rate| Duration::from_secs_f64(self.sent as f64 / rate));
         let due = passed.map_or_else(Instant::now, |passed| self.started + passed);
         if !self.wait_until(due) {
             return false;
         }
-        self.sent += body.samples() as u64;
-        self.compressed
-            .resize(snap::raw::max_compress_len(body.bytes().len()), 0);
-        let length = self
-            .encoder
-            .compress(body.bytes(), &mut self.compressed)
-            .expect("the buffer is large enough");
-        self.tally.message_bytes += body.bytes().len() as u64;
-        self.tally.body_bytes += length as u64;
-        if observed {
+        self.fill(ready, part, if regular { 0 } else { -self.plan.step / 2 });
+        let compressed = std::mem::take(&mut self.compressed);
+        let body = ready.template.as_ref().map_or(&compressed[..], Template::bytes);
+        let samples = ready.body.samples() as u64;
+        self.sent += samples;
+        self.tally.message_bytes += ready.body.bytes().len() as u64;
+        self.tally.body_bytes += body.len() as u64;
+        if regular {
             self.observer.sending(part);
         }
         let tenant = part.series.first().and_then(|&series| self.workload.tenant(series));
-        let ending = self.attempt_all(length, tenant);
-        if observed {
+        let ending = self.attempt_all(body, tenant);
+        if regular {
             self.observer.ended(part, ending);
         }
-        self.tally_ending(ending, body.samples() as u64, due);
+        self.compressed = compressed;
+        self.tally_ending(ending, samples, due);
         true
+    }
+
+    /// Puts values and timestamps in and, unless that was done ahead, compresses; `shift` moves all samples in time.
+    fn fill(&mut self, ready: &mut Ready, part: &Part<'_>, shift: i64) {
+        let samples = Samples {
+            workload: self.workload,
+            part,
+            start: self.plan.start + shift,
+            step: self.plan.step,
+        };
+        if let Some(template) = &mut ready.template {
+            return samples.each(|sample, value, timestamp| template.set(sample, value, timestamp));
+        }
+        samples.each(|sample, value, timestamp| ready.body.set(sample, value, timestamp));
+        let message = ready.body.bytes();
+        self.compressed.resize(snap::raw::max_compress_len(message.len()), 0);
+        let length = self
+            .encoder
+            .compress(message, &mut self.compressed)
+            .expect("the buffer is large enough");
+        self.compressed.truncate(length);
     }
 
     fn tally_ending(&mut self, ending: Ending, samples: u64, due: Instant) {
@@ -472,7 +526,7 @@ impl<'a, W: Workload> Lane<'a, W> {
         (self.progress)(samples);
     }
 
-    fn attempt_all(&mut self, length: usize, tenant: Option<usize>) -> Ending {
+    fn attempt_all(&mut self, body: &[u8], tenant: Option<usize>) -> Ending {
         let mut pause = Duration::from_millis(30);
         let mut always = self.plan.protocol.headers().to_owned();
         if let Some(tenant) = tenant {
@@ -483,9 +537,7 @@ impl<'a, W: Workload> Lane<'a, W> {
             if attempt > 0 {
                 headers.push_str(&format!("Retry-Attempt: {attempt}\r\n"));
             }
-            let answer = self
-                .client
-                .post(&self.plan.url.path, &headers, &self.compressed[..length]);
+            let answer = self.client.post(&self.plan.url.path, &headers, body);
             let mut wait = pause;
             match answer {
                 Ok(answer) if (200..300).contains(&answer.status) => return Ending::Acknowledged,
@@ -628,16 +680,18 @@ mod tests {
 
     #[test]
     fn every_sample_is_sent_once_in_any_order_and_protocol() {
-        for (order, protocol, samples_each) in [
-            (Order::Steady, Protocol::V1, 1),
-            (Order::Shuffled, Protocol::V1, 2),
-            (Order::Shuffled, Protocol::V2, 1),
+        for (order, protocol, samples_each, snappy) in [
+            (Order::Steady, Protocol::V1, 1, Snappy::Standard),
+            (Order::Steady, Protocol::V1, 1, Snappy::Patched),
+            (Order::Shuffled, Protocol::V1, 2, Snappy::Standard),
+            (Order::Shuffled, Protocol::V2, 1, Snappy::Patched),
         ] {
             let (url, bodies) = serve(Vec::new());
             let plan = Plan {
                 order,
                 protocol,
                 samples_each,
+                snappy,
                 ..plan(url)
             };
             let fates = Fates::default();
