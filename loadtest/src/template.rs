@@ -156,8 +156,9 @@ mod tests {
                 let standard = snap::raw::Encoder::new().compress_vec(body.bytes()).unwrap().len();
                 let longer = template.bytes().len() as f64 / standard as f64;
                 println!("{protocol:?}, {} series: {longer:.2} × as long as usual", members.len());
-                // One series again and again repeats far better than its samples can be patched.
-                assert!(longer < 2.0 || members[0] == 5, "{longer} × as long as usual");
+                // The more of a body is samples, the more is lost by not copying their timestamps.
+                let is_usual = protocol == Protocol::V1 && samples_each == 1 && members.len() > 1_000;
+                assert!(longer < 1.35 || !is_usual, "{longer} × as long as usual");
             }
         }
     }
