@@ -2,6 +2,7 @@
 
 use crate::{
     api::Api,
+    ask::{Asker, costs_table},
     clock::{now_ms, run_name},
     compare::{Binaries, Contestant, contest, table},
     fleet::{Fleet, Shape},
@@ -27,6 +28,8 @@ use std::{path::PathBuf, sync::atomic::AtomicBool, time::Duration};
 pub enum Command {
     /// Write a population of series, scrape after scrape.
     Write(Box<WriteArguments>),
+    /// Ask what dashboards ask of such a population: what each question costs, or how long it takes at a pace.
+    Query(QueryArguments),
     /// Read everything in a ledger back and compare.
     Verify(VerifyArguments),
     /// Measure Narthex and its installed peers side by side.
@@ -38,6 +41,7 @@ impl Command {
     pub fn run(self) -> anyhow::Result<bool> {
         match self {
             Command::Write(arguments) => arguments.run(),
+            Command::Query(arguments) => arguments.run(),
             Command::Verify(arguments) => arguments.run(),
             Command::Compare(arguments) => arguments.run(),
         }
@@ -170,6 +174,35 @@ pub struct CompareArguments {
     /// Write the result to this file as a page with charts.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+}
+
+/// Arguments of `loadtest query`.
+#[derive(clap::Args)]
+pub struct QueryArguments {
+    /// The server's address; the query API is expected below it.
+    #[arg(long, default_value = "http://127.0.0.1:10902")]
+    url: String,
+    /// Header on every request, as "NAME: VALUE" (repeatable).
+    #[arg(long = "header", value_name = "HEADER")]
+    headers: Vec<String>,
+    /// The newest moment to ask about, in milliseconds [default: now].
+    #[arg(long)]
+    time: Option<i64>,
+    /// Process id of the server, to measure what each question costs it.
+    #[arg(long, required_unless_present = "rate")]
+    pid: Option<u32>,
+    /// How often each question is asked to learn its cost.
+    #[arg(long, default_value_t = 20)]
+    repeat: u32,
+    /// Ask this many questions per second instead, each in turn, and tell how long answers take.
+    #[arg(long, value_name = "PER_SECOND", conflicts_with = "repeat")]
+    rate: Option<f64>,
+    /// How long to ask at that rate.
+    #[arg(long = "for", value_name = "DURATION", default_value = "1m", value_parser = parse_duration)]
+    time_span: Duration,
+    /// Write the result to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 /// Arguments of `loadtest verify`.
@@ -400,6 +433,31 @@ impl From<OrderArgument> for Order {
 
 fn protocol(version: u8) -> Protocol {
     if version == 2 { Protocol::V2 } else { Protocol::V1 }
+}
+
+impl QueryArguments {
+    fn run(self) -> anyhow::Result<bool> {
+        let asker = Asker {
+            url: Url::parse(&self.url)?,
+            headers: parse_headers(&self.headers)?,
+            time: self.time.unwrap_or_else(now_ms),
+            timeout: Duration::from_secs(120),
+        };
+        if let Some(rate) = self.rate {
+            let latency = asker.pace(rate, self.time_span, &AtomicBool::new(false))?;
+            println!(
+                "answers p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
+                latency.p50, latency.p99, latency.max
+            );
+            write_json(self.json.as_deref(), &latency)?;
+            return Ok(true);
+        }
+        let pid = self.pid.context("--pid names the server's process")?;
+        let costs = asker.costs(pid, self.repeat)?;
+        println!("{}", costs_table(&costs));
+        write_json(self.json.as_deref(), &costs)?;
+        Ok(costs.iter().all(|cost| cost.refusal.is_none()))
+    }
 }
 
 impl VerifyArguments {

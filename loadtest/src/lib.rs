@@ -23,6 +23,8 @@ pub mod verify;
 pub mod probe;
 pub mod meter;
 pub mod process;
+pub mod questions;
+pub mod ask;
 pub mod compare;
 pub mod page;
 pub mod report;

@@ -40,6 +40,18 @@ pub struct Latency {
     pub max: f64,
 }
 
+impl Latency {
+    /// Reads it off a histogram of microseconds.
+    pub fn of(histogram: &Histogram<u64>) -> Self {
+        let ms = |us: u64| us as f64 / 1000.0;
+        Self {
+            p50: ms(histogram.value_at_quantile(0.5)),
+            p99: ms(histogram.value_at_quantile(0.99)),
+            max: ms(histogram.max()),
+        }
+    }
+}
+
 /// What one connection counts.
 pub(crate) struct Tally {
     pub(crate) samples: u64,
@@ -85,18 +97,13 @@ impl Tally {
     }
 
     pub(crate) fn outcome(self, elapsed: Duration) -> Outcome {
-        let ms = |us: u64| us as f64 / 1000.0;
         Outcome {
             samples: self.samples,
             refused: self.refused,
             unknown: self.unknown,
             requests: self.acks.len(),
             seconds: elapsed.as_secs_f64(),
-            ack_ms: Latency {
-                p50: ms(self.acks.value_at_quantile(0.5)),
-                p99: ms(self.acks.value_at_quantile(0.99)),
-                max: ms(self.acks.max()),
-            },
+            ack_ms: Latency::of(&self.acks),
             errors: self.errors,
             first_refusal: self.first_refusal,
             message_bytes: self.message_bytes,
