@@ -1,5 +1,7 @@
 //! The commands of the README, in small: what `loadtest` promises about itself holds against a real server.
 
+#![expect(clippy::disallowed_methods, reason = "tests run real programs and read the files they leave")]
+
 use loadtest::process::{Launch, Server};
 use std::process::Command;
 
