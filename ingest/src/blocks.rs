@@ -93,6 +93,9 @@ impl LocalBlocks {
         for name in remove_leftovers(&*fs, &folder)? {
             tracing::info!(name, "removed a block that was not complete");
         }
+        // A process that was killed may have left names that only the page cache knows. What is built on these blocks, such as an
+        // image without their samples, must not outlive them.
+        fs.sync_dir(&folder)?;
         let blocks = Self {
             fs,
             folder,

@@ -185,7 +185,32 @@ impl Core {
     /// Adds a series that is not there yet under a number that was not used before; gives its slot.
     pub(crate) fn create_series(&self, committer: &mut Committer, tenant: u32, number: u64, labels: &Labels) -> u32 {
         let slot = self.head.index.write().create(tenant, number, labels);
-        if let Some(shards) = self.head.ensure_shard(slot) {
+        self.settle_series(committer, tenant, number, slot);
+        slot
+    }
+
+    /// The slot of a series, which is added under this number when it is not there yet.
+    pub(crate) fn find_or_create_series(
+        &self,
+        committer: &mut Committer,
+        tenant: u32,
+        number: u64,
+        labels: &Labels,
+    ) -> u32 {
+        let (slot, is_new) = self.head.index.write().find_or_create(tenant, number, labels);
+        if is_new {
+            self.settle_series(committer, tenant, number, slot);
+        } else {
+            committer.next_number = committer.next_number.max(number + 1);
+        }
+        slot
+    }
+
+    /// Gives a new series its place in the shards.
+    fn settle_series(&self, committer: &mut Committer, tenant: u32, number: u64, slot: u32) {
+        if shard_of(slot) >= committer.shards.len()
+            && let Some(shards) = self.head.ensure_shard(slot)
+        {
             committer.shards = shards;
         }
         committer.shards[shard_of(slot)]
@@ -194,7 +219,6 @@ impl Core {
         committer.next_number = committer.next_number.max(number + 1);
         self.metrics.series.inc();
         self.metrics.series_created.inc();
-        slot
     }
 
     /// Whether the ingester is to end.

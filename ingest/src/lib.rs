@@ -14,6 +14,8 @@ mod core;
 mod commit;
 mod select;
 mod image;
+mod decode;
+mod rebuild;
 mod replay;
 mod ranks;
 mod cut;

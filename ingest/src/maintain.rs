@@ -270,7 +270,11 @@ fn safe_in_memory(core: &Core) -> Vec<Arc<LocalBlock>> {
 fn delete_segments(core: &Core, dir: &std::path::Path, wal: &Wal, number: u64) -> io::Result<()> {
     let fs = &*core.env.fs;
     for segment in wal.retire_segments(number) {
-        fs.remove_file(&dir.join(FileKind::Segment.file_name(segment.number)))?;
+        match fs.remove_file(&dir.join(FileKind::Segment.file_name(segment.number))) {
+            // It went in an earlier try.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => result?,
+        }
     }
     for entry in fs.list(dir)? {
         if FileKind::Image

@@ -4,7 +4,13 @@
 //! chunk and to share complete ones. Samples are decoded by whoever reads them, outside of all locks. Blocks and head may hold the
 //! same samples for a while; each timestamp comes out once.
 
-use crate::{core::Core, head::index::Found, head::shard::place};
+use crate::{
+    core::Core,
+    head::{
+        lookup::{Found, Selection},
+        shard::place,
+    },
+};
 use futures::future::BoxFuture;
 use model::{
     matcher::Matcher,
@@ -64,13 +70,12 @@ impl TenantSelect {
 
     /// The series of the head that match, in no particular order.
     fn find(&self, matchers: &[Matcher]) -> HeadScan {
-        let (slots, state) = self.core.head.index.read().select(&self.tenant, matchers);
+        let selection = self.core.head.find(&self.tenant, matchers);
+        let candidates = selection.candidates().into_iter();
         HeadScan {
             core: Arc::clone(&self.core),
-            tenant: self.tenant.clone(),
-            matchers: matchers.to_vec(),
-            slots: slots.iter().collect::<Vec<_>>().into_iter(),
-            state,
+            selection,
+            candidates,
         }
     }
 
@@ -107,12 +112,9 @@ impl TenantSelect {
     async fn names(&self, matchers: Vec<Matcher>, range: TimeRange, limit: usize) -> Result<LabelList, SelectError> {
         self.check_ready()?;
         let mut items: BTreeSet<String> = {
-            let index = self.core.head.index.read();
-            let (slots, _) = index.select(&self.tenant, &matchers);
-            let postings = index
-                .tenant_id(&self.tenant)
-                .map(|tenant| &index.tenants()[tenant as usize].postings);
-            let names = postings.into_iter().flat_map(|postings| postings.names_among(&slots));
+            let (slots, index) = self.core.head.find(&self.tenant, &matchers).exact(&self.core.head);
+            let postings = index.postings(&self.tenant).into_iter();
+            let names = postings.flat_map(|postings| postings.names_among(&slots));
             names.map(|name| index.text(name).to_owned()).collect()
         };
         let mut warnings = Vec::new();
@@ -134,16 +136,19 @@ impl TenantSelect {
     ) -> Result<LabelList, SelectError> {
         self.check_ready()?;
         let mut items: BTreeSet<String> = {
-            let index = self.core.head.index.read();
-            let postings = index
-                .tenant_id(&self.tenant)
-                .map(|tenant| &index.tenants()[tenant as usize].postings);
-            let found = postings.zip(index.symbol(&name)).map(|(postings, name)| {
+            let (slots, index) = self.core.head.find(&self.tenant, &matchers).exact(&self.core.head);
+            let label = index.postings(&self.tenant).zip(index.symbol(&name));
+            let found = label.map(|(postings, name)| {
                 let text = |value: u32| index.text(value).to_owned();
                 if matchers.is_empty() {
                     return postings.values(name).map(|(value, _)| text(value)).collect();
                 }
-                let (slots, _) = index.select(&self.tenant, &matchers);
+                if slots.len() < postings.value_count(name) as u64 {
+                    // Few series: what they have is told faster by them than by all values.
+                    let pairs = slots.iter().flat_map(|slot| index.pairs(slot));
+                    let values: BTreeSet<u32> = pairs.filter(|pair| pair.0 == name).map(|pair| pair.1).collect();
+                    return values.into_iter().map(text).collect();
+                }
                 postings.values_among(name, &slots).map(text).collect()
             });
             found.unwrap_or_default()
@@ -160,12 +165,12 @@ impl TenantSelect {
 
     fn find_exemplars(&self, selectors: &[Vec<Matcher>], range: TimeRange) -> Result<Vec<ExemplarSeries>, SelectError> {
         self.check_ready()?;
+        let tenant = self.core.head.index.read().tenant_id(&self.tenant);
+        let Some(tenant) = tenant else { return Ok(Vec::new()) };
+        let all = self.core.extras.lock().exemplars(tenant, range);
         let index = self.core.head.index.read();
-        let Some(tenant) = index.tenant_id(&self.tenant) else {
-            return Ok(Vec::new());
-        };
         let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for stored in self.core.extras.lock().exemplars(tenant, range) {
+        for stored in all {
             let labels = index
                 .labels(stored.slot)
                 .filter(|_| index.number(stored.slot) == stored.number);
@@ -245,27 +250,19 @@ fn label_list(items: BTreeSet<String>, limit: usize, warnings: Vec<String>) -> L
 /// Series of the head that match, resolved bit by bit so that the index is never locked for long.
 struct HeadScan {
     core: Arc<Core>,
-    tenant: Tenant,
-    matchers: Vec<Matcher>,
-    slots: std::vec::IntoIter<u32>,
-    /// State of the index when the slots were found.
-    state: u64,
+    selection: Selection,
+    candidates: std::vec::IntoIter<u32>,
 }
 
 impl HeadScan {
     /// The next series; empty at the end.
     fn next(&mut self) -> Vec<Found> {
         loop {
-            let slots: Vec<u32> = self.slots.by_ref().take(BATCH_SERIES).collect();
-            if slots.is_empty() {
+            let candidates: Vec<u32> = self.candidates.by_ref().take(BATCH_SERIES).collect();
+            if candidates.is_empty() {
                 return Vec::new();
             }
-            let found = self
-                .core
-                .head
-                .index
-                .read()
-                .resolve(&self.tenant, &self.matchers, &slots, self.state);
+            let found = self.selection.resolve(&self.core.head, &candidates);
             if !found.is_empty() {
                 return found;
             }

@@ -13,7 +13,7 @@ use model::{
     time::{BLOCK_RANGE_MS, TimeRange, Timestamp},
     verdict::{Reason, Verdict},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use support::*;
 
 /// A histogram with `buckets` counts from bucket 0 on.
@@ -98,6 +98,9 @@ async fn histograms_are_stored_and_survive_everything() {
     let fs = MemoryFs::new();
     let mut world = World::in_memory(&fs);
     world.settings.segment_bytes_max = 10_000;
+    // An image whenever somebody looks.
+    world.settings.image_bytes = 1;
+    world.settings.maintenance_interval = Duration::from_secs(30);
     let samples = samples();
     let expected: Vec<_> = samples.iter().map(|(at, histogram)| (*at, plain(histogram))).collect();
     let found = |buffer: &SampleBuffer| -> Vec<_> {
@@ -117,6 +120,11 @@ async fn histograms_are_stored_and_survive_everything() {
     assert_eq!(found(&read(&ingester, 1).await), expected);
     let mut fs = fs;
     for round in 0..4 {
+        if round == 1 {
+            tokio::time::sleep(Duration::from_secs(31)).await;
+            let names = model::env::Fs::list(&fs, std::path::Path::new("/data/wal")).unwrap();
+            assert!(names.iter().any(|entry| entry.name.ends_with(".image")), "{names:?}");
+        }
         if round == 2 {
             // Part of it goes into blocks, and an image takes the place of the log.
             world.clock.set(NOW + 6 * BLOCK_RANGE_MS);

@@ -11,7 +11,6 @@ use model::{
     matcher::Matcher,
     tenant::Tenant,
 };
-use roaring::RoaringBitmap;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// The identity table is split so that growing it moves a small part at a time.
@@ -44,15 +43,6 @@ struct Record {
 pub(crate) struct TenantIndex {
     pub(crate) tenant: Tenant,
     pub(crate) postings: Postings,
-}
-
-/// A series that matched.
-#[derive(Debug, Clone)]
-pub(crate) struct Found {
-    pub(crate) slot: u32,
-    /// Tells the series from a later one in the same slot.
-    pub(crate) number: u64,
-    pub(crate) labels: Labels,
 }
 
 /// The index of a head.
@@ -157,6 +147,15 @@ impl Index {
         self.create_hashed(self.hash(tenant, labels), tenant, number, labels)
     }
 
+    /// The slot of a series, and whether it was added just now.
+    pub(crate) fn find_or_create(&mut self, tenant: u32, number: u64, labels: &Labels) -> (u32, bool) {
+        let hash = self.hash(tenant, labels);
+        match self.find_hashed(hash, tenant, labels) {
+            Some(slot) => (slot, false),
+            None => (self.create_hashed(hash, tenant, number, labels), true),
+        }
+    }
+
     fn create_hashed(&mut self, hash: u64, tenant: u32, number: u64, labels: &Labels) -> u32 {
         let slot = self.free.pop().unwrap_or(self.records.len() as u32);
         self.scratch.clear();
@@ -243,39 +242,27 @@ impl Index {
         self.symbols.find(text)
     }
 
-    /// Slots of the series of a tenant that satisfy all matchers, and the state of the index at this moment for [`Self::resolve`].
-    pub(crate) fn select(&self, tenant: &Tenant, matchers: &[Matcher]) -> (RoaringBitmap, u64) {
-        let Some(tenant) = self.tenant_id(tenant) else {
-            return (RoaringBitmap::new(), self.dropped);
-        };
-        let postings = &self.tenants[tenant as usize].postings;
-        (
-            postings.select(matchers, |text| self.symbol(text), |symbol| self.text(symbol)),
-            self.dropped,
-        )
+    /// Counts dropped series: a slot that was found before may hold another series once this has changed.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
     }
 
-    /// The series in slots that [`Self::select`] gave. The index may have changed since: what is another series now is left out
-    /// unless it matches as well.
-    pub(crate) fn resolve(&self, tenant: &Tenant, matchers: &[Matcher], slots: &[u32], state: u64) -> Vec<Found> {
-        let tenant = self.tenant_id(tenant);
-        let still_matches = |found: &Found| {
-            let record = &self.records[found.slot as usize];
-            let value = |matcher: &Matcher| found.labels.get(&matcher.name).unwrap_or("");
-            Some(record.tenant) == tenant && matchers.iter().all(|matcher| matcher.matches(value(matcher)))
+    /// The posting lists of a tenant.
+    pub(crate) fn postings(&self, tenant: &Tenant) -> Option<&Postings> {
+        self.tenant_id(tenant)
+            .map(|tenant| &self.tenants[tenant as usize].postings)
+    }
+
+    /// Whether the series in a slot is one of this tenant and satisfies all matchers.
+    pub(crate) fn satisfies(&self, slot: u32, tenant: u32, matchers: &[Matcher]) -> bool {
+        let Some(record) = self.records.get(slot as usize).filter(|record| record.number != 0) else {
+            return false;
         };
-        let found = |&slot: &u32| {
-            Some(Found {
-                slot,
-                number: self.number(slot),
-                labels: self.labels(slot)?,
-            })
+        let value = |wanted: &str| {
+            let pair = record.pairs().find(|(name, _)| self.text(*name) == wanted);
+            pair.map_or("", |(_, value)| self.text(value))
         };
-        slots
-            .iter()
-            .filter_map(found)
-            .filter(|found| state == self.dropped || still_matches(found))
-            .collect()
+        record.tenant == tenant && matchers.iter().all(|matcher| matcher.matches(value(&matcher.name)))
     }
 
     /// Bytes of memory, allocator overhead and posting lists apart.
@@ -325,18 +312,19 @@ mod tests {
             assert_eq!(index.labels(slot), Some(labels(i)));
         }
         let matchers = [Matcher::equal("pod", "pod-7")];
-        let (ids, state) = index.select(&one, &matchers);
-        assert_eq!(ids.len(), 10);
-        assert_eq!(index.select(&two, &matchers).0.len(), 0);
-
-        // A slot that is used again must not show another tenant's series to a reader that is under way.
+        assert!(index.satisfies(slots[75], first, &matchers) && !index.satisfies(slots[75], second, &matchers));
+        assert!(!index.satisfies(slots[80], first, &matchers));
         index.drop_series(slots[70]);
-        let reused = index.create(second, 9002, &labels(4));
-        assert_eq!(reused, slots[70]);
-        let slots_found: Vec<_> = ids.iter().collect();
-        let found = index.resolve(&one, &matchers, &slots_found, state);
-        assert_eq!(found.len(), 9);
-        assert!(found.iter().all(|found| found.labels.get("pod") == Some("pod-7")));
+        assert_eq!(
+            (index.find(first, &labels(70)), index.labels(slots[70]), index.dropped()),
+            (None, None, 1)
+        );
+        assert_eq!(
+            index.create(second, 9002, &labels(4)),
+            slots[70],
+            "the slot is used again"
+        );
+        assert!(!index.satisfies(slots[70], first, &[]));
         assert_eq!(index.len(), 5001);
     }
 }

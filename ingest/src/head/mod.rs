@@ -5,6 +5,7 @@
 
 pub(crate) mod chunk;
 pub(crate) mod index;
+pub(crate) mod lookup;
 pub(crate) mod postings;
 pub(crate) mod sealed;
 pub(crate) mod shard;

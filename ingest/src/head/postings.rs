@@ -12,15 +12,12 @@ const SORTED_MAX: usize = 64;
 
 /// The series of one label value.
 #[derive(Debug)]
+#[expect(
+    clippy::box_collection,
+    reason = "most postings are few; a vector beside them would make each 8 bytes larger"
+)]
 enum Posting {
-    Few {
-        len: u8,
-        ids: [u32; 3],
-    },
-    #[expect(
-        clippy::box_collection,
-        reason = "a vector in place would make every posting list larger"
-    )]
+    Few { len: u8, ids: [u32; 3] },
     Sorted(Box<Vec<u32>>),
     Many(Box<RoaringBitmap>),
 }
@@ -88,14 +85,6 @@ impl Posting {
             Self::Few { len, .. } => u64::from(*len),
             Self::Sorted(sorted) => sorted.len() as u64,
             Self::Many(bitmap) => bitmap.len(),
-        }
-    }
-
-    fn bitmap(&self) -> RoaringBitmap {
-        match self {
-            Self::Few { len, ids } => ids[..usize::from(*len)].iter().copied().collect(),
-            Self::Sorted(sorted) => sorted.iter().copied().collect(),
-            Self::Many(bitmap) => (**bitmap).clone(),
         }
     }
 
@@ -198,95 +187,84 @@ impl Postings {
         })
     }
 
-    /// The series that satisfy all matchers. `find` gives the symbol of a text, `text` the text of a symbol.
-    pub(crate) fn select<'t>(
+    /// The series that satisfy the matchers that can be judged without looking at values; the others come back, to be judged by the
+    /// caller. `find` gives the symbol of a text.
+    pub(crate) fn narrow<'m>(
         &self,
-        matchers: &[Matcher],
+        matchers: &'m [Matcher],
         find: impl Fn(&str) -> Option<u32>,
-        text: impl Fn(u32) -> &'t str,
-    ) -> RoaringBitmap {
-        let mut result: Option<RoaringBitmap> = None;
-        let mut keep = |ids: RoaringBitmap| {
-            let narrowed = match result.take() {
+    ) -> (RoaringBitmap, Vec<&'m Matcher>) {
+        let (mut result, mut rest): (Option<RoaringBitmap>, _) = (None, Vec::new());
+        let index = |matcher: &Matcher| find(&matcher.name).and_then(|name| self.names.get(&name));
+        // What needs a label narrows first; what is satisfied by its absence only takes away.
+        let (absent, present): (Vec<_>, Vec<_>) = matchers.iter().partition(|matcher| matcher.matches_empty());
+        for matcher in present {
+            let ids = match index(matcher) {
+                None => Some(RoaringBitmap::new()),
+                Some(index) => index.matching(matcher, &find),
+            };
+            let Some(ids) = ids else {
+                rest.push(matcher);
+                continue;
+            };
+            let narrowed = match result {
                 Some(found) => found & ids,
                 None => ids,
             };
-            let empty = narrowed.is_empty();
-            result = Some(narrowed);
-            empty
-        };
-        let index = |matcher: &Matcher| find(&matcher.name).and_then(|name| self.names.get(&name));
-        // What needs a label narrows first and is cheap; what is satisfied by its absence only takes away.
-        let (absent, present): (Vec<_>, Vec<_>) = matchers.iter().partition(|matcher| matcher.matches_empty());
-        let (equal, others): (Vec<_>, Vec<_>) = present.into_iter().partition(|matcher| matcher.op == MatchOp::Equal);
-        for matcher in equal.into_iter().chain(others) {
-            let ids = index(matcher)
-                .map(|index| index.matching(matcher, &find, &text))
-                .unwrap_or_default();
-            if keep(ids) {
-                return RoaringBitmap::new();
+            if narrowed.is_empty() {
+                return (narrowed, Vec::new());
             }
+            result = Some(narrowed);
         }
         let mut result = result.unwrap_or_else(|| self.all.clone());
         for matcher in absent {
-            if let Some(index) = index(matcher) {
-                result -= index.not_matching(matcher, &find, &text);
+            let Some(index) = index(matcher) else { continue };
+            match index.not_matching(matcher, &find) {
+                Some(ids) => result -= ids,
+                None => rest.push(matcher),
             }
         }
-        result
+        (result, rest)
+    }
+
+    /// How many values a label has.
+    pub(crate) fn value_count(&self, name: u32) -> usize {
+        self.names.get(&name).map_or(0, |index| index.values.len())
+    }
+
+    /// The series that have one of `values` of a label.
+    pub(crate) fn having(&self, name: u32, values: &[u32]) -> RoaringBitmap {
+        let Some(index) = self.names.get(&name) else {
+            return RoaringBitmap::new();
+        };
+        index.union(values.iter().filter_map(|value| index.values.get(value)))
     }
 }
 
 impl NameIndex {
-    /// Series whose value of this label satisfies `matcher`, which a missing label does not.
-    fn matching<'t>(
-        &self,
-        matcher: &Matcher,
-        find: impl Fn(&str) -> Option<u32>,
-        text: impl Fn(u32) -> &'t str,
-    ) -> RoaringBitmap {
+    /// Series whose value of this label satisfies `matcher`, which a missing label does not; `None` when every value must be looked at.
+    fn matching(&self, matcher: &Matcher, find: impl Fn(&str) -> Option<u32>) -> Option<RoaringBitmap> {
         if let Some(wanted) = literals(matcher) {
-            return self.union(wanted.filter_map(find).filter_map(|value| self.values.get(&value)));
+            return Some(self.union(wanted.filter_map(find).filter_map(|value| self.values.get(&value))));
         }
-        if matches!(
+        let any = matches!(
             (matcher.op, &*matcher.value),
             (MatchOp::NotEqual, "") | (MatchOp::Regex, ".+")
-        ) {
-            // Any value at all; what is never equal to a text that no series has costs no look at the values.
-            return self.all.clone();
-        }
-        self.union(
-            self.values
-                .iter()
-                .filter(|(value, _)| matcher.matches(text(**value)))
-                .map(|(_, posting)| posting),
-        )
+        );
+        any.then(|| self.all.clone())
     }
 
-    /// Series whose value of this label does not satisfy `matcher`, which a missing label does.
-    fn not_matching<'t>(
-        &self,
-        matcher: &Matcher,
-        find: impl Fn(&str) -> Option<u32>,
-        text: impl Fn(u32) -> &'t str,
-    ) -> RoaringBitmap {
+    /// Series whose value of this label does not satisfy `matcher`, which a missing label does; `None` when every value must be
+    /// looked at.
+    fn not_matching(&self, matcher: &Matcher, find: impl Fn(&str) -> Option<u32>) -> Option<RoaringBitmap> {
         match (matcher.op, &*matcher.value) {
-            (MatchOp::Equal, _) => return self.all.clone(),
-            (MatchOp::Regex, ".*") => return RoaringBitmap::new(),
+            (MatchOp::Equal, _) => Some(self.all.clone()),
+            (MatchOp::Regex, ".*") => Some(RoaringBitmap::new()),
             (MatchOp::NotEqual, value) => {
-                return find(value)
-                    .and_then(|value| self.values.get(&value))
-                    .map(Posting::bitmap)
-                    .unwrap_or_default();
+                Some(self.union(find(value).iter().filter_map(|value| self.values.get(value))))
             }
-            _ => {}
+            _ => None,
         }
-        self.union(
-            self.values
-                .iter()
-                .filter(|(value, _)| !matcher.matches(text(**value)))
-                .map(|(_, posting)| posting),
-        )
     }
 
     fn union<'p>(&self, postings: impl Iterator<Item = &'p Posting>) -> RoaringBitmap {
@@ -339,101 +317,28 @@ impl<'a, A: Iterator<Item = &'a str>, B: Iterator<Item = &'a str>> Iterator for 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::head::symbols::Symbols;
-    use model::label::Labels;
-    use proptest::prelude::*;
 
-    struct World {
-        symbols: Symbols,
-        postings: Postings,
-        series: Vec<(u32, Labels)>,
-    }
-
-    fn world(values: &[(u8, u8, u8)]) -> World {
-        let mut world = World {
-            symbols: Symbols::new(3),
-            postings: Postings::default(),
-            series: Vec::new(),
-        };
-        for (index, &(a, b, c)) in values.iter().enumerate() {
-            let value = |number: u8| {
-                if number == 0 {
-                    String::new()
-                } else {
-                    format!("v{}", number - 1)
-                }
-            };
-            let labels = Labels::new([("a", value(a)), ("b", value(b)), ("c", value(c))]).unwrap();
-            let pairs: Vec<_> = labels
-                .iter()
-                .map(|(name, value)| (world.symbols.acquire(name), world.symbols.acquire(value)))
-                .collect();
-            world.postings.insert(index as u32 * 3, pairs.into_iter());
-            world.series.push((index as u32 * 3, labels));
-        }
-        world
-    }
-
-    fn pairs(world: &World, labels: &Labels) -> Vec<(u32, u32)> {
-        let find = |text: &str| world.symbols.find(text).unwrap();
-        labels.iter().map(|(name, value)| (find(name), find(value))).collect()
-    }
-
-    fn matcher() -> impl Strategy<Value = Matcher> {
-        let op = prop_oneof![
-            Just(MatchOp::Equal),
-            Just(MatchOp::NotEqual),
-            Just(MatchOp::Regex),
-            Just(MatchOp::NotRegex)
-        ];
-        let name = prop_oneof![Just("a"), Just("b"), Just("c"), Just("missing")];
-        let value = prop_oneof![
-            Just(""),
-            Just("v0"),
-            Just("v1"),
-            Just("v1|v2"),
-            Just("v.*"),
-            Just(".+"),
-            Just(".*"),
-            Just("|v1"),
-            Just("v[01]?"),
-            Just("nothing")
-        ];
-        (op, name, value).prop_map(|(op, name, value)| Matcher::new(op, name, value).unwrap())
-    }
-
-    proptest! {
-        #[test]
-        fn selection_is_what_the_matchers_say(
-            values in proptest::collection::vec((0..4u8, 0..3u8, 0..90u8), 0..150),
-            matchers in proptest::collection::vec(matcher(), 0..4),
-            gone in proptest::collection::vec(any::<bool>(), 150),
-        ) {
-            let mut world = world(&values);
-            let all = std::mem::take(&mut world.series);
-            for ((id, labels), gone) in all.into_iter().zip(gone) {
-                if gone {
-                    let pairs = pairs(&world, &labels);
-                    world.postings.remove(id, pairs.into_iter());
-                } else {
-                    world.series.push((id, labels));
-                }
+    #[test]
+    fn posting_lists_of_every_size_hold_what_was_put_in() {
+        for count in [0u32, 1, 3, 4, 64, 65, 66, 1000] {
+            let mut postings = Postings::default();
+            // Not in order: slots are used again.
+            for id in (0..count).rev() {
+                postings.insert(id * 7, [(1, 2), (3, id)].into_iter());
             }
-            let (symbols, postings) = (&world.symbols, &world.postings);
-            let matches = |labels: &Labels| matchers.iter().all(|m| m.matches(labels.get(&m.name).unwrap_or("")));
-            let expected: Vec<u32> = world.series.iter().filter(|(_, labels)| matches(labels)).map(|(id, _)| *id).collect();
-            let ids = postings.select(&matchers, |text| symbols.find(text), |id| symbols.text(id));
-            prop_assert_eq!(ids.iter().collect::<Vec<_>>(), expected);
-            for name in ["a", "b", "c"] {
-                let Some(symbol) = symbols.find(name) else { continue };
-                let mut found: Vec<_> = postings.values_among(symbol, &ids).map(|id| symbols.text(id).to_owned()).collect();
-                let mut expected: Vec<_> =
-                    world.series.iter().filter(|(_, l)| matches(l)).filter_map(|(_, l)| l.get(name)).map(str::to_owned).collect();
-                expected.sort();
-                expected.dedup();
-                found.sort();
-                prop_assert_eq!(found, expected);
+            let ids: Vec<u32> = (0..count).map(|id| id * 7).collect();
+            assert_eq!(postings.having(1, &[2]).iter().collect::<Vec<_>>(), ids);
+            assert_eq!(
+                (postings.len(), postings.value_count(3)),
+                (u64::from(count), count as usize)
+            );
+            for id in (0..count).filter(|id| id.is_multiple_of(2)) {
+                postings.remove(id * 7, [(1, 2), (3, id)].into_iter());
             }
+            let left: Vec<u32> = ids.into_iter().filter(|id| id % 2 == 1).collect();
+            assert_eq!(postings.having(1, &[2]).iter().collect::<Vec<_>>(), left);
+            assert_eq!(postings.value_count(3), left.len());
+            assert_eq!(postings.names().count(), if left.is_empty() { 0 } else { 2 });
         }
     }
 }

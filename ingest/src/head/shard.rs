@@ -143,6 +143,19 @@ impl Shard {
         !appended
     }
 
+    /// Goes on with an open chunk of histograms; `false` when it cannot be read.
+    pub(crate) fn restore_histograms(&mut self, place: usize, encoding: u8, data: &[u8]) -> bool {
+        let Ok(chunk) = HistogramChunk::resume(encoding, data) else {
+            return false;
+        };
+        self.seal(place);
+        let hot = &mut self.hot[place];
+        hot.last_at = chunk.last_at();
+        hot.flags |= FLAG_HISTOGRAM | FLAG_OPEN_HISTOGRAMS;
+        self.histograms.insert(place, chunk);
+        true
+    }
+
     /// Completes the open chunk, if there is one.
     #[cold]
     pub(crate) fn seal(&mut self, place: usize) {
@@ -465,7 +478,7 @@ pub(crate) fn is_same_histogram(a: &Histogram, b: &Histogram) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{sample::SampleBuffer, time::BLOCK_RANGE_MS};
+    use model::time::BLOCK_RANGE_MS;
 
     fn samples(chunks: &[Chunk]) -> Vec<(i64, f64)> {
         let mut buffer = SampleBuffer::default();

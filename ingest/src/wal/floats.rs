@@ -233,9 +233,9 @@ fn step_bytes(step: i64) -> usize {
 
 /// Gives and takes the previous values of series while records are decoded.
 pub(crate) trait Bases {
-    /// Hands the previous value of series `number` in this segment, 0 when there is none, to `decode`, and keeps what comes back. Gives
-    /// the new value, and a mark by which the caller knows the series again.
-    fn replace(&mut self, number: u64, decode: impl FnOnce(u64) -> Result<u64, Damage>) -> Result<(u64, u32), Damage>;
+    /// Hands the previous value of series `number` in this segment, 0 when there is none, to `decode`; what comes back, and is given
+    /// on, is its value from now on.
+    fn replace(&mut self, number: u64, decode: impl FnOnce(u64) -> Result<u64, Damage>) -> Result<u64, Damage>;
 }
 
 /// A decoded sample.
@@ -244,8 +244,6 @@ pub(crate) struct FloatEntry {
     pub(crate) number: u64,
     pub(crate) at: Timestamp,
     pub(crate) bits: u64,
-    /// What [`Bases::replace`] gave.
-    pub(crate) mark: u32,
 }
 
 /// Decodes the payload of a float record into `out`, which is cleared. The answer tells whether the previous values were
@@ -339,11 +337,11 @@ impl<B: Bases> Decoder<'_, B> {
             bases,
             out,
         } = self;
-        let (bits, mark) = bases.replace(number, |base| {
+        let bits = bases.replace(number, |base| {
             *check = mix(*check, base);
             read_value(values, base)
         })?;
-        out.push(FloatEntry { number, at, bits, mark });
+        out.push(FloatEntry { number, at, bits });
         Ok(())
     }
 }
@@ -392,14 +390,10 @@ mod tests {
     struct Table(HashMap<u64, u64>);
 
     impl Bases for Table {
-        fn replace(
-            &mut self,
-            number: u64,
-            decode: impl FnOnce(u64) -> Result<u64, Damage>,
-        ) -> Result<(u64, u32), Damage> {
+        fn replace(&mut self, number: u64, decode: impl FnOnce(u64) -> Result<u64, Damage>) -> Result<u64, Damage> {
             let base = self.0.entry(number).or_default();
             *base = decode(*base)?;
-            Ok((*base, 0))
+            Ok(*base)
         }
     }
 
@@ -440,13 +434,11 @@ mod tests {
                         number,
                         at: at.wrapping_add(index as i64 * 15_000),
                         bits,
-                        mark: 0,
                     },
                     false => FloatEntry {
                         number: number.wrapping_add(index as u64),
                         at,
                         bits,
-                        mark: 0,
                     },
                 };
                 values.into_iter().enumerate().map(place).collect::<Vec<_>>()
@@ -504,7 +496,6 @@ mod tests {
                     number,
                     at: time * 15_000,
                     bits: value(number).to_bits(),
-                    mark: 0,
                 })
                 .collect()
         };
@@ -520,7 +511,6 @@ mod tests {
                 number: 9,
                 at: 1_700_000_000_000 + index * 15_000,
                 bits: 0,
-                mark: 0,
             })
             .collect();
         let bytes = encode(&samples, &mut Table::default()).len();

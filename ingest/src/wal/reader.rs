@@ -5,7 +5,7 @@
 //! between is reported.
 
 use super::{
-    format::{RECORD_HEADER_BYTES, RecordHeader, RecordKind, crc_matches},
+    format::{RECORD_HEADER_BYTES, RecordHeader, crc_matches},
     repair,
 };
 use std::borrow::Cow;
@@ -178,14 +178,10 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// Whether a record is of a kind that only images hold.
-pub(crate) fn is_image_kind(kind: RecordKind) -> bool {
-    matches!(kind, RecordKind::ImageSummary | RecordKind::ImageSeries)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wal::format::RecordKind;
     use proptest::prelude::*;
 
     fn file(payloads: &[Vec<u8>]) -> (Vec<u8>, Vec<usize>) {
