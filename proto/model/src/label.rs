@@ -153,9 +153,28 @@ impl PartialOrd for Labels {
 }
 
 /// Pair by pair, name before value; the shorter set first when one begins the other (Prometheus's order of series).
+///
+/// Sorting and merging series is comparing labels, and those of a metric have most of their text in common. So the texts are
+/// compared as a whole first, and the ends only tell whether the first difference lies inside the same name or value.
 impl Ord for Labels {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.iter().cmp(other.iter())
+        let differs = |at: &usize| self.ends[*at] != other.ends[*at];
+        let shared = self.ends.len().min(other.ends.len());
+        let same_ends = (0..shared).find(differs).unwrap_or(shared);
+        let end_of = |labels: &Self| {
+            labels
+                .ends
+                .get(same_ends)
+                .map_or(labels.text.len(), |&end| end as usize)
+        };
+        let (mine, theirs) = (end_of(self), end_of(other));
+        // Up to here bytes of the same place belong to the same name or value.
+        let comparable = mine.min(theirs);
+        let [own_text, other_text] = [self, other].map(|labels| &labels.text.as_bytes()[..comparable]);
+        own_text
+            .cmp(other_text)
+            .then(mine.cmp(&theirs))
+            .then(self.ends.len().cmp(&other.ends.len()))
     }
 }
 
@@ -275,6 +294,18 @@ mod tests {
         assert_eq!(labels.with("b", "9").to_string(), r#"{b="9", d="2"}"#);
         assert_eq!(labels.with("e", "9").to_string(), r#"{b="1", d="2", e="9"}"#);
         assert_eq!(labels.with("d", "").to_string(), r#"{b="1"}"#);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn order_is_that_of_the_pairs(
+            a in proptest::collection::btree_map("[ab]{1,3}", "[ab]{1,3}", 0..4),
+            b in proptest::collection::btree_map("[ab]{1,3}", "[ab]{1,3}", 0..4),
+        ) {
+            let [one, other] = [&a, &b].map(|pairs| Labels::new(pairs).unwrap());
+            proptest::prop_assert_eq!(one.cmp(&other), a.iter().cmp(b.iter()));
+            proptest::prop_assert_eq!(one.cmp(&other) == Ordering::Equal, one == other);
+        }
     }
 
     #[test]
