@@ -1,4 +1,4 @@
-//! Wire forms: remote write 1.0 and 2.0, capped decompression, conversions.
+//! Wire forms: remote write 1.0 and 2.0, remote read, capped decompression, conversions.
 //!
 //! Only this crate knows protobuf and compression. The hot path (remote write) is decoded by hand, in place: a
 //! generated decoder allocates each label of each sample, which costs more than everything else a receiver does.
@@ -10,5 +10,6 @@ pub mod compression;
 pub mod protobuf;
 pub mod histogram;
 pub mod remote_write;
+pub mod remote_read;
 #[cfg(feature = "grpc")]
 pub mod grpc;

@@ -21,6 +21,25 @@ pub enum Fault {
         /// The wire type found.
         wire: u8,
     },
+    /// An enum has a value that its definition does not know.
+    Enum {
+        /// The field's number.
+        field: u32,
+        /// The value found.
+        number: i64,
+    },
+    /// A text is no UTF-8.
+    Utf8 {
+        /// The field's number.
+        field: u32,
+    },
+    /// A field is repeated more often than anybody needs.
+    TooMany {
+        /// The field's number.
+        field: u32,
+        /// How often it may be there.
+        max: usize,
+    },
 }
 
 impl fmt::Display for Fault {
@@ -30,6 +49,9 @@ impl fmt::Display for Fault {
             Fault::Varint => f.write_str("a varint does not fit 64 bits"),
             Fault::Tag(tag) => write!(f, "{tag} is no field tag"),
             Fault::WireType { field, wire } => write!(f, "field {field} has wire type {wire}"),
+            Fault::Enum { field, number } => write!(f, "field {field} has the unknown value {number}"),
+            Fault::Utf8 { field } => write!(f, "field {field} is no valid UTF-8"),
+            Fault::TooMany { field, max } => write!(f, "field {field} is there more than {max} times"),
         }
     }
 }

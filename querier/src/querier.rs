@@ -3,7 +3,7 @@
 use crate::{
     evaluate::Evaluator,
     fanout::Whole,
-    gate::{Full, Gate},
+    gate::{Full, Gate, Permit},
     metrics::Metrics,
     replica::Deduplicated,
     settings::QuerierSettings,
@@ -22,6 +22,7 @@ use promql::{
     engine::{Engine, EngineOptions},
 };
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+use tokio::sync::oneshot;
 
 /// Answers questions about the samples behind a [`SelectTenants`].
 pub struct Querier {
@@ -37,6 +38,7 @@ pub struct Querier {
     pub(crate) origins: Option<Origins>,
     select: Arc<dyn SelectTenants>,
     lookups: Gate,
+    reads: Gate,
 }
 
 /// Origins that may read answers in a browser.
@@ -94,6 +96,7 @@ impl Querier {
         let metrics = Metrics::new(registry);
         let lookups = Gate::new("lookup", settings.lookups_max, settings.queue_max, &metrics);
         let queries = Gate::new("query", settings.queries_max, settings.queue_max, &metrics);
+        let reads = Gate::new("read", settings.remote_reads_max, settings.queue_max, &metrics);
         let evaluator = Evaluator::new(env.clone(), Engine::new(engine_options(&settings)), queries);
         let origins = settings.cors_origin.as_deref().and_then(Origins::new);
         let parser = ParserOptions {
@@ -110,6 +113,7 @@ impl Querier {
             origins,
             select,
             lookups,
+            reads,
         })
     }
 
@@ -135,6 +139,25 @@ impl Querier {
         let done = self.within(self.settings.timeout.saturating_sub(waited), work).await;
         drop(permit);
         done.ok_or(Late::InExecution)
+    }
+
+    /// Waits for the turn of a remote read, which lasts as long as the permit lives.
+    pub(crate) async fn enter_read(&self, tenant: &Tenant) -> Result<Permit, Late> {
+        let turn = self.within(self.settings.timeout, self.reads.enter(tenant)).await;
+        Ok(turn.ok_or(Late::InQueue)??)
+    }
+
+    /// The output of `work`, which computes for longer than a thread that serves others may; `None` when it panicked.
+    pub(crate) async fn compute<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let (sender, receiver) = oneshot::channel();
+        // Nobody may be waiting any more; then the output is for nobody.
+        let work = Box::new(move || drop(sender.send(work())));
+        self.env.spawn.blocking(name, work).await;
+        receiver.await.ok()
     }
 
     /// The output of `work`, or `None` when it takes longer than `duration`.

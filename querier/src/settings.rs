@@ -23,6 +23,12 @@ pub struct QuerierSettings {
     pub samples_max: usize,
     /// Series that one call of `series` or `/federate` may return, and names or values one call for labels.
     pub items_max: usize,
+    /// Remote reads that run at the same time; a streamed one counts until its last byte is sent.
+    pub remote_reads_max: usize,
+    /// Samples that one remote read may return in one message. Streamed ones are bounded by the time for sending.
+    pub remote_read_samples_max: usize,
+    /// Bytes after which a frame of a streamed remote read ends; it may be longer by one chunk.
+    pub remote_read_frame_bytes_max: usize,
     /// Whether an answer may lack what a failing source holds, with a warning (a request can say otherwise with
     /// `partial_response`).
     pub partial_response: bool,
@@ -49,6 +55,9 @@ impl Default for QuerierSettings {
             subquery_step: Duration::from_secs(60),
             samples_max: 50_000_000,
             items_max: 1_000_000,
+            remote_reads_max: 10,
+            remote_read_samples_max: 50_000_000,
+            remote_read_frame_bytes_max: 1 << 20,
             partial_response: true,
             replica_labels: Vec::new(),
             experimental_functions: false,

@@ -1,7 +1,8 @@
 //! What the querier must be told about the process around it, for the status pages of the API.
 
 use futures::future::BoxFuture;
-use model::{select::SelectError, tenant::Tenant, time::Timestamp};
+use model::{admin::Administer, select::SelectError, tenant::Tenant, time::Timestamp};
+use std::sync::Arc;
 
 /// The version of the Prometheus HTTP API and of PromQL that our answers follow. Clients switch features by it: Grafana falls back
 /// to slow calls below 2.24.
@@ -27,6 +28,11 @@ pub trait StatusProvider: Send + Sync {
     /// How long samples are kept, in words, such as `15d`.
     fn retention(&self) -> String {
         String::new()
+    }
+
+    /// Who deletes series and makes snapshots; `None` when that is not there or the operator has not switched it on.
+    fn admin(&self) -> Option<Arc<dyn Administer>> {
+        None
     }
 
     /// What the head holds of a tenant: each list has at most `limit` entries, largest first. Without a head: nothing.

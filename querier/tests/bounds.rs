@@ -197,7 +197,13 @@ async fn a_client_that_leaves_stops_its_query() {
         ..QuerierSettings::default()
     };
     let mut registry = Registry::default();
-    let querier = Querier::new(env(), settings, ten_minutes().shared(), Arc::new(Status), &mut registry);
+    let querier = Querier::new(
+        env(),
+        settings,
+        ten_minutes().shared(),
+        Arc::new(Status::default()),
+        &mut registry,
+    );
     let router = routes(querier);
     let uri = format!("/api/v1/query?query={}&time={SECOND}", encoded(SLOW_QUERY));
     let request = Request::builder().uri(&uri).body(Body::empty()).unwrap();
@@ -385,7 +391,7 @@ async fn requests_are_counted_by_route_and_code() {
         env(),
         QuerierSettings::default(),
         ten_minutes().shared(),
-        Arc::new(Status),
+        Arc::new(Status::default()),
         &mut registry,
     );
     let api = Api {

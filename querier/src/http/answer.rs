@@ -2,12 +2,12 @@
 
 use super::json::Json;
 use crate::{gate::Full, querier::Late};
-use ::http::{HeaderValue, StatusCode, header};
+use ::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
-use model::select::SelectError;
+use model::{admin::AdminError, select::SelectError};
 
 /// Warnings and infos that an answer carries; more are counted in one last line.
 const ANNOTATIONS_MAX: usize = 10;
@@ -89,6 +89,8 @@ pub(crate) enum ErrorKind {
     Timeout,
     Internal,
     Unavailable,
+    /// What was asked for is switched off. Prometheus calls that unavailable, too, but not for a while.
+    Disabled,
 }
 
 impl ErrorKind {
@@ -99,7 +101,7 @@ impl ErrorKind {
             ErrorKind::Canceled => "canceled",
             ErrorKind::Timeout => "timeout",
             ErrorKind::Internal => "internal",
-            ErrorKind::Unavailable => "unavailable",
+            ErrorKind::Unavailable | ErrorKind::Disabled => "unavailable",
         }
     }
 
@@ -110,7 +112,7 @@ impl ErrorKind {
             // The client has gone; nginx's code for it, as in Prometheus.
             ErrorKind::Canceled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             ErrorKind::Timeout | ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            ErrorKind::Internal | ErrorKind::Disabled => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 }
@@ -142,6 +144,15 @@ impl ApiError {
     }
 }
 
+impl ApiError {
+    /// Says when to try again, if that can help.
+    pub(crate) fn add_retry_after(&self, headers: &mut HeaderMap) {
+        if self.kind == ErrorKind::Unavailable {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+        }
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut json = Json::new();
@@ -149,11 +160,7 @@ impl IntoResponse for ApiError {
             .text_member("errorType", self.kind.as_str());
         json.text_member("error", &self.text).raw("}");
         let mut response = json_response(self.kind.status(), Body::from(json.out), true);
-        if self.kind == ErrorKind::Unavailable {
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
-        }
+        self.add_retry_after(response.headers_mut());
         response
     }
 }
@@ -165,6 +172,16 @@ impl From<SelectError> for ApiError {
             SelectError::Unavailable(_) => ErrorKind::Unavailable,
             SelectError::Corrupt(_) => ErrorKind::Internal,
             SelectError::Canceled(_) => ErrorKind::Canceled,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<AdminError> for ApiError {
+    fn from(error: AdminError) -> Self {
+        let kind = match &error {
+            AdminError::Unavailable(_) => ErrorKind::Unavailable,
+            AdminError::Storage(_) => ErrorKind::Internal,
         };
         Self::new(kind, error.to_string())
     }

@@ -3,7 +3,7 @@
 //! The format is the text exposition format 0.0.4. It has no native histograms, so series of those are left out.
 
 use super::{
-    answer::ApiError,
+    answer::{ApiError, ErrorKind},
     lookup::{select_any, selectors},
     number::{write_general, write_int},
     params::Asked,
@@ -21,7 +21,6 @@ use model::{
     time::{TimeRange, Timestamp},
 };
 use std::sync::Arc;
-use tokio::sync::oneshot;
 
 /// What the body is; `names` says how names that old readers do not take were written.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
@@ -51,19 +50,11 @@ pub(super) async fn federate(State(querier): State<Arc<Querier>>, asked: Asked) 
         .await
         .map_err(|late| plain(late.into()))?
         .map_err(|error| plain(error.into()))?;
-    let (sender, receiver) = oneshot::channel();
     // Decoding and writing a hundred thousand series would hold up other requests of this thread.
-    let write = Box::new(move || drop(sender.send(write_all(series, range))));
-    querier.env.spawn.blocking("federate", write).await;
-    let text = match receiver.await {
-        Ok(text) => text.map_err(|error| plain(error.into()))?,
-        Err(_) => {
-            return Err(plain(ApiError::new(
-                super::answer::ErrorKind::Internal,
-                "writing the samples panicked",
-            )));
-        }
-    };
+    let written = querier.compute("federate", move || write_all(series, range)).await;
+    let text = written
+        .ok_or_else(|| plain(ApiError::new(ErrorKind::Internal, "writing the samples panicked")))?
+        .map_err(|error| plain(error.into()))?;
     for warning in warnings {
         tracing::warn!(
             tenant = asked.tenant.as_str(),

@@ -16,13 +16,16 @@ mod query;
 mod syntax;
 mod federate;
 mod time;
+mod stream;
+mod read;
+mod admin;
 
 use crate::querier::Querier;
 use answer::{ApiError, ErrorKind};
 use axum::{
     Router, middleware,
     response::{IntoResponse, Response},
-    routing::{MethodRouter, get},
+    routing::{MethodRouter, get, post},
 };
 use std::{any::Any, sync::Arc};
 use tower_http::{CompressionLevel, catch_panic::CatchPanicLayer, compression::CompressionLayer};
@@ -61,6 +64,19 @@ fn calls(querier: &Arc<Querier>) -> Router {
     add(
         "/api/v1/format_query",
         get(syntax::format_query).post(syntax::format_query),
+    );
+    add("/api/v1/read", post(read::read));
+    add(
+        "/api/v1/admin/tsdb/delete_series",
+        post(admin::delete_series).put(admin::delete_series),
+    );
+    add(
+        "/api/v1/admin/tsdb/clean_tombstones",
+        post(admin::clean_tombstones).put(admin::clean_tombstones),
+    );
+    add(
+        "/api/v1/admin/tsdb/snapshot",
+        post(admin::snapshot).put(admin::snapshot),
     );
     add("/federate", get(federate::federate));
     add("/api/v1/status/buildinfo", get(status::buildinfo));

@@ -5,7 +5,7 @@ use super::{
     time::{TIME_MAX, TIME_MIN, parse_duration, parse_time},
 };
 use crate::{querier::Reading, settings::QuerierSettings};
-use ::http::{HeaderMap, Method, header};
+use ::http::{HeaderMap, Method, header, request::Parts};
 use axum::{
     body::to_bytes,
     extract::{FromRequest, Request},
@@ -38,6 +38,23 @@ impl<S: Send + Sync> FromRequest<S> for Asked {
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
+        // As in Go, only a form in the body of a method that changes things is read: vmalert posts an empty body and calls it JSON.
+        let with_form = [Method::POST, Method::PUT].contains(&parts.method) && is_form(&parts.headers);
+        if !with_form {
+            return Self::new(parts, &[]);
+        }
+        let form = to_bytes(body, FORM_BYTES_MAX).await.map_err(|error| {
+            ApiError::bad_data(format!(
+                "error parsing form values: {error} (at most {FORM_BYTES_MAX} bytes are read)"
+            ))
+        })?;
+        Self::new(parts, &form)
+    }
+}
+
+impl Asked {
+    /// A request whose body is this form, or has none.
+    pub(crate) fn new(parts: Parts, form: &[u8]) -> Result<Self, ApiError> {
         let header = |name: &str| {
             parts
                 .headers
@@ -46,15 +63,7 @@ impl<S: Send + Sync> FromRequest<S> for Asked {
         };
         let tenant = tenant_of(header).map_err(|error| ApiError::bad_data(error.to_string()))?;
         let mut pairs = Vec::new();
-        // Only a form is read: vmalert posts an empty body and calls it JSON.
-        if parts.method == Method::POST && is_form(&parts.headers) {
-            let form = to_bytes(body, FORM_BYTES_MAX).await.map_err(|error| {
-                ApiError::bad_data(format!(
-                    "error parsing form values: {error} (at most {FORM_BYTES_MAX} bytes are read)"
-                ))
-            })?;
-            read_pairs(&form, &mut pairs)?;
-        }
+        read_pairs(form, &mut pairs)?;
         read_pairs(parts.uri.query().unwrap_or("").as_bytes(), &mut pairs)?;
         Ok(Self {
             pairs,
@@ -164,7 +173,16 @@ impl Asked {
 
     /// How series are to be read: `partial_response`, `dedup` and `replicaLabels[]`, as in Thanos.
     pub(crate) fn reading(&self, settings: &QuerierSettings) -> Result<Reading, ApiError> {
-        let partial = self.flag("partial_response", settings.partial_response)?;
+        self.reading_or(settings, settings.partial_response)
+    }
+
+    /// The same for answers that have no place for warnings: they must be whole unless the request says otherwise.
+    pub(crate) fn whole_reading(&self, settings: &QuerierSettings) -> Result<Reading, ApiError> {
+        self.reading_or(settings, false)
+    }
+
+    fn reading_or(&self, settings: &QuerierSettings, partial: bool) -> Result<Reading, ApiError> {
+        let partial = self.flag("partial_response", partial)?;
         let asked: Vec<String> = self.all("replicaLabels[]").map(str::to_owned).collect();
         let replica_labels = match (self.flag("dedup", true)?, asked.is_empty()) {
             (false, _) => Vec::new(),
@@ -177,7 +195,8 @@ impl Asked {
         })
     }
 
-    fn flag(&self, name: &str, default: bool) -> Result<bool, ApiError> {
+    /// A truth value, or `default` when it is not given.
+    pub(crate) fn flag(&self, name: &str, default: bool) -> Result<bool, ApiError> {
         match self.first(name) {
             "" => Ok(default),
             "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),

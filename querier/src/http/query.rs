@@ -7,6 +7,7 @@ use super::{
     number::write_value,
     params::Asked,
     result::ValueWriter,
+    stream,
 };
 use crate::{
     evaluate::{EvaluateError, Evaluated, Spent},
@@ -14,20 +15,14 @@ use crate::{
 };
 use ::http::StatusCode;
 use axum::{body::Body, extract::State, response::Response};
-use bytes::Bytes;
-use futures::{StreamExt, stream};
 use promql::{
     engine::{Query, QueryError, QueryStats, Times},
     value::Value,
 };
-use std::{io, sync::Arc, time::Duration};
-use tokio::sync::mpsc;
+use std::{sync::Arc, time::Duration};
 
 /// Evaluations of one range query. Enough for a week at a minute or a year at an hour; clients know the bound by its text.
 const POINTS_MAX: i64 = 11_000;
-
-/// Pieces of a large answer that wait for the client.
-const PIECES_MAX: usize = 2;
 
 /// Headers by which Grafana says who asks; a slow query is logged with them.
 const ASKER_HEADERS: [&str; 8] = [
@@ -151,57 +146,23 @@ fn respond(querier: &Arc<Querier>, mut json: Json, mut writer: ValueWriter, inco
     let body = if writer.finished() {
         Body::from(json.out)
     } else {
-        stream_body(querier.clone(), json, writer)
+        stream_body(querier, json, writer)
     };
     json_response(StatusCode::OK, body, incomplete)
 }
 
-/// Writes piece by piece as the client reads. A client that stops reading gets a broken answer after the time for sending, and what
-/// was left of the result is freed.
-fn stream_body(querier: Arc<Querier>, mut json: Json, mut writer: ValueWriter) -> Body {
-    let (sender, receiver) = mpsc::channel(PIECES_MAX);
-    let sending = querier.clone();
-    let write = async move {
+/// Writes piece by piece as the client reads.
+fn stream_body(querier: &Arc<Querier>, mut json: Json, mut writer: ValueWriter) -> Body {
+    stream::body(querier, async move |pieces| {
         loop {
             let last = writer.finished();
-            let piece = Bytes::from(std::mem::take(&mut json.out));
-            if sender.send(Piece { bytes: piece, last }).await.is_err() || last {
-                return;
+            pieces.send(std::mem::take(&mut json.out)).await?;
+            if last {
+                return Ok(());
             }
             writer.write(&mut json);
         }
-    };
-    let bounded = async move {
-        if sending.within(sending.settings.send_timeout, write).await.is_none() {
-            tracing::info!("a client did not read its answer in time; the connection is broken off");
-        }
-    };
-    querier.env.spawn.task("send answer", Box::pin(bounded));
-    // Compression asks once more after the end.
-    Body::from_stream(stream::unfold(Some(receiver), next_piece).fuse())
-}
-
-/// A part of an answer.
-struct Piece {
-    bytes: Bytes,
-    last: bool,
-}
-
-/// The next piece; an error when the writer gave up before the last one, so that the client cannot take a torn answer for whole.
-async fn next_piece(
-    receiver: Option<mpsc::Receiver<Piece>>,
-) -> Option<(io::Result<Bytes>, Option<mpsc::Receiver<Piece>>)> {
-    let mut receiver = receiver?;
-    match receiver.recv().await {
-        Some(Piece { bytes, last }) => Some((Ok(bytes), (!last).then_some(receiver))),
-        None => Some((
-            Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the answer was not read in time",
-            )),
-            None,
-        )),
-    }
+    })
 }
 
 fn log_slow(asked: &Asked, times: Times, elapsed: Duration, evaluated: Option<&Evaluated>) {

@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use model::{
+    admin::Administer,
     select::{SelectError, SelectTenants},
     tenant::Tenant,
     time::Timestamp,
@@ -20,7 +21,11 @@ use std::sync::Arc;
 use tower::ServiceExt;
 
 /// What the process says about itself in the tests.
-pub struct Status;
+#[derive(Default)]
+pub struct Status {
+    /// Who administers, when that is switched on.
+    pub admin: Option<Arc<dyn Administer>>,
+}
 
 impl StatusProvider for Status {
     fn version(&self) -> String {
@@ -40,6 +45,9 @@ impl StatusProvider for Status {
     }
     fn started(&self) -> Timestamp {
         NOW - 60_000
+    }
+    fn admin(&self) -> Option<Arc<dyn Administer>> {
+        self.admin.clone()
     }
     fn retention(&self) -> String {
         "15d".into()
@@ -83,8 +91,16 @@ impl Api {
     }
 
     pub fn with(select: Arc<dyn SelectTenants>, settings: QuerierSettings) -> Self {
+        Self::administered(select, settings, None)
+    }
+
+    pub fn administered(
+        select: Arc<dyn SelectTenants>,
+        settings: QuerierSettings,
+        admin: Option<Arc<dyn Administer>>,
+    ) -> Self {
         let mut registry = Registry::default();
-        let querier = Querier::new(env(), settings, select, Arc::new(Status), &mut registry);
+        let querier = Querier::new(env(), settings, select, Arc::new(Status { admin }), &mut registry);
         Self {
             router: routes(querier),
         }

@@ -216,16 +216,7 @@ impl Samples for Held {
     }
 
     fn chunks(&self) -> Result<Vec<Chunk>, SelectError> {
-        let (Some(&min_time), Some(&max_time)) = (self.0.timestamps.first(), self.0.timestamps.last()) else {
-            return Ok(Vec::new());
-        };
-        let data: Vec<u8> = self.0.values.iter().flat_map(|value| value.to_be_bytes()).collect();
-        Ok(vec![Chunk {
-            min_time,
-            max_time,
-            encoding: 1,
-            data: data.into(),
-        }])
+        Ok(storage::chunk::encode_samples(&self.0))
     }
 }
 
