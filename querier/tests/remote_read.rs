@@ -3,10 +3,11 @@
 mod common;
 
 use axum::body::Body;
-use common::{Memory, NOW, Tenants, api::Api};
+use common::{Memory, NOW, Tenants, TestClock, api::Api};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use model::{
+    env::Clock,
     histogram::{Histogram, Span},
     label::Labels,
     matcher::MatchOp,
@@ -384,21 +385,21 @@ async fn reads_take_turns_and_a_reader_who_leaves_or_sleeps_loses_the_turn() {
     };
     // The first one does not read, so it keeps the only turn until its time for sending is over.
     let sleeping = big().await.unwrap();
-    let started = std::time::Instant::now();
+    let started = TestClock.monotonic();
     let next = ask(&[0]).await.unwrap();
     assert_eq!(next.status(), StatusCode::OK);
-    assert!(started.elapsed() >= Duration::from_millis(200), "two reads ran at once");
+    assert!(
+        TestClock.monotonic() - started >= Duration::from_millis(200),
+        "two reads ran at once"
+    );
     assert!(sleeping.into_body().collect().await.is_err(), "a torn answer was whole");
     // This one leaves; the next need not wait for its time to be over.
     let leaving = big().await.unwrap();
     drop(leaving);
-    let started = std::time::Instant::now();
+    let started = TestClock.monotonic();
     assert_eq!(ask(&[0]).await.unwrap().status(), StatusCode::OK);
-    assert!(
-        started.elapsed() < Duration::from_millis(250),
-        "{:?}",
-        started.elapsed()
-    );
+    let waited = TestClock.monotonic() - started;
+    assert!(waited < Duration::from_millis(250), "{waited:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
