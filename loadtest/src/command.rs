@@ -4,7 +4,7 @@ use crate::{
     api::Api,
     ask::{Asker, costs_table},
     clock::{now_ms, run_name},
-    compare::{Binaries, Contestant, contest, table},
+    compare::{Binaries, Contestant, Extent, contest, questions_table, table},
     fleet::{Fleet, Shape},
     http::{Url, parse_header},
     ledger::{Ledger, LedgerWorkload, Run},
@@ -171,6 +171,12 @@ pub struct CompareArguments {
     /// The VictoriaMetrics to compare with.
     #[arg(long, default_value = crate::process::VICTORIA_METRICS)]
     victoria_metrics: PathBuf,
+    /// How often each of the questions of `loadtest query` is asked after the load; 0 leaves them out.
+    #[arg(long, value_name = "TIMES", default_value_t = 20)]
+    questions: u32,
+    /// Also measure what reading and writing do to each other, each part for so long.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    mixed: Option<Duration>,
     /// Write the result to this file as a page with charts.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -371,7 +377,9 @@ impl CompareArguments {
             prometheus: self.prometheus.clone(),
             victoria_metrics: self.victoria_metrics.clone(),
         };
-        let now = now_ms();
+        // What is written for the mixed part comes after the load and must not lie in the future.
+        let room = if self.mixed.is_some() { 3_600_000 } else { 0 };
+        let now = now_ms() - room;
         let plan = self.load.plan(Url::parse("http://127.0.0.1:1")?, now)?;
         let plan = Plan {
             start: one_window_start(now, plan.scrapes, plan.step),
@@ -383,8 +391,12 @@ impl CompareArguments {
             let bar = progress_bar(self.load.samples());
             bar.set_message(format!("{contestant:?}"));
             let progress = |samples| bar.inc(samples);
-            let settle = self.load.settle;
-            let row = contest(contestant, &binaries, &self.dir, &plan, &fleet, settle, &progress);
+            let extent = Extent {
+                settle: self.load.settle,
+                questions: self.questions,
+                mixed: self.mixed,
+            };
+            let row = contest(contestant, &binaries, &self.dir, &plan, &fleet, extent, &progress);
             bar.finish_and_clear();
             rows.push(row.with_context(|| format!("measure {contestant:?}"))?);
         }
@@ -393,6 +405,14 @@ impl CompareArguments {
             "\nNarthex acknowledges what is fsynced; the others acknowledge before that. Before the restart \
              they are killed, but VictoriaMetrics ends by SIGTERM: else what it holds in memory would be lost."
         );
+        if self.questions > 0 {
+            println!("\n{}", questions_table(&rows));
+        }
+        for row in &rows {
+            if let Some(mixed) = row.mixed {
+                println!("\n{}: {mixed}", row.server);
+            }
+        }
         write_json(self.load.json.as_deref(), &rows)?;
         if let Some(path) = &self.html {
             let page = page(&self.load.describe(), &rows);

@@ -2,12 +2,15 @@
 //! in a fresh folder. CPU seconds decide; wall times depend on what else the machine does.
 
 use crate::{
+    ask::{Asker, Cost},
     fleet::Fleet,
     http::{Client, form},
     meter::Usage,
+    mixed::{Mixed, mixed},
     outcome::Outcome,
     population::Workload,
     process::{Launch, PROMETHEUS, Server, VICTORIA_METRICS, narthex_binary},
+    questions::QUESTIONS,
     write::{Plan, tenant_name, write},
 };
 use anyhow::{Context, ensure};
@@ -170,6 +173,10 @@ pub struct Row {
     pub resident_peak: u64,
     /// Bytes written to storage per sample until settled.
     pub written_per_sample: f64,
+    /// What each question cost after the load, if questions were asked.
+    pub questions: Vec<Cost>,
+    /// What reading and writing do to each other, if that was measured.
+    pub mixed: Option<Mixed>,
     /// Seconds from the start after SIGKILL until the server is ready again.
     pub restart_seconds: f64,
     /// CPU seconds of that.
@@ -188,6 +195,17 @@ pub struct Row {
     pub load: (f64, f64),
 }
 
+/// What is measured beside the load itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Extent {
+    /// How long to wait after the last answer before a server is measured a second time.
+    pub settle: Duration,
+    /// How often each question is asked; 0 for not at all.
+    pub questions: u32,
+    /// How long each part of reading while writing takes; `None` leaves it out.
+    pub mixed: Option<Duration>,
+}
+
 /// Runs one contestant in a new folder below `dir`.
 pub fn contest(
     contestant: Contestant,
@@ -195,7 +213,7 @@ pub fn contest(
     dir: &Path,
     plan: &Plan,
     fleet: &Fleet,
-    settle: Duration,
+    extent: Extent,
     progress: &(dyn Fn(u64) + Sync),
 ) -> anyhow::Result<Row> {
     let dir = tempfile::tempdir_in(dir).with_context(|| format!("make a folder in {}", dir.display()))?;
@@ -217,10 +235,12 @@ pub fn contest(
         launch.name,
         outcome.errors
     );
-    thread::sleep(settle);
+    thread::sleep(extent.settle);
     let settled = server.usage()?;
     let load_after = load_average();
 
+    let samples_per_second = outcome.samples as f64 / outcome.seconds;
+    let (questions, mixed) = ask(&server, &plan, fleet, extent, samples_per_second)?;
     contestant.end(server)?;
     let started = Instant::now();
     let server = launch.start()?;
@@ -249,6 +269,8 @@ pub fn contest(
         resident: after.resident,
         resident_peak: settled.resident_peak,
         written_per_sample: settled.written.saturating_sub(before.written) as f64 / samples,
+        questions,
+        mixed,
         restart_seconds,
         restart_cpu_seconds: restarted.cpu(),
         flush_peak: flushed.resident_peak,
@@ -259,6 +281,36 @@ pub fn contest(
         load: (load_before, load_after),
         outcome,
     })
+}
+
+/// Asks about the time of the run.
+fn ask(
+    server: &Server,
+    plan: &Plan,
+    fleet: &Fleet,
+    extent: Extent,
+    samples_per_second: f64,
+) -> anyhow::Result<(Vec<Cost>, Option<Mixed>)> {
+    let mut headers = plan.headers.clone();
+    if fleet.tenants() > 1 {
+        headers.push((plan.tenant_header.clone(), tenant_name(0)));
+    }
+    let asker = Asker {
+        url: server.launch().url.clone(),
+        headers,
+        time: plan.start + plan.scrapes as i64 * plan.step,
+        timeout: Duration::from_secs(120),
+    };
+    let questions = match extent.questions {
+        0 => Vec::new(),
+        repeat => asker.costs(server.pid(), repeat)?,
+    };
+    let half = samples_per_second / 2.0;
+    let mixed = extent
+        .mixed
+        .map(|time| mixed(&asker, plan, fleet, half, time))
+        .transpose()?;
+    Ok((questions, mixed))
 }
 
 /// Samples of the counted metric in a run.
@@ -402,6 +454,27 @@ pub fn table(rows: &[Row]) -> String {
             format!("{:.1}", cpu / first),
         ]);
     }
+    aligned(&cells)
+}
+
+/// The questions as a table: a line for each, and for each server the fastest answer and the CPU time, in milliseconds.
+pub fn questions_table(rows: &[Row]) -> String {
+    let mut cells = vec![vec!["question: best ms / CPU ms".to_owned()]];
+    cells[0].extend(rows.iter().map(|row| row.server.clone()));
+    for (number, question) in QUESTIONS.iter().enumerate() {
+        let mut line = vec![question.name.to_owned()];
+        line.extend(rows.iter().map(|row| match row.questions.get(number) {
+            None => String::new(),
+            Some(Cost { refusal: Some(_), .. }) => "refused".to_owned(),
+            Some(cost) => format!("{:.1} / {:.1}", cost.best_ms, cost.cpu_ms),
+        }));
+        cells.push(line);
+    }
+    aligned(&cells)
+}
+
+/// Cells under each other, the first column to the left.
+fn aligned(cells: &[Vec<String>]) -> String {
     let columns = cells[0].len();
     let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();

@@ -25,6 +25,7 @@ pub mod meter;
 pub mod process;
 pub mod questions;
 pub mod ask;
+pub mod mixed;
 pub mod compare;
 pub mod page;
 pub mod report;

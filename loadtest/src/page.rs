@@ -1,6 +1,6 @@
 //! The result of a comparison as a page for people: one file with a chart for each figure, no script, nothing to load.
 
-use crate::compare::Row;
+use crate::{compare::Row, questions::QUESTIONS};
 use std::fmt::Write;
 
 /// A chart: what it shows, its unit, and how to read it off a row.
@@ -101,6 +101,7 @@ pub fn page(run: &str, rows: &[Row]) -> String {
     for chart in CHARTS {
         html += &draw(chart, rows);
     }
+    html += &questions(rows);
     html += "</main>\n<h2>How they were started</h2>\n<table>\n";
     for row in rows {
         let kept = if row.counted.0 == row.counted.1 as f64 {
@@ -122,18 +123,43 @@ pub fn page(run: &str, rows: &[Row]) -> String {
     html + "</table></html>\n"
 }
 
+/// A chart of the CPU time of each question, if any was asked.
+fn questions(rows: &[Row]) -> String {
+    let asked = rows.iter().map(|row| row.questions.len()).max().unwrap_or(0);
+    let mut html = String::new();
+    for (number, question) in QUESTIONS.iter().enumerate().take(asked) {
+        let note = format!("<code>{}</code>", escape(question.query));
+        let figures: Vec<(&str, f64)> = rows
+            .iter()
+            .filter_map(|row| Some((row.server.as_str(), row.questions.get(number)?)))
+            .filter(|(_, cost)| cost.refusal.is_none())
+            .map(|(server, cost)| (server, cost.cpu_ms))
+            .collect();
+        html += &bars(
+            &format!("Question: {}", question.name),
+            "CPU milliseconds",
+            &note,
+            &figures,
+        );
+    }
+    html
+}
+
 fn draw(chart: &Chart, rows: &[Row]) -> String {
-    let most = rows.iter().map(chart.figure).fold(0.0, f64::max);
-    let mut html = format!(
-        "<section><h2>{}</h2><p>{}. {}</p><dl>\n",
-        chart.title,
-        chart.unit,
-        escape(chart.note)
-    );
-    for row in rows {
-        let figure = (chart.figure)(row);
+    let figures: Vec<(&str, f64)> = rows
+        .iter()
+        .map(|row| (row.server.as_str(), (chart.figure)(row)))
+        .collect();
+    bars(chart.title, chart.unit, &escape(chart.note), &figures)
+}
+
+/// One chart; `note` is HTML.
+fn bars(title: &str, unit: &str, note: &str, figures: &[(&str, f64)]) -> String {
+    let most = figures.iter().map(|(_, figure)| *figure).fold(0.0, f64::max);
+    let mut html = format!("<section><h2>{}</h2><p>{unit}. {note}</p><dl>\n", escape(title));
+    for &(server, figure) in figures {
         let width = if most > 0.0 { figure / most * 65.0 } else { 0.0 };
-        let class = if row.server.starts_with("narthex") {
+        let class = if server.starts_with("narthex") {
             " class=\"own\""
         } else {
             ""
@@ -141,7 +167,7 @@ fn draw(chart: &Chart, rows: &[Row]) -> String {
         let _ = writeln!(
             html,
             "<dt>{}<dd{class}><i style=\"width:{width:.1}%\"></i>{}",
-            escape(&row.server),
+            escape(server),
             readable(figure)
         );
     }
@@ -204,6 +230,8 @@ mod tests {
             resident: 1 << 20,
             resident_peak: 1 << 21,
             written_per_sample: 4.0,
+            questions: Vec::new(),
+            mixed: None,
             restart_seconds: 0.5,
             restart_cpu_seconds: 0.4,
             flush_peak: 1 << 21,

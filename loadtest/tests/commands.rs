@@ -1,8 +1,14 @@
 //! The commands of the README, in small: what `loadtest` promises about itself holds against a real server.
 
-#![expect(clippy::disallowed_methods, reason = "tests run real programs and read the files they leave")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests run real programs and read the files they leave"
+)]
 
-use loadtest::process::{Launch, Server};
+use loadtest::{
+    process::{Launch, Server},
+    questions::QUESTIONS,
+};
 use std::process::Command;
 
 /// Runs `loadtest` and gives what it printed; it must succeed.
@@ -70,6 +76,10 @@ fn a_comparison_finds_every_sample_of_a_fleet_that_lives() {
         "3",
         "--snappy",
         "patched",
+        "--questions",
+        "1",
+        "--mixed",
+        "200ms",
         "--dir",
         dir.path().to_str().unwrap(),
         "--html",
@@ -81,5 +91,10 @@ fn a_comparison_finds_every_sample_of_a_fleet_that_lives() {
     let counted = &rows[0]["counted"];
     assert_eq!(counted[0].as_f64(), counted[1].as_f64(), "{rows}");
     assert!(counted[1].as_f64().unwrap() > 1_000.0, "{rows}");
+    assert_eq!(rows[0]["questions"].as_array().unwrap().len(), QUESTIONS.len());
+    assert!(
+        rows[0]["mixed"]["answers_together"]["p99"].as_f64().unwrap() > 0.0,
+        "{rows}"
+    );
     assert!(std::fs::read_to_string(page).unwrap().contains("<i style"));
 }
