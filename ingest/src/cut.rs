@@ -1,7 +1,7 @@
 //! Cutting: a two-hour window of a tenant becomes a block, while commits go on.
 //!
-//! First all chunks of the window are marked with the block they will be in; open ones are completed for it. Then they are written,
-//! as they are, in the order of labels. If that fails the marks are taken back and everything is as before. If the process ends, there
+//! First all chunks of the window are marked with the block they will be in; open ones are completed for it. When the log has all of it
+//! durably, so that no block knows more than the log, they are written, as they are, in the order of labels. If that fails the marks are taken back and everything is as before. If the process ends, there
 //! is either a whole block, which replay finds and whose samples it leaves out, or none.
 
 use crate::{
@@ -23,13 +23,13 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use storage::block::{BlockMeta, BlockWriter};
+use storage::block::{BlockMeta, BlockWriteError, BlockWriter};
 use ulid::Ulid;
 
 /// However busy a window is, it is cut at the latest so long after it was due.
 const BUSY_MAX: Duration = Duration::from_secs(30 * 60);
 
-/// Series whose labels are built under one lock.
+/// Series that are read, or dropped, under one lock.
 const STEP: usize = 256;
 
 /// A block that was cut.
@@ -122,19 +122,70 @@ pub(crate) fn due(core: &Core, everything: bool) -> Vec<Job> {
     jobs
 }
 
-/// Cuts a window. `None` when there turned out to be nothing in it.
-pub(crate) fn cut(core: &Core, job: &Job, ranks: &Ranks) -> Result<Option<Arc<LocalBlock>>, String> {
+/// A window on its way into a block: its chunks are marked.
+pub(crate) struct Marking {
+    begin: Duration,
+    mark: u32,
+    window: Window,
+    /// Series with marked chunks, and the span of those.
+    slots: Vec<u32>,
+    range: TimeRange,
+    /// Everything that is marked is in records of the log up to this one.
+    pub(crate) logged: u64,
+}
+
+/// Marks the chunks of a window, completing open ones. [`write`] or [`give_up`] comes next.
+pub(crate) fn mark(core: &Core, job: &Job) -> Marking {
     let begin = core.env.clock.monotonic();
     let window = take_window(core, job);
     let mark = core.blocks.next_mark();
-    let result = write_block(core, job, ranks, mark);
+    let span = (job.window, job.window + BLOCK_RANGE_MS);
+    let (mut slots, mut range) = (Vec::new(), TimeRange::new(i64::MAX, i64::MIN));
+    for (number, places) in places_of(core, job.tenant_id) {
+        let Some(shard) = core.head.shard((number * SHARD_SLOTS) as u32) else {
+            continue;
+        };
+        let marked = shard.lock().mark_window(job.tenant_id, &places, span, mark);
+        range = TimeRange::new(range.min.min(marked.range.min), range.max.max(marked.range.max));
+        slots.extend(marked.places.iter().map(|place| (number * SHARD_SLOTS + place) as u32));
+    }
+    Marking {
+        begin,
+        mark,
+        window,
+        slots,
+        range,
+        logged: core.wal().map_or(0, |wal| wal.log().sequence()),
+    }
+}
+
+/// Takes the marks back: everything is as before, and tried again.
+pub(crate) fn give_up(core: &Core, job: &Job, marking: &Marking, reason: &str) {
+    core.metrics.cut_failures.inc();
+    tracing::error!(tenant = %job.tenant, window = job.window, reason, "a block could not be cut");
+    core.head
+        .shards()
+        .iter()
+        .for_each(|shard| shard.lock().unmark(marking.mark));
+    give_window_back(core, job, marking.window);
+}
+
+/// Writes the block of a window. `None` when there turned out to be nothing in it.
+pub(crate) fn write(
+    core: &Core,
+    job: &Job,
+    mut marking: Marking,
+    ranks: &mut Ranks,
+) -> Result<Option<Arc<LocalBlock>>, String> {
+    let slots = std::mem::take(&mut marking.slots);
+    let result = write_block(core, job, &marking, slots, ranks);
     match &result {
         Ok(local) => {
             if local.is_some() {
                 core.metrics.blocks_cut.inc();
                 core.metrics
                     .cut_seconds
-                    .observe((core.env.clock.monotonic() - begin).as_secs_f64());
+                    .observe((core.env.clock.monotonic() - marking.begin).as_secs_f64());
             }
             let tenant = &mut core.committer.lock().tenants[job.tenant_id as usize];
             if job.over {
@@ -144,12 +195,7 @@ pub(crate) fn cut(core: &Core, job: &Job, ranks: &Ranks) -> Result<Option<Arc<Lo
                 tenant.partly_cut.insert(job.window);
             }
         }
-        Err(reason) => {
-            core.metrics.cut_failures.inc();
-            tracing::error!(tenant = %job.tenant, window = job.window, reason, "a block could not be cut");
-            core.head.shards().iter().for_each(|shard| shard.lock().unmark(mark));
-            give_window_back(core, job, window);
-        }
+        Err(reason) => give_up(core, job, &marking, reason),
     }
     result
 }
@@ -172,23 +218,18 @@ fn give_window_back(core: &Core, job: &Job, taken: Window) {
         .chunks += taken.chunks.max(1);
 }
 
-fn write_block(core: &Core, job: &Job, ranks: &Ranks, mark: u32) -> Result<Option<Arc<LocalBlock>>, String> {
-    let end = job.window + BLOCK_RANGE_MS;
-    let (mut slots, mut range) = (Vec::new(), TimeRange::new(i64::MAX, i64::MIN));
-    for (number, places) in places_of(core, job.tenant_id) {
-        let Some(shard) = core.head.shard((number * SHARD_SLOTS) as u32) else {
-            continue;
-        };
-        let marked = shard
-            .lock()
-            .mark_window(job.tenant_id, &places, (job.window, end), mark);
-        range = TimeRange::new(range.min.min(marked.range.min), range.max.max(marked.range.max));
-        slots.extend(marked.places.iter().map(|place| (number * SHARD_SLOTS + place) as u32));
-    }
+fn write_block(
+    core: &Core,
+    job: &Job,
+    marking: &Marking,
+    slots: Vec<u32>,
+    ranks: &mut Ranks,
+) -> Result<Option<Arc<LocalBlock>>, String> {
+    let Marking { mark, range, .. } = *marking;
     if slots.is_empty() {
         return Ok(None);
     }
-    let sorted = ranks.sort(&core.head, &slots);
+    let sorted = ranks.sort(&core.head, slots.clone());
     if sorted.slots.len() < slots.len() {
         // Series that came while the round was under way: their turn is the next one.
         let kept: HashSet<u32> = sorted.slots.iter().copied().collect();
@@ -197,15 +238,17 @@ fn write_block(core: &Core, job: &Job, ranks: &Ranks, mark: u32) -> Result<Optio
         }
         give_window_back(core, job, Window::default());
     }
+    drop(slots);
     let span = if job.over && job.untouched {
-        (job.window, end)
+        (job.window, job.window + BLOCK_RANGE_MS)
     } else {
         (range.min, range.max + 1)
     };
     let ulid = new_ulid(core);
     let meta = BlockMeta::new(ulid, span.0, span.1).with_thanos(external_labels(core, &job.tenant), "receive");
-    let written = write_series(core, meta, ranks, &sorted, mark).map_err(|error| error.to_string())?;
-    if !written {
+    let written = write_series(core, meta, ranks, &sorted, mark);
+    ranks.done(&sorted);
+    if !written.map_err(|error| error.to_string())? {
         return Ok(None);
     }
     let (block, tenant) = core
@@ -235,22 +278,25 @@ fn write_series(
     ranks: &Ranks,
     sorted: &Sorted,
     mark: u32,
-) -> Result<bool, storage::block::BlockWriteError> {
+) -> Result<bool, BlockWriteError> {
     let fs = Arc::clone(&core.env.fs);
     let mut writer = BlockWriter::create(fs, core.blocks.folder(), meta, ranks.texts(sorted))?;
-    let mut chunks: Vec<Chunk> = Vec::new();
+    writer.expect(sorted.slots.len(), sorted.labels);
+    let shards = core.head.shards();
+    let (mut pairs, mut ends, mut chunks) = (Vec::new(), Vec::new(), Vec::<Chunk>::new());
     for step in sorted.slots.chunks(STEP) {
-        let labels: Vec<_> = {
-            let index = core.head.index.read();
-            step.iter().map(|&slot| (slot, index.labels(slot))).collect()
-        };
-        for (slot, labels) in labels {
-            let (Some(labels), Some(shard)) = (labels, core.head.shard(slot)) else {
+        pairs.clear();
+        ends.clear();
+        ranks.pairs(&core.head, step, &mut pairs, &mut ends);
+        let mut begin = 0;
+        for (&slot, &end) in step.iter().zip(&ends) {
+            let labels = &pairs[std::mem::replace(&mut begin, end)..end];
+            let Some(shard) = shards.get(shard_of(slot)) else {
                 continue;
             };
             chunks.clear();
             shard.lock().marked_chunks(place(slot), mark, &mut chunks);
-            writer.add_series(&labels, &chunks)?;
+            writer.add_numbered_series(labels, &chunks)?;
         }
     }
     Ok(writer.finish()?.is_some())

@@ -7,7 +7,7 @@
 use crate::{
     blocks::LocalBlock,
     core::{Core, millis},
-    cut::{self, CutBlock},
+    cut::{self, CutBlock, Job},
     image,
     ranks::Ranks,
     ship,
@@ -110,7 +110,7 @@ impl Maintenance {
         let Some(wal) = self.core.wal() else {
             return Err(CutError::NotReady(self.core.not_ready()));
         };
-        let mut failures = self.cut(everything).await;
+        let mut failures = self.cut(everything, wal).await;
         let waiting: Vec<_> = self.unshipped();
         failures.extend(ship::ship(&self.core, &*self.bucket, everything).await);
         failures.extend(self.let_go(wal).await);
@@ -132,29 +132,47 @@ impl Maintenance {
     }
 
     /// Cuts what is due; gives what failed.
-    async fn cut(&self, everything: bool) -> Vec<String> {
+    async fn cut(&self, everything: bool, wal: &Wal) -> Vec<String> {
         let core = Arc::clone(&self.core);
-        self.blocking("cut", move || {
+        let due = self.blocking("cut", move || {
             let jobs = cut::due(&core, everything);
-            let (mut failures, mut failed) = (Vec::new(), BTreeSet::new());
-            if jobs.is_empty() {
-                return failures;
+            let ranks = (!jobs.is_empty()).then(|| Ranks::new(&core.head));
+            Some((jobs, Arc::new(Mutex::new(ranks?))))
+        });
+        let Some((jobs, ranks)) = due.await.flatten() else {
+            return Vec::new();
+        };
+        let (mut failures, mut failed) = (Vec::new(), BTreeSet::new());
+        for job in jobs {
+            // Windows of one tenant are cut in order; the other tenants go on.
+            let tenant = job.tenant().clone();
+            if failed.contains(&tenant) {
+                continue;
             }
-            let ranks = Ranks::new(&core.head);
-            for job in &jobs {
-                // Windows of one tenant are cut in order; the other tenants go on.
-                if failed.contains(job.tenant()) {
-                    continue;
-                }
-                if let Err(reason) = cut::cut(&core, job, &ranks) {
-                    failures.push(format!("cut tenant {}: {reason}", job.tenant()));
-                    failed.insert(job.tenant().clone());
-                }
+            if let Err(reason) = self.cut_window(job, &ranks, wal).await {
+                failures.push(format!("cut tenant {tenant}: {reason}"));
+                failed.insert(tenant);
             }
-            failures
-        })
-        .await
-        .unwrap_or_default()
+        }
+        failures
+    }
+
+    async fn cut_window(&self, job: Job, ranks: &Arc<Mutex<Ranks>>, wal: &Wal) -> Result<(), String> {
+        let core = Arc::clone(&self.core);
+        let marked = self.blocking("cut", move || (cut::mark(&core, &job), job));
+        let (marking, job) = marked.await.ok_or("the work was cut short")?;
+        // A block that outlives a crash must not hold what the log lost: nobody was told of that, and its sender may send something
+        // else in its place. A weaker policy does not wait for the disk here either.
+        let logged = wal.wait(marking.logged).await;
+        let (core, ranks) = (Arc::clone(&self.core), Arc::clone(ranks));
+        let written = self.blocking("cut", move || match logged {
+            Ok(()) => cut::write(&core, &job, marking, &mut ranks.lock()).map(drop),
+            Err(reason) => {
+                cut::give_up(&core, &job, &marking, &reason);
+                Err(reason.to_string())
+            }
+        });
+        written.await.unwrap_or_else(|| Err("the work was cut short".into()))
     }
 
     /// Forgets, writes an image, deletes; gives what failed.

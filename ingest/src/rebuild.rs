@@ -8,7 +8,7 @@ use crate::{
     core::{Committer, Core, TenantState},
     decode::Step,
     head::{
-        chunk::FLAG_HISTOGRAM,
+        chunk::{FLAG_HISTOGRAM, NEVER},
         extras::StoredExemplar,
         sealed::ChunkInfo,
         shard::{Shard, place, shard_of},
@@ -319,8 +319,25 @@ impl<'a> Rebuild<'a> {
         }
     }
 
+    /// Moves the newest time of series up to what blocks have of them. A block may know newer samples than image and segments: ones
+    /// that nobody was told of, since they were cut before they were in the log. What comes now and is not newer than those must not
+    /// pass for news, because the next replay takes it for a part of the block.
+    fn catch_up_with_blocks(&mut self) {
+        for (slot, cuts) in &self.slots.cuts {
+            let (mut shard, place) = (self.committer.shards[shard_of(*slot)].lock(), place(*slot));
+            let until = cuts.iter().map(|cut| cut.until).max().unwrap_or(NEVER);
+            if shard.hot[place].last_at < until {
+                shard.seal(place);
+                shard.hot[place].last_at = until;
+                // Its bits are in the block only, so it must not be answered from here.
+                shard.hot[place].flags |= FLAG_HISTOGRAM;
+            }
+        }
+    }
+
     /// The head is complete.
     pub(crate) fn finish(mut self) -> Rebuilt {
+        self.catch_up_with_blocks();
         for tenant in &mut self.committer.tenants {
             // A tenant without blocks was never cut: its oldest samples say how far back it goes.
             if let Some((&first, _)) = tenant.windows.first_key_value() {

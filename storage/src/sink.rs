@@ -1,5 +1,6 @@
 //! A file written front to back in large pieces, by a writer that must know where it is.
 
+use crate::chunk::put_uvarint;
 use model::env::{File, Fs};
 use std::{io, path::Path};
 
@@ -56,6 +57,16 @@ impl Sink {
         let len = u32::try_from(content.len())
             .map_err(|_| io::Error::new(io::ErrorKind::FileTooLarge, "a section of the index passes 4 GiB"))?;
         self.write(&len.to_be_bytes())?;
+        self.write(content)?;
+        self.write(&crc32c::crc32c(content).to_be_bytes())
+    }
+
+    /// Writes an entry: its length as a varint, the content, its checksum.
+    pub(crate) fn write_counted(&mut self, content: &[u8]) -> io::Result<()> {
+        if self.buffer.len() + content.len() + 16 > BUFFER_BYTES {
+            self.flush()?;
+        }
+        put_uvarint(&mut self.buffer, content.len() as u64);
         self.write(content)?;
         self.write(&crc32c::crc32c(content).to_be_bytes())
     }

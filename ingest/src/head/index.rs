@@ -16,13 +16,6 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 /// The identity table is split so that growing it moves a small part at a time.
 const STRIPES: usize = 64;
 
-/// A series in the identity table.
-#[derive(Debug, Clone, Copy)]
-struct Identity {
-    hash: u32,
-    slot: u32,
-}
-
 /// Spreads the stored half of a hash over what the table looks at.
 fn spread(hash: u32) -> u64 {
     u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -36,7 +29,12 @@ struct Record {
     /// Number of the series in the WAL; 0 for a free slot.
     number: u64,
     tenant: u32,
+    /// Half of the hash of tenant and labels. Here it fills a hole; in the identity table it would double that table, half of whose
+    /// places are empty after it has grown.
+    hash: u32,
 }
+
+const _: () = assert!(size_of::<Record>() == 32, "two records share a cache line");
 
 /// A tenant of the head.
 #[derive(Debug)]
@@ -51,7 +49,8 @@ pub(crate) struct Index {
     symbols: Symbols,
     tenants: Vec<TenantIndex>,
     by_name: HashMap<Tenant, u32>,
-    identities: Vec<HashTable<Identity>>,
+    /// Slots by hash.
+    identities: Vec<HashTable<u32>>,
     records: Vec<Record>,
     free: Vec<u32>,
     /// Counts dropped series; ids that were found before may name other series once it has changed.
@@ -128,18 +127,20 @@ impl Index {
 
     fn find_hashed(&self, hash: u64, tenant: u32, labels: &Labels) -> Option<u32> {
         let half = hash as u32;
-        let is_it = |identity: &Identity| identity.hash == half && self.is_series(identity.slot, tenant, labels);
         self.identities[(hash >> 58) as usize]
-            .find(spread(half), is_it)
-            .map(|identity| identity.slot)
+            .find(spread(half), |&slot| self.is_series(slot, half, tenant, labels))
+            .copied()
     }
 
-    fn is_series(&self, slot: u32, tenant: u32, labels: &Labels) -> bool {
+    fn is_series(&self, slot: u32, hash: u32, tenant: u32, labels: &Labels) -> bool {
         let Some(record) = self.records.get(slot as usize) else {
             return false;
         };
         let pairs = |(name, value): (u32, u32)| (self.symbols.text(name), self.symbols.text(value));
-        record.tenant == tenant && record.number != 0 && record.pairs().map(pairs).eq(labels.iter())
+        record.hash == hash
+            && record.tenant == tenant
+            && record.number != 0
+            && record.pairs().map(pairs).eq(labels.iter())
     }
 
     /// Adds a series that is not there yet and gives its slot.
@@ -167,18 +168,15 @@ impl Index {
             labels: self.scratch.as_slice().into(),
             number,
             tenant,
+            hash: hash as u32,
         };
         self.tenants[tenant as usize].postings.insert(slot, record.pairs());
         match self.records.get_mut(slot as usize) {
             Some(place) => *place = record,
             None => self.records.push(record),
         }
-        let identity = Identity {
-            hash: hash as u32,
-            slot,
-        };
-        let stripe = &mut self.identities[(hash >> 58) as usize];
-        stripe.insert_unique(spread(identity.hash), identity, |other| spread(other.hash));
+        let (records, stripe) = (&self.records, &mut self.identities[(hash >> 58) as usize]);
+        stripe.insert_unique(spread(hash as u32), slot, |&other| spread(records[other as usize].hash));
         slot
     }
 
@@ -188,7 +186,7 @@ impl Index {
         let tenant = self.records[slot as usize].tenant;
         let hash = self.hash(tenant, &labels);
         let stripe = &mut self.identities[(hash >> 58) as usize];
-        if let Ok(entry) = stripe.find_entry(spread(hash as u32), |identity| identity.slot == slot) {
+        if let Ok(entry) = stripe.find_entry(spread(hash as u32), |&other| other == slot) {
             entry.remove();
         }
         let record = std::mem::take(&mut self.records[slot as usize]);
@@ -269,7 +267,7 @@ impl Index {
     #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
         let labels: usize = self.records.iter().map(|record| record.labels.len()).sum();
-        let identities: usize = self.identities.iter().map(|stripe| stripe.capacity() * 9).sum();
+        let identities: usize = self.identities.iter().map(|stripe| stripe.capacity() * 5).sum();
         self.symbols.memory() + self.records.capacity() * size_of::<Record>() + labels + identities
     }
 }

@@ -132,18 +132,38 @@ impl BlockWriter {
         Ok(writer)
     }
 
+    /// Makes room for so many series with so many labels in all; saves what growing would take beyond.
+    pub fn expect(&mut self, series: usize, labels: usize) {
+        if let Some(parts) = &mut self.parts {
+            parts.index.expect(series, labels);
+        }
+    }
+
     /// Adds a series with its chunks. Series come sorted by labels; chunks ascend, do not overlap and lie in the block's span. A
     /// series without chunks is left out. After an error the block cannot be completed: drop the writer.
     pub fn add_series(&mut self, labels: &Labels, chunks: &[Chunk]) -> Result<(), BlockWriteError> {
+        self.write_chunks(chunks, |_| labels.clone())?;
+        self.index_series(chunks.len(), |index, refs| index.add_series(labels, refs))
+    }
+
+    /// Like [`Self::add_series`], with the numbers that label names and values have among the symbols, counted from 0.
+    pub fn add_numbered_series(&mut self, pairs: &[(u32, u32)], chunks: &[Chunk]) -> Result<(), BlockWriteError> {
+        self.write_chunks(chunks, |index| index.labels(pairs))?;
+        self.index_series(chunks.len(), |index, refs| index.add_numbered_series(pairs, refs))
+    }
+
+    /// Writes the chunks of a series and notes where they are; `labels` names the series in errors.
+    fn write_chunks(
+        &mut self,
+        chunks: &[Chunk],
+        labels: impl Fn(&IndexWriter) -> Labels,
+    ) -> Result<(), BlockWriteError> {
         let ulid = self.meta.ulid;
         let Some(parts) = &mut self.parts else { return Ok(()) };
-        if chunks.is_empty() {
-            return Ok(());
-        }
         self.refs.clear();
         for chunk in chunks {
             if chunk.min_time < self.meta.min_time || chunk.max_time >= self.meta.max_time {
-                let (labels, min_time, max_time) = (labels.clone(), chunk.min_time, chunk.max_time);
+                let (labels, min_time, max_time) = (labels(&parts.index), chunk.min_time, chunk.max_time);
                 return Err(BlockWriteError::OutsideSpan {
                     ulid,
                     labels,
@@ -153,7 +173,7 @@ impl BlockWriter {
             }
             let count = chunk::sample_count(chunk.encoding, &chunk.data).map_err(|error| BlockWriteError::Chunk {
                 ulid,
-                labels: labels.clone(),
+                labels: labels(&parts.index),
                 error,
             })?;
             let reference = parts.segments.write(&*self.fs, chunk);
@@ -166,12 +186,22 @@ impl BlockWriter {
                 false => stats.num_float_samples += u64::from(count),
             }
         }
-        parts
-            .index
-            .add_series(labels, &self.refs)
-            .map_err(|error| BlockWriteError::Index { ulid, error })?;
+        Ok(())
+    }
+
+    /// Enters a series with the chunks that were just written into the index; one without chunks is left out.
+    fn index_series(
+        &mut self,
+        chunks: usize,
+        add: impl FnOnce(&mut IndexWriter, &[ChunkRef]) -> Result<(), IndexWriteError>,
+    ) -> Result<(), BlockWriteError> {
+        let ulid = self.meta.ulid;
+        let Some(parts) = self.parts.as_mut().filter(|_| chunks > 0) else {
+            return Ok(());
+        };
+        add(&mut parts.index, &self.refs).map_err(|error| BlockWriteError::Index { ulid, error })?;
         self.meta.stats.num_series += 1;
-        self.meta.stats.num_chunks += chunks.len() as u64;
+        self.meta.stats.num_chunks += chunks as u64;
         Ok(())
     }
 

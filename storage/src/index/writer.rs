@@ -1,13 +1,16 @@
 //! Writing an index front to back, series by series in label order.
 //!
-//! In memory are the symbols and, for each label of each series, one number; postings are laid out from those at the end.
+//! In memory are the symbols and, for each label of each series, one number; postings are laid out from those at the end, a bounded
+//! part at a time. A series comes either as texts or, cheaper, as the numbers of its symbols: no text is hashed or compared then.
 
 use super::{ChunkRef, HEADER_BYTES, MAGIC, POSTINGS_ALIGNMENT, SERIES_ALIGNMENT, Toc, VERSION, series};
 use crate::{chunk::put_uvarint, sink::Sink};
-use hashbrown::HashTable;
-use model::{env::Fs, label::Labels};
+use hashbrown::{HashMap, HashTable};
+use model::{
+    env::Fs,
+    label::{Labels, LabelsBuilder},
+};
 use std::{
-    collections::HashMap,
     hash::{BuildHasher as _, RandomState},
     io,
     path::Path,
@@ -50,6 +53,9 @@ pub struct IndexStats {
 /// Stands behind the labels of each series in the flat list.
 const SERIES_END: u32 = u32::MAX;
 
+/// Entries of posting lists that are laid out at once: 16 MiB. Each part costs a pass over the labels of all series.
+const LIST_IDS_MAX: usize = 4 << 20;
+
 /// An index being written.
 pub struct IndexWriter {
     out: Sink,
@@ -62,9 +68,10 @@ pub struct IndexWriter {
     /// Id of every series.
     series_ids: Vec<u32>,
     series_max_size: u64,
-    /// The series before, and what its labels are numbered: neighbours share most of them.
-    previous: Option<Labels>,
-    previous_pairs: Vec<Pair>,
+    /// The labels of the series before: neighbours share most of them.
+    previous: Vec<Pair>,
+    /// The labels of the series at hand, as symbols and with their numbers.
+    symbol_pairs: Vec<(u32, u32)>,
     pairs: Vec<Pair>,
     scratch: Vec<u8>,
 }
@@ -107,69 +114,97 @@ impl IndexWriter {
             series_pairs: Vec::new(),
             series_ids: Vec::new(),
             series_max_size: 0,
-            previous: None,
-            previous_pairs: Vec::new(),
+            previous: Vec::new(),
+            symbol_pairs: Vec::new(),
             pairs: Vec::new(),
             scratch: Vec::new(),
         })
     }
 
+    /// Makes room for so many series with so many labels in all; saves what growing would take beyond.
+    pub fn expect(&mut self, series: usize, labels: usize) {
+        self.series_ids.reserve_exact(series);
+        self.series_pairs.reserve_exact(series + labels);
+    }
+
+    /// The labels of which `pairs` are the symbols, for messages.
+    pub(crate) fn labels(&self, pairs: &[(u32, u32)]) -> Labels {
+        let mut builder = LabelsBuilder::default();
+        for &(name, value) in pairs
+            .iter()
+            .filter(|(name, value)| (*name).max(*value) < self.symbols.len())
+        {
+            builder.push(self.symbols.get(name), self.symbols.get(value));
+        }
+        builder.build_sorted()
+    }
+
     /// Adds a series. Series come sorted by labels, their chunks sorted by time and not overlapping.
     pub fn add_series(&mut self, labels: &Labels, chunks: &[ChunkRef]) -> Result<(), IndexWriteError> {
-        if self.previous.as_ref().is_some_and(|previous| previous >= labels) {
-            return Err(IndexWriteError::SeriesOrder(labels.clone()));
+        let mut pairs = std::mem::take(&mut self.symbol_pairs);
+        pairs.clear();
+        for (name, value) in labels.iter() {
+            pairs.push((self.symbols.number(name)?, self.symbols.number(value)?));
+        }
+        let added = self.add_numbered_series(&pairs, chunks);
+        self.symbol_pairs = pairs;
+        added
+    }
+
+    /// Like [`Self::add_series`], with the numbers that names and values have among the symbols, counted from 0.
+    pub fn add_numbered_series(&mut self, pairs: &[(u32, u32)], chunks: &[ChunkRef]) -> Result<(), IndexWriteError> {
+        if let Some(&(name, value)) = pairs
+            .iter()
+            .find(|(name, value)| (*name).max(*value) >= self.symbols.len())
+        {
+            return Err(IndexWriteError::UnknownSymbol(format!("number {}", name.max(value))));
+        }
+        // Symbols ascend, so their numbers compare as their texts do.
+        let before = self.previous.iter().map(|pair| (pair.name, pair.value));
+        if !self.series_ids.is_empty() && before.cmp(pairs.iter().copied()).is_ge() {
+            return Err(IndexWriteError::SeriesOrder(self.labels(pairs)));
         }
         let ordered = chunks.windows(2).all(|pair| pair[0].max_time < pair[1].min_time);
         if !ordered || chunks.iter().any(|chunk| chunk.min_time > chunk.max_time) {
-            return Err(IndexWriteError::ChunkOrder(labels.clone()));
+            return Err(IndexWriteError::ChunkOrder(self.labels(pairs)));
         }
-        self.number_pairs(labels)?;
+        self.number_pairs(pairs)?;
         self.out.align(SERIES_ALIGNMENT)?;
         let position = self.out.position();
         let id = u32::try_from(position / SERIES_ALIGNMENT)
             .map_err(|_| IndexWriteError::TooLarge("the series of the index pass 64 GiB"))?;
-        let numbers: Vec<(u32, u32)> = self.pairs.iter().map(|pair| (pair.name, pair.value)).collect();
-        series::write(&mut self.scratch, &numbers, chunks);
-        let mut len = Vec::with_capacity(4);
-        put_uvarint(&mut len, self.scratch.len() as u64);
-        self.out.write(&len)?;
-        self.out.write(&self.scratch)?;
-        self.out.write(&crc32c::crc32c(&self.scratch).to_be_bytes())?;
+        series::write(&mut self.scratch, pairs, chunks);
+        self.out.write_counted(&self.scratch)?;
         self.series_max_size = self
             .series_max_size
             .max((self.out.position() - position).next_multiple_of(SERIES_ALIGNMENT));
         self.series_ids.push(id);
         self.series_pairs.extend(self.pairs.iter().map(|pair| pair.number));
         self.series_pairs.push(SERIES_END);
-        self.previous = Some(labels.clone());
-        std::mem::swap(&mut self.previous_pairs, &mut self.pairs);
+        std::mem::swap(&mut self.previous, &mut self.pairs);
         Ok(())
     }
 
-    /// Fills `self.pairs` for `labels`.
-    fn number_pairs(&mut self, labels: &Labels) -> Result<(), IndexWriteError> {
+    /// Fills `self.pairs`.
+    fn number_pairs(&mut self, pairs: &[(u32, u32)]) -> Result<(), IndexWriteError> {
         self.pairs.clear();
-        for (index, (name, value)) in labels.iter().enumerate() {
-            let before = self.previous.as_ref().filter(|previous| index < previous.len());
-            let before = before.map(|previous| (previous.pair(index), self.previous_pairs[index]));
-            let pair = match before {
-                Some((same, pair)) if same == (name, value) => pair,
-                Some(((same, _), pair)) if same == name => self.number_pair(pair.name, value)?,
-                _ => self.number_pair(self.symbols.number(name)?, value)?,
+        for (index, &(name, value)) in pairs.iter().enumerate() {
+            let same = |pair: &&Pair| (pair.name, pair.value) == (name, value);
+            let number = match self.previous.get(index).filter(same) {
+                Some(pair) => pair.number,
+                None => self.number_pair(name, value)?,
             };
-            self.pairs.push(pair);
+            self.pairs.push(Pair { name, value, number });
         }
         Ok(())
     }
 
-    fn number_pair(&mut self, name: u32, value: &str) -> Result<Pair, IndexWriteError> {
-        let value = self.symbols.number(value)?;
+    fn number_pair(&mut self, name: u32, value: u32) -> Result<u32, IndexWriteError> {
         let next = self.pair_numbers.len();
         if next >= SERIES_END as usize {
             return Err(IndexWriteError::TooLarge("the index has 2^32 different labels"));
         }
-        let number = *self.pair_numbers.entry((name, value)).or_insert(next as u32);
-        Ok(Pair { name, value, number })
+        Ok(*self.pair_numbers.entry((name, value)).or_insert(next as u32))
     }
 
     /// Writes postings and tables, and makes the file durable.
@@ -194,9 +229,7 @@ impl IndexWriter {
 
     /// Writes every list and gives the content of the offset table.
     fn write_postings(&mut self) -> Result<Vec<u8>, IndexWriteError> {
-        let lists = Lists::gather(self.pair_numbers.len(), &self.series_pairs, &self.series_ids);
-        self.series_pairs = Vec::new();
-        let mut order: Vec<((u32, u32), u32)> = self.pair_numbers.drain().collect();
+        let mut order: Vec<((u32, u32), u32)> = std::mem::take(&mut self.pair_numbers).into_iter().collect();
         order.sort_unstable();
         let entries = u32::try_from(order.len() + 1)
             .map_err(|_| IndexWriteError::TooLarge("the index has 2^32 different labels"))?;
@@ -204,9 +237,17 @@ impl IndexWriter {
         let all = std::mem::take(&mut self.series_ids);
         let offset = self.write_list(&all)?;
         put_entry(&mut table, "", "", offset);
-        for ((name, value), number) in order {
-            let offset = self.write_list(lists.get(number))?;
-            put_entry(&mut table, self.symbols.get(name), self.symbols.get(value), offset);
+        let pairs = std::mem::take(&mut self.series_pairs);
+        let places = Places::new(&order, &pairs);
+        let mut begin = 0;
+        while begin < order.len() {
+            let end = places.part_from(begin);
+            let lists = places.lay_out(begin..end, &pairs, &all);
+            for (place, ((name, value), _)) in (begin..end).zip(&order[begin..end]) {
+                let offset = self.write_list(lists.get(place))?;
+                put_entry(&mut table, self.symbols.get(*name), self.symbols.get(*value), offset);
+            }
+            begin = end;
         }
         Ok(table)
     }
@@ -215,10 +256,8 @@ impl IndexWriter {
         self.out.align(POSTINGS_ALIGNMENT)?;
         let offset = self.out.position();
         self.scratch.clear();
-        self.scratch.extend((ids.len() as u32).to_be_bytes());
-        for id in ids {
-            self.scratch.extend(id.to_be_bytes());
-        }
+        self.scratch.extend_from_slice(&(ids.len() as u32).to_be_bytes());
+        self.scratch.extend(ids.iter().flat_map(|id| id.to_be_bytes()));
         self.out.write_section(&self.scratch)?;
         Ok(offset)
     }
@@ -233,42 +272,80 @@ fn put_entry(table: &mut Vec<u8>, name: &str, value: &str, offset: u64) {
     put_uvarint(table, offset);
 }
 
-/// The ids of every pair's series, laid out one pair after the other.
-struct Lists {
-    ids: Vec<u32>,
-    /// Where in `ids` each pair's part ends.
-    ends: Vec<usize>,
+/// Which list of the index each label pair has: its place in the order of the lists.
+struct Places {
+    /// By the number of the pair.
+    places: Vec<u32>,
+    /// Series of each list, by place.
+    counts: Vec<u32>,
 }
 
-impl Lists {
-    fn gather(pairs: usize, series_pairs: &[u32], series_ids: &[u32]) -> Self {
-        let mut next = vec![0usize; pairs];
-        for &pair in series_pairs.iter().filter(|&&pair| pair != SERIES_END) {
-            next[pair as usize] += 1;
+impl Places {
+    fn new(order: &[((u32, u32), u32)], series_pairs: &[u32]) -> Self {
+        let mut places = vec![0u32; order.len()];
+        for (place, (_, number)) in (0u32..).zip(order) {
+            places[*number as usize] = place;
         }
+        let mut counts = vec![0u32; order.len()];
+        for &pair in series_pairs.iter().filter(|&&pair| pair != SERIES_END) {
+            counts[places[pair as usize] as usize] += 1;
+        }
+        Self { places, counts }
+    }
+
+    /// The end of the lists from `begin` on that may be laid out at once; at least one.
+    fn part_from(&self, begin: usize) -> usize {
+        let (mut end, mut ids) = (begin, 0);
+        while end < self.counts.len() && (end == begin || ids + self.counts[end] as usize <= LIST_IDS_MAX) {
+            ids += self.counts[end] as usize;
+            end += 1;
+        }
+        end
+    }
+
+    /// The lists at some places, laid out one after the other.
+    fn lay_out(&self, part: std::ops::Range<usize>, series_pairs: &[u32], series_ids: &[u32]) -> Lists {
         let mut start = 0;
+        let mut next = self.counts[part.clone()].to_vec();
         for count in &mut next {
             start += std::mem::replace(count, start);
         }
-        let mut ids = vec![0; start];
-        let mut series = series_ids.iter();
-        let mut id = series.next().copied().unwrap_or_default();
+        let mut ids = vec![0; start as usize];
+        let mut series = 0;
         for &pair in series_pairs {
             if pair == SERIES_END {
-                id = series.next().copied().unwrap_or_default();
+                series += 1;
                 continue;
             }
-            let place = &mut next[pair as usize];
-            ids[*place] = id;
-            *place += 1;
+            let place = (self.places[pair as usize] as usize).wrapping_sub(part.start);
+            if let Some(next) = next.get_mut(place) {
+                ids[*next as usize] = series_ids[series];
+                *next += 1;
+            }
         }
-        // Each place has moved to where its part ends.
-        Self { ids, ends: next }
+        // Each start has moved to where its list ends.
+        Lists {
+            first: part.start,
+            ids,
+            ends: next,
+        }
     }
+}
 
-    fn get(&self, pair: u32) -> &[u32] {
-        let start = if pair == 0 { 0 } else { self.ends[pair as usize - 1] };
-        &self.ids[start..self.ends[pair as usize]]
+/// Lists laid out one after the other.
+struct Lists {
+    /// Place of the first one.
+    first: usize,
+    ids: Vec<u32>,
+    /// Where in `ids` each one ends.
+    ends: Vec<u32>,
+}
+
+impl Lists {
+    fn get(&self, place: usize) -> &[u32] {
+        let index = place - self.first;
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.ids[start as usize..self.ends[index] as usize]
     }
 }
 
@@ -277,7 +354,8 @@ struct SymbolNumbers {
     text: String,
     /// End of each symbol in `text`.
     ends: Vec<usize>,
-    /// Numbers by the hash of their symbol. The hasher is keyed, since senders choose label texts.
+    /// Numbers by the hash of their symbol, filled when the first text is looked for. The hasher is keyed, since senders choose
+    /// label texts.
     table: HashTable<u32>,
     hasher: RandomState,
 }
@@ -307,7 +385,6 @@ impl SymbolNumbers {
             gathered.ends.push(gathered.text.len());
         }
         section[..4].copy_from_slice(&(gathered.ends.len() as u32).to_be_bytes());
-        gathered.fill_table();
         Ok((gathered, section))
     }
 
@@ -329,7 +406,15 @@ impl SymbolNumbers {
         symbol(&self.text, &self.ends, number)
     }
 
-    fn number(&self, symbol: &str) -> Result<u32, IndexWriteError> {
+    /// How many there are.
+    fn len(&self) -> u32 {
+        self.ends.len() as u32
+    }
+
+    fn number(&mut self, symbol: &str) -> Result<u32, IndexWriteError> {
+        if self.table.is_empty() {
+            self.fill_table();
+        }
         let found = self
             .table
             .find(self.hasher.hash_one(symbol), |&number| self.get(number) == symbol);
