@@ -14,7 +14,7 @@ use model::{
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -118,6 +118,7 @@ impl LocalBlocks {
                 Err(reason) => blocks.set_aside(ulid, &reason),
             }
         }
+        blocks.remove_parents()?;
         Ok(blocks)
     }
 
@@ -136,6 +137,11 @@ impl LocalBlocks {
         let block = Block::open(&*self.fs, &self.dir(ulid)).map_err(|error| error.to_string())?;
         let tenant = tenant_of(block.meta()).ok_or_else(|| format!("meta.json names no {TENANT_LABEL}"))?;
         Ok((block, tenant))
+    }
+
+    /// The mark of the newest block.
+    pub(crate) fn last_mark(&self) -> u32 {
+        self.blocks.read().iter().map(|block| block.mark).max().unwrap_or(0)
     }
 
     /// A mark for the next block.
@@ -188,6 +194,44 @@ impl LocalBlocks {
             (state.failures, state.reason) = (0, None);
         });
         self.write_shipped()
+    }
+
+    /// Lets `new` take the place of a block that it was made of, or nothing when nothing is left of it.
+    pub(crate) fn replace(&self, old: &LocalBlock, new: Option<Block>) -> io::Result<()> {
+        let successor = new.map(|block| {
+            let state = BlockState {
+                failures: 0,
+                reason: None,
+                not_before: std::time::Duration::ZERO,
+                ..old.state()
+            };
+            Arc::new(LocalBlock {
+                mark: old.mark,
+                ulid: block.meta().ulid,
+                tenant: old.tenant.clone(),
+                block,
+                state: Mutex::new(state),
+            })
+        });
+        let mut blocks = self.blocks.write();
+        blocks.retain(|other| other.ulid != old.ulid);
+        blocks.extend(successor);
+        blocks.sort_by_key(|block| (block.range().min, block.ulid));
+        drop(blocks);
+        remove_block(&*self.fs, &self.folder, old.ulid)
+    }
+
+    /// Removes blocks that others were made of; a crash came before they were gone.
+    fn remove_parents(&self) -> io::Result<()> {
+        let blocks = self.all();
+        let parents = blocks.iter().flat_map(|local| &local.block.meta().compaction.parents);
+        let parents: BTreeSet<Ulid> = parents.map(|parent| parent.ulid).collect();
+        for local in blocks.iter().filter(|local| parents.contains(&local.ulid)) {
+            tracing::info!(ulid = %local.ulid, "removed a block that was written anew");
+            self.blocks.write().retain(|other| other.ulid != local.ulid);
+            remove_block(&*self.fs, &self.folder, local.ulid)?;
+        }
+        Ok(())
     }
 
     /// Deletes a block that is in the bucket.

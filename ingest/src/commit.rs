@@ -7,10 +7,12 @@
 use crate::{
     core::{Acceptable, Committer, Core, TenantState},
     head::{
-        chunk::FLAG_FREE,
+        chunk::{FLAG_FREE, NEVER},
         extras::StoredExemplar,
-        shard::{Lookup, Shard, is_same_histogram, place, shard_of},
+        late::LateValue,
+        shard::{Shard, place, shard_of},
     },
+    late::{Judged, LateStep},
     wal::{
         floats::FloatsEncoder,
         format::RecordKind,
@@ -41,10 +43,23 @@ pub(crate) struct Committed {
     pub(crate) outcome: WriteOutcome,
     /// The WAL record up to which everything must be durable before the outcome may be told.
     pub(crate) sequence: u64,
-    /// Indices of exceptions that say "out of order" or "too old" only as far as the head knows; local blocks may know the sample.
-    pub(crate) doubtful: Vec<u32>,
+    /// Exceptions that say "out of order" or "too old" only as far as the head knows; local blocks may know the sample.
+    pub(crate) doubtful: Vec<Doubt>,
     /// Floats and histograms that were stored.
     pub(crate) written: u64,
+    /// Of those, samples older than the newest of their series.
+    pub(crate) late: u64,
+    /// Whether samples could not be taken now that can be later; the rest of the batch is stored all the same.
+    pub(crate) refused: bool,
+}
+
+/// A sample that local blocks may know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Doubt {
+    /// Index of the exception that names it.
+    pub(crate) exception: u32,
+    /// Whether it is to be stored if the blocks do not know it.
+    pub(crate) storable: bool,
 }
 
 /// Commits a batch that arrived at `now`.
@@ -64,10 +79,12 @@ pub(crate) fn commit(core: &Core, batch: &WriteBatch, now: Timestamp) -> Committ
         acceptable,
         durable,
     };
+    let mut late = LateStep::new(core, &batch.tenant, acceptable, None);
     // New series first: in the WAL they stand before their samples.
     step.resolve(&mut committer, &mut log, &mut committed);
-    step.floats(&mut committer, &mut log, &mut committed);
-    step.histograms(&mut committer, &mut log, &mut committed);
+    step.floats(&mut committer, &mut log, &mut committed, &mut late);
+    step.histograms(&mut committer, &mut log, &mut committed, &mut late);
+    step.late(late, &mut committer, &mut log, &mut committed);
     step.exemplars(&mut committer, &mut log, &mut committed);
     step.metadata(&mut log);
     committed.sequence = log.sequence();
@@ -75,6 +92,43 @@ pub(crate) fn commit(core: &Core, batch: &WriteBatch, now: Timestamp) -> Committ
     drop(log);
     drop(committer);
     committed
+}
+
+/// Stores the samples of an earlier commit of the batch that were left open and that local blocks up to `read_until` do not know.
+/// What can be stored by now is no exception any more; what is in doubt again, since a block was cut meanwhile, stays in doubt.
+pub(crate) fn commit_late(core: &Core, batch: &WriteBatch, committed: &mut Committed, read_until: u32, now: Timestamp) {
+    let Some(wal) = core.wal() else { return };
+    let durable = wal.durable();
+    let mut committer = core.committer.lock();
+    let mut log = wal.log();
+    log.prepare();
+    let tenant = core.ensure_tenant(&mut committer, &batch.tenant, now);
+    let acceptable = committer.tenants[tenant as usize].acceptable(now, &core.settings);
+    let step = Step {
+        core,
+        batch,
+        tenant,
+        acceptable,
+        durable,
+    };
+    let mut late = LateStep::new(core, &batch.tenant, acceptable, Some(read_until));
+    for doubt in std::mem::take(&mut committed.doubtful) {
+        let exception = &mut committed.outcome.exceptions[doubt.exception as usize];
+        match step.open_sample(&committer, exception, &mut late) {
+            Some(Judged::Verdict(verdict)) => exception.verdict = verdict,
+            Some(Judged::Open { verdict, storable }) => {
+                exception.verdict = verdict;
+                if storable {
+                    committed.doubtful.push(doubt);
+                }
+            }
+            // The series went meanwhile; the sender comes again and begins it anew.
+            None => committed.refused = true,
+        }
+    }
+    step.late(late, &mut committer, &mut log, committed);
+    committed.sequence = log.sequence();
+    wal.ring(log.pending_bytes());
 }
 
 /// One commit under way.
@@ -193,7 +247,7 @@ impl Step<'_> {
         }
     }
 
-    fn floats(&self, committer: &mut Committer, log: &mut Log, committed: &mut Committed) {
+    fn floats(&self, committer: &mut Committer, log: &mut Log, committed: &mut Committed, late: &mut LateStep<'_>) {
         if self.batch.floats.is_empty() {
             return self.find_unknown(committer, committed);
         }
@@ -230,20 +284,14 @@ impl Step<'_> {
                 continue;
             }
             for (index, sample) in range.clone().zip(&self.batch.floats[range]) {
-                let verdict = self.float(shard, place, sample, epoch, &mut encoder, |at| tenant.note_chunk(at));
-                if verdict == Verdict::Written {
+                let begun = |at| tenant.note_chunk(at);
+                let judged = self.float(shard, place, sample, epoch, &mut encoder, late, begun);
+                if judged == Judged::Verdict(Verdict::Written) {
                     newest = newest.max(sample.at);
                     oldest = oldest.min(sample.at);
                     continue;
                 }
-                note(
-                    committed,
-                    position,
-                    index,
-                    SampleKind::Float,
-                    verdict,
-                    sample.at < shard.hot[place].last_at,
-                );
+                note(committed, position, index, SampleKind::Float, judged);
             }
         }
         (tenant.newest, tenant.oldest) = (newest, oldest);
@@ -259,6 +307,10 @@ impl Step<'_> {
 
     /// Judges a float and, when it is new, stores it.
     #[inline(always)]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the innermost step, whose parts are borrowed one by one"
+    )]
     fn float(
         &self,
         shard: &mut Shard,
@@ -266,18 +318,20 @@ impl Step<'_> {
         sample: &FloatSample,
         epoch: u32,
         encoder: &mut FloatsEncoder<'_>,
+        late: &mut LateStep<'_>,
         begun: impl FnOnce(Timestamp),
-    ) -> Verdict {
+    ) -> Judged {
         let (at, bits) = (sample.at, sample.value.to_bits());
         let hot = &mut shard.hot[place];
         if at <= hot.last_at {
-            return self.old_float(shard, place, at, bits);
+            return old_float(shard, place, at, bits, late);
         }
         if at > self.acceptable.max {
-            return Verdict::Rejected(Reason::TooFarInFuture);
+            return Judged::Verdict(Verdict::Rejected(Reason::TooFarInFuture));
         }
-        if at < self.acceptable.min {
-            return Verdict::Rejected(Reason::TooOld);
+        // Only the first sample of a series can be too old: each later one is newer than one that was taken.
+        if at < self.acceptable.min && hot.last_at == NEVER {
+            return Judged::Verdict(Verdict::Rejected(Reason::TooOld));
         }
         let base = if hot.epoch == epoch { hot.last_bits } else { 0 };
         let number = hot.number;
@@ -286,26 +340,56 @@ impl Step<'_> {
             begun(at);
         }
         encoder.push(number, at, bits, base);
-        Verdict::Written
+        Judged::Verdict(Verdict::Written)
     }
 
-    /// Judges a float that is not newer than the newest sample of its series.
-    #[cold]
-    fn old_float(&self, shard: &Shard, place: usize, at: Timestamp, bits: u64) -> Verdict {
-        match shard.lookup(place, at) {
-            Lookup::Float(known) if known == bits => Verdict::Duplicate,
-            Lookup::Float(_) | Lookup::Histogram(_) => Verdict::Rejected(Reason::DuplicateTimestamp),
-            Lookup::Absent => self.absent(at),
+    /// A sample that an earlier commit left open; `None` when its series is not there any more.
+    fn open_sample(&self, committer: &Committer, exception: &Exception, late: &mut LateStep<'_>) -> Option<Judged> {
+        let series = self.batch.series.get(exception.series as usize)?;
+        let (slot, generation) = match &series.id {
+            SeriesId::Known(known) => {
+                let (slot, generation) = self.core.open_ref(*known);
+                (slot, Some(generation))
+            }
+            SeriesId::New(labels) => (self.core.head.index.read().find(self.tenant, labels)?, None),
+        };
+        let mut shard = committer.shards.get(shard_of(slot))?.lock();
+        let place = place(slot);
+        if !is_series(&shard, place, generation, self.tenant) {
+            return None;
         }
+        let index = exception.sample as usize;
+        let (at, value) = match exception.kind {
+            SampleKind::Float => {
+                let sample = self.batch.floats.get(index)?;
+                (sample.at, LateValue::Float(sample.value.to_bits()))
+            }
+            SampleKind::Histogram => {
+                let sample = self.batch.histograms.get(index)?;
+                (sample.at, LateValue::Histogram(Arc::clone(&sample.histogram)))
+            }
+            SampleKind::Exemplar => return None,
+        };
+        Some(late.sample(&mut shard, place, at, value))
     }
 
-    /// The verdict for an old sample that the head does not hold.
-    fn absent(&self, at: Timestamp) -> Verdict {
-        Verdict::Rejected(if at < self.acceptable.min {
-            Reason::TooOld
-        } else {
-            Reason::OutOfOrder
-        })
+    /// Writes down the late samples that were taken.
+    fn late(&self, late: LateStep<'_>, committer: &mut Committer, log: &mut Log, committed: &mut Committed) {
+        committed.refused |= late.refused;
+        if late.taken.is_empty() {
+            return;
+        }
+        let tenant = &mut committer.tenants[self.tenant as usize];
+        for &at in &late.taken {
+            tenant.note_chunk(at);
+            tenant.newest = tenant.newest.max(at);
+            tenant.oldest = tenant.oldest.min(at);
+        }
+        log.record(RecordKind::OutOfOrder, self.durable, |out| {
+            out.extend_from_slice(late.encoder.payload())
+        });
+        committed.late += late.encoder.samples();
+        committed.written += late.encoder.samples();
     }
 
     /// Verdicts for the floats of a series that is in no slot.
@@ -316,14 +400,8 @@ impl Step<'_> {
         }
         for index in floats {
             let reason = self.reason_not_taken(slot, self.batch.floats[index].at);
-            note(
-                committed,
-                position,
-                index,
-                SampleKind::Float,
-                Verdict::Rejected(reason),
-                true,
-            );
+            let judged = open(Verdict::Rejected(reason));
+            note(committed, position, index, SampleKind::Float, judged);
         }
     }
 
@@ -353,7 +431,7 @@ impl Step<'_> {
     }
 
     /// Histograms, which are few; each goes the same way as a float, with less hurry.
-    fn histograms(&self, committer: &mut Committer, log: &mut Log, committed: &mut Committed) {
+    fn histograms(&self, committer: &mut Committer, log: &mut Log, committed: &mut Committed, late: &mut LateStep<'_>) {
         if self.batch.histograms.is_empty() {
             return;
         }
@@ -376,15 +454,22 @@ impl Step<'_> {
             }
             for index in self.columns(position).histograms {
                 let HistogramSample { at, histogram, .. } = &self.batch.histograms[index];
-                let verdict = match walk.shard(slot) {
-                    None => Verdict::Rejected(self.reason_not_taken(slot, *at)),
-                    Some(_) if histogram.validate().is_err() => Verdict::Rejected(Reason::InvalidHistogram),
-                    Some(shard) => self.histogram(shard, place(slot), *at, histogram, &mut payload, tenant),
+                let judged = match walk.shard(slot) {
+                    None => open(Verdict::Rejected(self.reason_not_taken(slot, *at))),
+                    Some(_) if histogram.validate().is_err() => {
+                        Judged::Verdict(Verdict::Rejected(Reason::InvalidHistogram))
+                    }
+                    Some(shard) if *at <= shard.hot[place(slot)].last_at => {
+                        late.sample(shard, place(slot), *at, LateValue::Histogram(Arc::clone(histogram)))
+                    }
+                    Some(shard) => {
+                        let verdict = self.histogram(shard, place(slot), *at, histogram, &mut payload, tenant);
+                        committed.written += u64::from(verdict == Verdict::Written);
+                        Judged::Verdict(verdict)
+                    }
                 };
-                if verdict == Verdict::Written {
-                    committed.written += 1;
-                } else {
-                    note(committed, position, index, SampleKind::Histogram, verdict, true);
+                if judged != Judged::Verdict(Verdict::Written) {
+                    note(committed, position, index, SampleKind::Histogram, judged);
                 }
             }
         }
@@ -396,7 +481,7 @@ impl Step<'_> {
         }
     }
 
-    /// Judges a histogram and, when it is new, stores it.
+    /// Judges a histogram that is newer than the newest sample of its series and stores it.
     fn histogram(
         &self,
         shard: &mut Shard,
@@ -406,17 +491,10 @@ impl Step<'_> {
         payload: &mut Vec<u8>,
         tenant: &mut TenantState,
     ) -> Verdict {
-        if at <= shard.hot[place].last_at {
-            return match shard.lookup(place, at) {
-                Lookup::Histogram(known) if is_same_histogram(&known, histogram) => Verdict::Duplicate,
-                Lookup::Float(_) | Lookup::Histogram(_) => Verdict::Rejected(Reason::DuplicateTimestamp),
-                Lookup::Absent => self.absent(at),
-            };
-        }
         if at > self.acceptable.max {
             return Verdict::Rejected(Reason::TooFarInFuture);
         }
-        if at < self.acceptable.min {
+        if at < self.acceptable.min && shard.hot[place].last_at == NEVER {
             return Verdict::Rejected(Reason::TooOld);
         }
         put_histogram(payload, shard.hot[place].number, at, histogram);
@@ -452,7 +530,13 @@ impl Step<'_> {
                     _ => extras.judge(self.tenant, number, exemplar),
                 };
                 if verdict != Verdict::Written {
-                    note(committed, position, index, SampleKind::Exemplar, verdict, false);
+                    note(
+                        committed,
+                        position,
+                        index,
+                        SampleKind::Exemplar,
+                        Judged::Verdict(verdict),
+                    );
                     continue;
                 }
                 put_exemplar(&mut payload, number, exemplar);
@@ -521,13 +605,31 @@ fn is_series(shard: &Shard, place: usize, generation: Option<u32>, tenant: u32) 
     })
 }
 
-/// Notes a sample that was not simply written. `older` says that local blocks may know better about a sample that the head has not.
+/// A float that is not newer than the newest sample of its series.
 #[cold]
-fn note(committed: &mut Committed, position: usize, sample: usize, kind: SampleKind, verdict: Verdict, older: bool) {
-    let is_open = matches!(verdict, Verdict::Rejected(Reason::OutOfOrder | Reason::TooOld));
-    if older && is_open {
-        committed.doubtful.push(committed.outcome.exceptions.len() as u32);
+fn old_float(shard: &mut Shard, place: usize, at: Timestamp, bits: u64, late: &mut LateStep<'_>) -> Judged {
+    late.sample(shard, place, at, LateValue::Float(bits))
+}
+
+/// A verdict that local blocks may know better, on a sample that is not stored whatever they say.
+fn open(verdict: Verdict) -> Judged {
+    Judged::Open {
+        verdict,
+        storable: false,
     }
+}
+
+/// Notes a sample that was not simply written in order.
+#[cold]
+fn note(committed: &mut Committed, position: usize, sample: usize, kind: SampleKind, judged: Judged) {
+    let exception = committed.outcome.exceptions.len() as u32;
+    let verdict = match judged {
+        Judged::Verdict(verdict) => verdict,
+        Judged::Open { verdict, storable } => {
+            committed.doubtful.push(Doubt { exception, storable });
+            verdict
+        }
+    };
     let exception = Exception {
         series: position as u32,
         sample: sample as u32,

@@ -29,6 +29,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::watch;
+use ulid::Ulid;
 
 /// A tenant that was away may bring samples back from so far behind what was cut last.
 const CATCH_UP_MAX_MS: i64 = 7 * 24 * 60 * 60 * 1000;
@@ -81,7 +82,7 @@ pub(crate) struct TenantState {
     pub(crate) tenant: Tenant,
     /// Two-hour windows with chunks that are in no block, by their start.
     pub(crate) windows: BTreeMap<Timestamp, Window>,
-    /// Everything before was cut once; what is much older is not taken any more. `None` before the first cut.
+    /// Everything before was cut once. New series that begin much earlier are not taken any more. `None` before the first cut.
     pub(crate) cut_until: Option<Timestamp>,
     /// The window in which the tenant came; stands for `cut_until` before the first cut.
     pub(crate) since: Timestamp,
@@ -100,13 +101,18 @@ pub(crate) struct Window {
     /// The count at the last look of the maintenance, and when it last differed, by the monotonic clock.
     pub(crate) seen_chunks: u64,
     pub(crate) changed: Duration,
+    /// When the maintenance saw it first.
+    pub(crate) noticed: Option<Duration>,
 }
 
 /// Timestamps that a tenant's samples may have at the moment, both ends included.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Acceptable {
+    /// For the first sample of a series.
     pub(crate) min: Timestamp,
     pub(crate) max: Timestamp,
+    /// How far behind the newest of its series a sample may be.
+    pub(crate) late_ms: i64,
 }
 
 impl TenantState {
@@ -144,7 +150,12 @@ impl TenantState {
                 oldest_uncut - BLOCK_RANGE_MS
             }
         };
-        Acceptable { min, max }
+        let late_ms = millis(settings.out_of_order.of(&self.tenant));
+        Acceptable {
+            min: min.min(now - late_ms),
+            max,
+            late_ms,
+        }
     }
 }
 
@@ -156,6 +167,12 @@ fn believed(at: Timestamp) -> Timestamp {
 /// A duration in milliseconds, within reason.
 pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(TIME_MAX).min(TIME_MAX)
+}
+
+/// A new id for a block.
+pub(crate) fn new_ulid(core: &Core) -> Ulid {
+    let random = u128::from(core.env.rng.next_u64()) << 64 | u128::from(core.env.rng.next_u64());
+    Ulid::from_parts(core.env.clock.now().max(0) as u64, random)
 }
 
 impl Core {

@@ -1,14 +1,16 @@
 //! Cutting: a two-hour window of a tenant becomes a block, while commits go on.
 //!
 //! First all chunks of the window are marked with the block they will be in; open ones are completed for it. When the log has all of it
-//! durably, so that no block knows more than the log, they are written, as they are, in the order of labels. If that fails the marks are taken back and everything is as before. If the process ends, there
-//! is either a whole block, which replay finds and whose samples it leaves out, or none.
+//! durably, so that no block knows more than the log, they are written in the order of labels: as they are, unless samples that came out
+//! of order go between them. If that fails the marks are taken back and everything is as before. If the process ends, there is
+//! either a whole block, which replay finds and whose samples it leaves out, or none.
 
 use crate::{
     blocks::{LocalBlock, TENANT_LABEL},
-    core::{Core, TenantState, Window, millis},
+    core::{Core, TenantState, Window, millis, new_ulid},
     head::{
         chunk::FLAG_FREE,
+        late::merged,
         shard::{SHARD_SLOTS, place, shard_of},
     },
     ranks::{Ranks, Sorted},
@@ -20,10 +22,14 @@ use model::{
 };
 use std::{
     collections::{BTreeMap, HashSet},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
-use storage::block::{BlockMeta, BlockWriteError, BlockWriter};
+use storage::{
+    block::{BlockMeta, BlockWriteError, BlockWriter},
+    chunk,
+};
 use ulid::Ulid;
 
 /// However busy a window is, it is cut at the latest so long after it was due.
@@ -80,12 +86,30 @@ impl Job {
     pub(crate) fn tenant(&self) -> &Tenant {
         &self.tenant
     }
+
+    /// All windows of a tenant with samples that are in no block, for a copy of them.
+    pub(crate) fn of_tenant(core: &Core, tenant: &Tenant) -> Vec<Self> {
+        let committer = core.committer.lock();
+        let mut states = (0u32..).zip(&committer.tenants);
+        let Some((tenant_id, state)) = states.find(|(_, state)| state.tenant == *tenant) else {
+            return Vec::new();
+        };
+        let job = |window: &Timestamp| Self {
+            tenant_id,
+            tenant: tenant.clone(),
+            window: *window,
+            over: false,
+            untouched: false,
+        };
+        state.windows.keys().map(job).collect()
+    }
 }
 
 /// The windows that are due, oldest first for each tenant; all of them with `everything`.
 pub(crate) fn due(core: &Core, everything: bool) -> Vec<Job> {
     let (now, since) = (core.env.clock.now(), core.env.clock.monotonic());
     let delay = millis(core.settings.cut_delay);
+    let pressed = core.head.late_bytes() >= core.settings.out_of_order_bytes_max / 2;
     let mut jobs = Vec::new();
     for (tenant_id, tenant) in (0u32..).zip(&mut core.committer.lock().tenants) {
         let TenantState {
@@ -100,11 +124,19 @@ pub(crate) fn due(core: &Core, everything: bool) -> Vec<Job> {
             let late = now.saturating_sub(end.saturating_add(delay));
             // Without data from behind the window its sender may be late as a whole, so that one waits once more.
             let is_over = late >= 0 && (newest >= end || late >= delay);
+            let noticed = *state.noticed.get_or_insert(since);
             if state.seen_chunks != state.chunks {
                 (state.seen_chunks, state.changed) = (state.chunks, since);
             }
             let quiet = since.saturating_sub(state.changed) >= core.settings.cut_quiet;
-            if everything || (is_over && (quiet || late >= millis(BUSY_MAX))) {
+            // Samples for a window that was cut wait for others, so that many small blocks become one.
+            let is_again = cut_until.is_some_and(|until| window < until);
+            let waited = since.saturating_sub(noticed) >= core.settings.out_of_order_cut_delay;
+            let ripe = match is_again {
+                true => pressed || waited,
+                false => quiet || late >= millis(BUSY_MAX),
+            };
+            if everything || (is_over && ripe) {
                 let untouched = cut_until.is_none_or(|until| window >= until) && !partly_cut.contains(&window);
                 jobs.push(Job {
                     tenant_id,
@@ -113,7 +145,7 @@ pub(crate) fn due(core: &Core, everything: bool) -> Vec<Job> {
                     over: late >= 0,
                     untouched,
                 });
-            } else if is_over {
+            } else if is_over && !is_again {
                 // Windows of one tenant are cut in order.
                 break;
             }
@@ -225,6 +257,36 @@ fn write_block(
     slots: Vec<u32>,
     ranks: &mut Ranks,
 ) -> Result<Option<Arc<LocalBlock>>, String> {
+    let Some(ulid) = write_window(core, job, marking, slots, ranks, core.blocks.folder())? else {
+        return Ok(None);
+    };
+    let (block, tenant) = core
+        .blocks
+        .open_block(ulid)
+        .inspect_err(|reason| core.blocks.set_aside(ulid, reason))?;
+    Ok(Some(core.blocks.add_marked(marking.mark, block, tenant)))
+}
+
+/// Writes a copy of a window into a block in `folder`; nothing of it counts as cut.
+pub(crate) fn copy(core: &Core, job: &Job, ranks: &mut Ranks, folder: &Path) -> Result<(), String> {
+    let mut marking = mark(core, job);
+    let slots = std::mem::take(&mut marking.slots);
+    let written = write_window(core, job, &marking, slots, ranks, folder);
+    let shards = core.head.shards();
+    shards.iter().for_each(|shard| shard.lock().unmark(marking.mark));
+    give_window_back(core, job, marking.window);
+    written.map(drop)
+}
+
+/// Writes what is marked into a block in `folder`. `None` when there is nothing.
+fn write_window(
+    core: &Core,
+    job: &Job,
+    marking: &Marking,
+    slots: Vec<u32>,
+    ranks: &mut Ranks,
+    folder: &Path,
+) -> Result<Option<Ulid>, String> {
     let Marking { mark, range, .. } = *marking;
     if slots.is_empty() {
         return Ok(None);
@@ -246,16 +308,10 @@ fn write_block(
     };
     let ulid = new_ulid(core);
     let meta = BlockMeta::new(ulid, span.0, span.1).with_thanos(external_labels(core, &job.tenant), "receive");
-    let written = write_series(core, meta, ranks, &sorted, mark);
+    let written = write_series(core, folder, meta, ranks, &sorted, mark);
     ranks.done(&sorted);
-    if !written.map_err(|error| error.to_string())? {
-        return Ok(None);
-    }
-    let (block, tenant) = core
-        .blocks
-        .open_block(ulid)
-        .inspect_err(|reason| core.blocks.set_aside(ulid, reason))?;
-    Ok(Some(core.blocks.add_marked(mark, block, tenant)))
+    let written = written.map_err(|error| error.to_string())?;
+    Ok(written.then_some(ulid))
 }
 
 /// The series of a tenant: for each shard the places in it.
@@ -274,13 +330,14 @@ fn places_of(core: &Core, tenant: u32) -> BTreeMap<usize, Vec<usize>> {
 
 fn write_series(
     core: &Core,
+    folder: &Path,
     meta: BlockMeta,
     ranks: &Ranks,
     sorted: &Sorted,
     mark: u32,
 ) -> Result<bool, BlockWriteError> {
     let fs = Arc::clone(&core.env.fs);
-    let mut writer = BlockWriter::create(fs, core.blocks.folder(), meta, ranks.texts(sorted))?;
+    let mut writer = BlockWriter::create(fs, folder, meta, ranks.texts(sorted))?;
     writer.expect(sorted.slots.len(), sorted.labels);
     let shards = core.head.shards();
     let (mut pairs, mut ends, mut chunks) = (Vec::new(), Vec::new(), Vec::<Chunk>::new());
@@ -295,7 +352,11 @@ fn write_series(
                 continue;
             };
             chunks.clear();
-            shard.lock().marked_chunks(place(slot), mark, &mut chunks);
+            let mixed = shard.lock().marked_chunks(place(slot), mark, &mut chunks);
+            if mixed {
+                // What came late goes between what came in order; chunks of a block do not overlap.
+                chunks = chunk::encode_samples(&merged(&mut chunks));
+            }
             writer.add_numbered_series(labels, &chunks)?;
         }
     }
@@ -310,11 +371,6 @@ fn external_labels(core: &Core, tenant: &Tenant) -> BTreeMap<String, String> {
     labels
 }
 
-fn new_ulid(core: &Core) -> Ulid {
-    let random = u128::from(core.env.rng.next_u64()) << 64 | u128::from(core.env.rng.next_u64());
-    Ulid::from_parts(core.env.clock.now().max(0) as u64, random)
-}
-
 /// Lets the head forget the samples of blocks that are safe.
 pub(crate) fn forget(core: &Core, blocks: &[Arc<LocalBlock>]) {
     let marks: HashSet<u32> = blocks.iter().map(|block| block.mark).collect();
@@ -322,6 +378,7 @@ pub(crate) fn forget(core: &Core, blocks: &[Arc<LocalBlock>]) {
         return;
     }
     core.head.shards().iter().for_each(|shard| shard.lock().forget(&marks));
+    core.metrics.out_of_order_bytes.set(core.head.late_bytes() as i64);
     blocks
         .iter()
         .for_each(|block| block.change(|state| state.forgotten = true));

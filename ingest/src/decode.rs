@@ -10,8 +10,10 @@ use crate::{
         floats::{self, Bases, FloatEntry},
         format::RecordKind,
         histograms::{HistogramEntry, decode_histograms},
+        late::{LateEntry, decode_late},
         payload,
         reader::Record,
+        tombstones::Deletion,
     },
 };
 use model::{label::Labels, metadata::Metadata, sample::Exemplar, tenant::Tenant};
@@ -26,6 +28,10 @@ pub(crate) enum Step {
     Histograms(Vec<HistogramEntry>),
     Metadata(Tenant, Vec<Metadata>),
     Exemplars(Vec<(u64, Exemplar)>),
+    /// Samples that were older than the newest of their series.
+    Late(Vec<LateEntry>),
+    /// Samples that stand before it were taken back.
+    Delete(Deletion),
     /// A record of an image: payload with the state of series.
     ImageSeries(Vec<u8>),
     /// So many samples depend on something that is lost.
@@ -79,9 +85,8 @@ impl Decoder {
             RecordKind::Exemplars => Step::Exemplars(payload::decode_exemplars(payload)?),
             RecordKind::ImageSeries => Step::ImageSeries(payload.to_vec()),
             RecordKind::ImageSummary => Step::Nothing,
-            RecordKind::Tombstones | RecordKind::OutOfOrder => {
-                return Err(Damage("a record of a kind that this version does not write"));
-            }
+            RecordKind::OutOfOrder => Step::Late(decode_late(payload)?),
+            RecordKind::Tombstones => Step::Delete(Deletion::decode(payload)?),
         })
     }
 }

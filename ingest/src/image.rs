@@ -74,6 +74,17 @@ impl ImageSummary {
     }
 }
 
+/// What may still happen to a chunk of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChunkState {
+    /// It is complete.
+    Sealed = 0,
+    /// Samples may still be added.
+    Open = 1,
+    /// It holds samples that came out of order; it may overlap others.
+    Late = 2,
+}
+
 /// A chunk in an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ImageChunk<'a> {
@@ -81,8 +92,7 @@ pub(crate) struct ImageChunk<'a> {
     pub(crate) max_time: Timestamp,
     pub(crate) samples: u16,
     pub(crate) encoding: u8,
-    /// Whether samples may still be added.
-    pub(crate) open: bool,
+    pub(crate) state: ChunkState,
     pub(crate) data: &'a [u8],
 }
 
@@ -110,7 +120,7 @@ impl ImageSeries<'_> {
             put_varint(out, chunk.max_time.wrapping_sub(chunk.min_time));
             put_uvarint(out, u64::from(chunk.samples));
             out.push(chunk.encoding);
-            out.push(u8::from(chunk.open));
+            out.push(chunk.state as u8);
             put_bytes(out, chunk.data);
         }
     }
@@ -132,7 +142,12 @@ pub(crate) fn decode_series(payload: &[u8], mut visit: impl FnMut(ImageSeries<'_
                 max_time: min_time.wrapping_add(cursor.varint()?),
                 samples: cursor.uvarint()? as u16,
                 encoding: cursor.u8()?,
-                open: cursor.u8()? != 0,
+                state: match cursor.u8()? {
+                    0 => ChunkState::Sealed,
+                    1 => ChunkState::Open,
+                    2 => ChunkState::Late,
+                    _ => return Err(Damage("a chunk of an image is in a state that is not known")),
+                },
                 data: cursor.bytes()?,
             });
         }
@@ -272,7 +287,7 @@ fn write_series(shard: &Shard, place: usize, number: u64, safe_marks: &HashSet<u
             max_time: sealed.max_time(),
             samples: sealed.samples,
             encoding: sealed.encoding,
-            open: false,
+            state: ChunkState::Sealed,
             data: shard.sealed_bytes(sealed),
         })
         .collect();
@@ -284,10 +299,20 @@ fn write_series(shard: &Shard, place: usize, number: u64, safe_marks: &HashSet<u
             max_time: open.max_time,
             samples: open.samples,
             encoding: open.encoding,
-            open: true,
+            state: ChunkState::Open,
             data: &data,
         });
     }
+    let mut late = Vec::new();
+    shard.copy_late(place, safe_marks, &mut late);
+    chunks.extend(late.iter().map(|chunk| ImageChunk {
+        min_time: chunk.min_time,
+        max_time: chunk.max_time,
+        samples: storage::chunk::sample_count(chunk.encoding, &chunk.data).unwrap_or_default(),
+        encoding: chunk.encoding,
+        state: ChunkState::Late,
+        data: &chunk.data,
+    }));
     let histogram = hot.flags & FLAG_HISTOGRAM != 0;
     ImageSeries {
         number,
@@ -350,7 +375,7 @@ mod tests {
             max_time: 20,
             samples: 3,
             encoding: 1,
-            open: true,
+            state: ChunkState::Late,
             data: b"bits",
         };
         let series = ImageSeries {

@@ -2,7 +2,7 @@
 
 use crate::{
     blocks::{LocalBlock, LocalBlocks, read_series},
-    commit::{Committed, commit},
+    commit::{Committed, Doubt, commit, commit_late},
     core::{Core, ReplayState},
     cut::CutBlock,
     head::{Head, extras::Extras, shard::is_same_histogram},
@@ -12,13 +12,15 @@ use crate::{
     select::AllTenants,
     settings::{IngestSettings, SyncPolicy},
     stats::{self, HeadStats},
-    wal::{Wal, log::Log, writer::Writer},
+    wal::{Wal, log::Log, tombstones::Deletion, writer::Writer},
 };
 use futures::{executor::block_on, future::BoxFuture};
 use model::{
+    admin::{AdminError, Administer, Deleted},
     env::Env,
     histogram::Histogram,
     label::Labels,
+    matcher::Matcher,
     push::{Push, PushError, SampleKind, SeriesId, WriteBatch, WriteOutcome},
     sample::SampleBuffer,
     select::{Select, SelectTenants},
@@ -29,7 +31,7 @@ use model::{
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     io,
     path::PathBuf,
     sync::{Arc, OnceLock, atomic::Ordering},
@@ -40,6 +42,9 @@ use tokio::sync::watch;
 
 /// When to try again after a start, a full disk or an overload.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// A late sample is compared with the blocks again when a block was cut meanwhile; more often than this a push is sent back.
+const DOUBT_ROUNDS: usize = 4;
 
 /// Why an ingester cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -202,11 +207,49 @@ impl Ingester {
                 retry_after: RETRY_AFTER,
             });
         }
-        if !committed.doubtful.is_empty() {
-            self.ask_blocks(batch, &mut committed).await;
+        self.settle_doubts(batch, &mut committed, received, wal).await?;
+        if committed.refused {
+            core.metrics.pushes_unavailable.inc();
+            return Err(PushError::Unavailable {
+                reason: "samples out of order fill their share of the memory, and their block is being cut; the others are stored"
+                    .to_owned(),
+                retry_after: RETRY_AFTER,
+            });
         }
         self.count(&committed);
         Ok(committed.outcome)
+    }
+
+    /// Reads local blocks for what the head alone cannot judge, and stores what they do not know.
+    async fn settle_doubts(
+        &self,
+        batch: &WriteBatch,
+        committed: &mut Committed,
+        received: Timestamp,
+        wal: &Wal,
+    ) -> Result<(), PushError> {
+        for _ in 0..DOUBT_ROUNDS {
+            if committed.doubtful.is_empty() {
+                break;
+            }
+            let read_until = self.core.blocks.last_mark();
+            self.ask_blocks(batch, committed).await;
+            if committed.doubtful.is_empty() {
+                break;
+            }
+            commit_late(&self.core, batch, committed, read_until, received);
+            if let Err(reason) = wal.wait(committed.sequence).await {
+                self.core.metrics.pushes_unavailable.inc();
+                return Err(PushError::Unavailable {
+                    reason: reason.to_string(),
+                    retry_after: RETRY_AFTER,
+                });
+            }
+        }
+        committed.refused |= !committed.doubtful.is_empty();
+        let exceptions = &mut committed.outcome.exceptions;
+        exceptions.retain(|exception| exception.verdict != Verdict::Written);
+        Ok(())
     }
 
     fn admit(&self) -> Result<&Arc<Wal>, String> {
@@ -223,10 +266,33 @@ impl Ingester {
         Ok(wal)
     }
 
-    /// Looks up samples that the head knows no more in the local blocks: what is there was stored before.
+    /// Looks up samples that the head knows no more in the local blocks: what is there was stored before. Leaves in doubt what is not
+    /// there and can be stored.
     async fn ask_blocks(&self, batch: &WriteBatch, committed: &mut Committed) {
+        let doubtful = std::mem::take(&mut committed.doubtful);
+        let is_open = |doubt: &&Doubt| doubt.storable;
+        let open: Vec<Doubt> = doubtful.iter().filter(is_open).copied().collect();
+        let known = self.known_in_blocks(batch, committed, &doubtful).await;
+        for &(position, verdict) in &known {
+            committed.outcome.exceptions[position].verdict = verdict;
+        }
+        let known: HashSet<usize> = known.into_iter().map(|(position, _)| position).collect();
+        committed.doubtful = open;
+        committed
+            .doubtful
+            .retain(|doubt| !known.contains(&(doubt.exception as usize)));
+    }
+
+    /// Verdicts for doubtful samples that local blocks know, by the index of their exception.
+    async fn known_in_blocks(
+        &self,
+        batch: &WriteBatch,
+        committed: &Committed,
+        doubtful: &[Doubt],
+    ) -> Vec<(usize, Verdict)> {
         let mut series: BTreeMap<u32, Vec<Asked>> = BTreeMap::new();
-        for &position in &committed.doubtful {
+        for doubt in doubtful {
+            let position = doubt.exception;
             let exception = &committed.outcome.exceptions[position as usize];
             let (at, sample) = match exception.kind {
                 SampleKind::Float => {
@@ -247,11 +313,11 @@ impl Ingester {
         }
         let times = || series.values().flatten().map(|asked| asked.at);
         let (Some(min), Some(max)) = (times().min(), times().max()) else {
-            return;
+            return Vec::new();
         };
         let blocks = self.core.blocks.of(&batch.tenant, TimeRange::new(min, max));
         if blocks.is_empty() {
-            return;
+            return Vec::new();
         }
         let asked: Vec<_> = series
             .into_iter()
@@ -261,9 +327,8 @@ impl Ingester {
         let out = Arc::clone(&answers);
         let work = move || *out.lock() = look_up(&blocks, asked);
         self.core.env.spawn.blocking("old samples", Box::new(work)).await;
-        for (position, verdict) in std::mem::take(&mut *answers.lock()) {
-            committed.outcome.exceptions[position].verdict = verdict;
-        }
+        let mut answers = answers.lock();
+        std::mem::take(&mut *answers)
     }
 
     fn labels_of(&self, batch: &WriteBatch, position: u32) -> Option<Labels> {
@@ -277,6 +342,10 @@ impl Ingester {
         let metrics = &self.core.metrics;
         metrics.pushes.inc();
         metrics.samples_written.inc_by(committed.written);
+        if committed.late > 0 {
+            metrics.samples_out_of_order.inc_by(committed.late);
+            metrics.out_of_order_bytes.set(self.core.head.late_bytes() as i64);
+        }
         for exception in &committed.outcome.exceptions {
             match exception.verdict {
                 Verdict::Duplicate => metrics.samples_duplicate.inc(),
@@ -396,6 +465,30 @@ impl Push for Ingester {
         received: Timestamp,
     ) -> BoxFuture<'a, Result<WriteOutcome, PushError>> {
         Box::pin(self.push_batch(batch, received))
+    }
+}
+
+impl Administer for Ingester {
+    fn delete_series<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        selectors: Vec<Vec<Matcher>>,
+        range: TimeRange,
+    ) -> BoxFuture<'a, Result<Deleted, AdminError>> {
+        let deletion = Deletion {
+            tenant: tenant.clone(),
+            selectors,
+            range,
+        };
+        Box::pin(self.maintenance.delete(deletion))
+    }
+
+    fn clean_tombstones<'a>(&'a self, tenant: &'a Tenant) -> BoxFuture<'a, Result<(), AdminError>> {
+        Box::pin(self.maintenance.clean_tombstones(tenant))
+    }
+
+    fn snapshot<'a>(&'a self, tenant: &'a Tenant, skip_head: bool) -> BoxFuture<'a, Result<String, AdminError>> {
+        Box::pin(self.maintenance.snapshot(tenant, skip_head))
     }
 }
 

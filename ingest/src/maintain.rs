@@ -8,12 +8,18 @@ use crate::{
     blocks::LocalBlock,
     core::{Core, millis},
     cut::{self, CutBlock, Job},
-    image,
+    delete, image,
     ranks::Ranks,
+    rewrite::rewrite,
     ship,
-    wal::{Wal, format::FileKind},
+    snapshot::snapshot,
+    wal::{Wal, format::FileKind, tombstones::Deletion},
 };
 use futures::future;
+use model::{
+    admin::{AdminError, Deleted},
+    tenant::Tenant,
+};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -105,12 +111,79 @@ impl Maintenance {
         self.round(true).await
     }
 
+    /// Deletes samples in head, log and local blocks, and tells when they are gone for good.
+    pub(crate) async fn delete(&self, deletion: Deletion) -> Result<Deleted, AdminError> {
+        let _turn = self.turn().await?;
+        let (core, out) = (Arc::clone(&self.core), deletion.clone());
+        let in_head = self.blocking("delete", move || delete::in_head(&core, &deletion)).await;
+        let (series, sequence) = in_head.flatten().ok_or_else(cut_short)?;
+        let wal = self.core.wal().ok_or_else(cut_short)?;
+        let durable = wal.wait(sequence).await;
+        durable.map_err(|reason| AdminError::Unavailable(reason.to_string()))?;
+        let core = Arc::clone(&self.core);
+        let in_blocks = self.blocking("delete", move || delete::in_blocks(&core, &out)).await;
+        let in_blocks = in_blocks.ok_or_else(cut_short)?.map_err(AdminError::Storage)?;
+        Ok(Deleted {
+            series: series + in_blocks.series,
+            unreached: in_blocks.unreached,
+        })
+    }
+
+    /// Writes local blocks of a tenant anew that have deleted samples. Those that are in the bucket as well go soon as they are.
+    pub(crate) async fn clean_tombstones(&self, tenant: &Tenant) -> Result<(), AdminError> {
+        let _turn = self.turn().await?;
+        let failures = self.rewrite(Some(tenant.clone())).await;
+        match failures.is_empty() {
+            true => Ok(()),
+            false => Err(AdminError::Storage(failures.join("; "))),
+        }
+    }
+
+    /// Copies what is here of a tenant; gives the name of the folder.
+    pub(crate) async fn snapshot(&self, tenant: &Tenant, skip_head: bool) -> Result<String, AdminError> {
+        let _turn = self.turn().await?;
+        let (core, tenant) = (Arc::clone(&self.core), tenant.clone());
+        let copied = self
+            .blocking("snapshot", move || snapshot(&core, &tenant, skip_head))
+            .await;
+        copied.ok_or_else(cut_short)?.map_err(AdminError::Storage)
+    }
+
+    /// The turn for an operation that must not meet a cut, an upload or an image.
+    async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, AdminError> {
+        if self.core.wal().is_none() {
+            return Err(AdminError::Unavailable(self.core.not_ready()));
+        }
+        if self.core.is_closing() {
+            return Err(AdminError::Unavailable("the ingester is shutting down".into()));
+        }
+        Ok(self.turn.lock().await)
+    }
+
+    /// Writes blocks anew that have deleted samples and are not in the bucket; gives what failed.
+    async fn rewrite(&self, tenant: Option<Tenant>) -> Vec<String> {
+        let core = Arc::clone(&self.core);
+        let is_meant = move |local: &Arc<LocalBlock>| {
+            tenant.as_ref().is_none_or(|tenant| local.tenant == *tenant)
+                && local.state().shipped.is_none()
+                && !local.block.tombstones().is_empty()
+        };
+        let rewritten = self.blocking("rewrite", move || {
+            let blocks = core.blocks.all().into_iter().filter(is_meant);
+            let failed = |local: Arc<LocalBlock>| rewrite(&core, &local).err();
+            blocks.filter_map(failed).collect()
+        });
+        rewritten.await.unwrap_or_default()
+    }
+
     async fn round(&self, everything: bool) -> Result<Vec<CutBlock>, CutError> {
         let _turn = self.turn.lock().await;
         let Some(wal) = self.core.wal() else {
             return Err(CutError::NotReady(self.core.not_ready()));
         };
         let mut failures = self.cut(everything, wal).await;
+        // A bucket knows no tombstones, so deleted samples must not get there.
+        failures.extend(self.rewrite(None).await);
         let waiting: Vec<_> = self.unshipped();
         failures.extend(ship::ship(&self.core, &*self.bucket, everything).await);
         failures.extend(self.let_go(wal).await);
@@ -259,6 +332,10 @@ impl Maintenance {
     }
 }
 
+fn cut_short() -> AdminError {
+    AdminError::Unavailable("the work was cut short, since the ingester is shutting down".into())
+}
+
 /// Blocks whose samples the head need not hold: those in the bucket, and of those that wait the oldest, when a tenant has so many that
 /// memory is at stake. Unshipped ones count only when every byte of them was compared.
 fn safe_in_memory(core: &Core) -> Vec<Arc<LocalBlock>> {
@@ -311,7 +388,10 @@ fn remove_expired(core: &Core) {
     let retention = millis(core.settings.block_retention);
     for local in core.blocks.all() {
         let state = local.state();
-        let is_old = state.shipped.is_some_and(|at| now.saturating_sub(at) >= retention);
+        // A sample that comes again inside the out-of-order window is compared with the block.
+        let window = millis(core.settings.out_of_order.of(&local.tenant));
+        let is_behind = local.range().max < now.saturating_sub(window);
+        let is_old = is_behind && state.shipped.is_some_and(|at| now.saturating_sub(at) >= retention);
         if !is_old || !state.absorbed {
             continue;
         }

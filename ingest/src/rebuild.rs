@@ -7,14 +7,16 @@ use crate::{
     blocks::LocalBlock,
     core::{Committer, Core, TenantState},
     decode::Step,
+    delete,
     head::{
         chunk::{FLAG_HISTOGRAM, NEVER},
         extras::StoredExemplar,
         sealed::ChunkInfo,
         shard::{Shard, place, shard_of},
     },
-    image::{self, ImageChunk, ImageSeries, ImageSummary},
-    wal::{floats::FloatEntry, histograms::HistogramEntry},
+    image::{self, ChunkState, ImageChunk, ImageSeries, ImageSummary},
+    late,
+    wal::{floats::FloatEntry, histograms::HistogramEntry, late::LateEntry},
 };
 use model::{
     label::Labels,
@@ -196,6 +198,10 @@ impl<'a> Rebuild<'a> {
             Step::Exemplars(all) => all
                 .into_iter()
                 .for_each(|(number, exemplar)| self.exemplar(number, exemplar)),
+            Step::Late(entries) => entries.into_iter().for_each(|entry| self.late(entry)),
+            Step::Delete(deletion) => {
+                delete::apply(self.core, &deletion);
+            }
             Step::ImageSeries(payload) => {
                 if let Err(damage) = image::decode_series(&payload, |series| self.image_series(&series)) {
                     self.damaged(0, payload.len() as u64, damage);
@@ -280,6 +286,18 @@ impl<'a> Rebuild<'a> {
         note(tenant, begins.then_some(*at), (*at, *at));
     }
 
+    fn late(&mut self, LateEntry { number, at, value }: LateEntry) {
+        let Some(slot) = self.slots.find(number) else {
+            self.committer.next_number = self.committer.next_number.max(number.saturating_add(1));
+            self.rebuilt.dropped += 1;
+            return;
+        };
+        let Committer { shards, tenants, .. } = &mut self.committer;
+        let (mut shard, place) = (shards[shard_of(slot)].lock(), place(slot));
+        let tenant = &mut tenants[shard.hot[place].tenant as usize];
+        self.rebuilt.samples += u64::from(late::restore(&mut shard, place, at, value, tenant));
+    }
+
     /// A series of an image: its chunks and its newest sample.
     fn image_series(&mut self, series: &ImageSeries<'_>) {
         let Some(slot) = self.slots.find(series.number) else {
@@ -290,7 +308,8 @@ impl<'a> Rebuild<'a> {
         let (mut shard, place) = (shards[shard_of(slot)].lock(), place(slot));
         for chunk in &series.chunks {
             // A block has a chunk as a whole: what came to it after the image was taken is in the block as well.
-            if !is_cut(self.slots.cuts(slot), chunk.max_time) {
+            // Late samples came in any order, so they are compared with the blocks one by one in the end.
+            if chunk.state == ChunkState::Late || !is_cut(self.slots.cuts(slot), chunk.max_time) {
                 self.rebuilt.samples += u64::from(chunk.samples);
                 put_chunk(&mut shard, place, chunk, tenants);
             }
@@ -345,6 +364,7 @@ impl<'a> Rebuild<'a> {
             }
         }
         *self.core.committer.lock() = self.committer;
+        late::forget_cut(self.core);
         self.rebuilt
     }
 }
@@ -378,38 +398,29 @@ fn put_float(
 }
 
 fn put_chunk(shard: &mut Shard, place: usize, chunk: &ImageChunk<'_>, tenants: &mut [TenantState]) {
-    if chunk.open && !is_histogram(chunk.encoding) {
-        let Ok(mut reader) = XorReader::new(chunk.data) else {
-            return;
-        };
-        while let Ok(Some((at, value))) = reader.next() {
-            put_float(shard, place, at, value.to_bits(), &[], tenants);
+    let info = ChunkInfo {
+        min_time: chunk.min_time,
+        max_time: chunk.max_time,
+        samples: chunk.samples,
+        encoding: chunk.encoding,
+    };
+    match chunk.state {
+        ChunkState::Sealed => shard.add_sealed(place, info, chunk.data),
+        ChunkState::Late => shard.add_late(place, info, chunk.data),
+        ChunkState::Open if is_histogram(chunk.encoding) => {
+            if !shard.restore_histograms(place, chunk.encoding, chunk.data) {
+                return;
+            }
         }
-        return;
-    }
-    if chunk.open {
-        if !shard.restore_histograms(place, chunk.encoding, chunk.data) {
+        ChunkState::Open => {
+            let Ok(mut reader) = XorReader::new(chunk.data) else {
+                return;
+            };
+            while let Ok(Some((at, value))) = reader.next() {
+                put_float(shard, place, at, value.to_bits(), &[], tenants);
+            }
             return;
         }
-    } else {
-        let ImageChunk {
-            min_time,
-            max_time,
-            samples,
-            encoding,
-            data,
-            ..
-        } = *chunk;
-        shard.add_sealed(
-            place,
-            ChunkInfo {
-                min_time,
-                max_time,
-                samples,
-                encoding,
-            },
-            data,
-        );
     }
     let tenant = &mut tenants[shard.hot[place].tenant as usize];
     note(tenant, Some(chunk.min_time), (chunk.min_time, chunk.max_time));

@@ -1,6 +1,7 @@
 //! What an operator may choose about the ingester, with the defaults and what each choice costs.
 
-use std::{path::PathBuf, time::Duration};
+use model::tenant::Tenant;
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 /// When accepted samples are forced to the disk, and so what a crash can lose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -12,6 +13,51 @@ pub enum SyncPolicy {
     Interval(Duration),
     /// When the kernel likes. A crash of the process loses nothing, one of kernel or power supply any amount.
     Never,
+}
+
+/// How far behind the newest sample of its series a sample of a tenant may be.
+///
+/// The table of tenants may change while the process runs, so it is asked with each push and never remembered.
+#[derive(Clone)]
+pub struct OutOfOrderWindows {
+    default: Duration,
+    of_tenant: Option<Arc<TenantWindow>>,
+}
+
+/// The window of a tenant that has one of its own.
+type TenantWindow = dyn Fn(&Tenant) -> Option<Duration> + Send + Sync;
+
+impl OutOfOrderWindows {
+    /// The same window for all tenants; zero refuses every sample that is older than the newest of its series.
+    pub fn all(window: Duration) -> Self {
+        Self {
+            default: window,
+            of_tenant: None,
+        }
+    }
+
+    /// Asks `of_tenant` first. It is called for each push, so it must be quick.
+    pub fn with_tenants(self, of_tenant: impl Fn(&Tenant) -> Option<Duration> + Send + Sync + 'static) -> Self {
+        Self {
+            of_tenant: Some(Arc::new(of_tenant)),
+            ..self
+        }
+    }
+
+    /// The window of a tenant.
+    pub fn of(&self, tenant: &Tenant) -> Duration {
+        let own = self.of_tenant.as_ref().and_then(|of_tenant| of_tenant(tenant));
+        own.unwrap_or(self.default)
+    }
+}
+
+impl fmt::Debug for OutOfOrderWindows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutOfOrderWindows")
+            .field("default", &self.default)
+            .field("per tenant", &self.of_tenant.is_some())
+            .finish()
+    }
 }
 
 /// Settings of an [`crate::Ingester`].
@@ -27,8 +73,17 @@ pub struct IngestSettings {
     pub sync: SyncPolicy,
     /// A sample so far ahead of our clock is refused.
     pub future_max: Duration,
-    /// How old the samples of a series may be. `None`: two hours before the oldest two-hour window that is not cut yet.
+    /// How old the first sample of a new series may be, if that is more than the out-of-order window. `None`: two hours before the
+    /// oldest two-hour window that is not cut yet.
     pub age_max: Option<Duration>,
+    /// How far behind the newest sample of its series a sample may be. Local blocks and idle series are kept for as long, so that
+    /// repetitions are recognised: days of it cost disk.
+    pub out_of_order: OutOfOrderWindows,
+    /// Memory for samples that came out of order. At half of it their blocks are cut early; beyond, pushes with such samples are
+    /// answered with "unavailable" until some are cut.
+    pub out_of_order_bytes_max: usize,
+    /// Samples that came after their window was cut wait so long for others, so that they share a block.
+    pub out_of_order_cut_delay: Duration,
     /// Series that one tenant may have in the head, 0 for no limit.
     pub tenant_series_max: u64,
     /// Exemplars kept in memory for each tenant; the oldest go first. 0 keeps none.
@@ -64,6 +119,9 @@ impl IngestSettings {
             sync: SyncPolicy::EveryWrite,
             future_max: Duration::from_secs(10 * 60),
             age_max: None,
+            out_of_order: OutOfOrderWindows::all(Duration::from_secs(2 * 60 * 60)),
+            out_of_order_bytes_max: 1 << 30,
+            out_of_order_cut_delay: Duration::from_secs(60 * 60),
             tenant_series_max: 0,
             tenant_exemplars_max: 10_000,
             tenant_metadata_max: 100_000,

@@ -117,7 +117,6 @@ async fn each_sample_is_judged_for_itself() {
     let expected = [
         duplicate(0),
         rejected(0, 1, Reason::DuplicateTimestamp),
-        rejected(0, 2, Reason::OutOfOrder),
         duplicate(3),
         rejected(1, 5, Reason::TooOld),
         rejected(1, 6, Reason::TooFarInFuture),

@@ -196,7 +196,7 @@ async fn a_window_that_is_over_becomes_an_aligned_block_of_each_tenant() {
         .collect();
     assert_eq!(
         reasons,
-        [Reason::DuplicateTimestamp, Reason::OutOfOrder].map(Verdict::Rejected)
+        [Reason::DuplicateTimestamp, Reason::TooOld].map(Verdict::Rejected)
     );
 
     ingester.shutdown().await;
@@ -274,7 +274,10 @@ async fn local_blocks_go_when_readers_of_the_bucket_had_time() {
     world.clock.set(NOW + 29 * MINUTE);
     ingester.cut_now().await.unwrap();
     assert_eq!(local_blocks(dir.path()), 1);
-    world.clock.set(NOW + 31 * MINUTE);
+    world.clock.set(NOW + 118 * MINUTE);
+    ingester.cut_now().await.unwrap();
+    assert_eq!(local_blocks(dir.path()), 1, "its samples may be sent again");
+    world.clock.set(NOW + 121 * MINUTE);
     ingester.cut_now().await.unwrap();
     assert_eq!(local_blocks(dir.path()), 0);
     assert_eq!(content(&ingester, TENANT).await, Content::new(), "the bucket has it");

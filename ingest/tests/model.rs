@@ -21,6 +21,9 @@ use std::{
 };
 use support::*;
 
+/// How far behind the newest of its series a sample may be, by default.
+const WINDOW: i64 = 2 * 60 * 60 * 1000;
+
 const TENANTS: [&str; 3] = ["default-tenant", "blue", "green"];
 
 struct Luck(u64);
@@ -56,23 +59,22 @@ struct Map {
 }
 
 impl Map {
-    /// The verdict for a sample, which is stored when it is written. `None` when the sample is old and unknown: then
-    /// it depends on how far the tenant was cut which of two reasons is given.
-    fn push(&mut self, series: Series, at: Timestamp, bits: u64, now: Timestamp) -> Option<Verdict> {
+    /// The verdict for a sample, which is stored when it is written.
+    fn push(&mut self, series: Series, at: Timestamp, bits: u64, now: Timestamp) -> Verdict {
         let samples = self.samples.entry(series).or_default();
         match samples.get(&at) {
-            Some(known) if *known == bits => return Some(Verdict::Duplicate),
-            Some(_) => return Some(Verdict::Rejected(Reason::DuplicateTimestamp)),
+            Some(known) if *known == bits => return Verdict::Duplicate,
+            Some(_) => return Verdict::Rejected(Reason::DuplicateTimestamp),
             None => {}
         }
-        if samples.last_key_value().is_some_and(|(last, _)| at < *last) {
-            return None;
+        if samples.last_key_value().is_some_and(|(last, _)| at < *last - WINDOW) {
+            return Verdict::Rejected(Reason::TooOld);
         }
         if at > now + 600_000 {
-            return Some(Verdict::Rejected(Reason::TooFarInFuture));
+            return Verdict::Rejected(Reason::TooFarInFuture);
         }
         samples.insert(at, bits);
-        Some(Verdict::Written)
+        Verdict::Written
     }
 
     fn select(&self, tenant: usize, matchers: &[Matcher], range: TimeRange) -> Content {
@@ -152,10 +154,11 @@ impl Life {
             let number = self.luck.below(30) as usize;
             for _ in 0..self.luck.below(4) {
                 let ahead = if self.luck.below(30) == 0 { 700_000 } else { 0 };
-                let back = if self.luck.below(4) == 0 {
-                    self.luck.below(40) as i64 * 5000
-                } else {
-                    0
+                let back = match self.luck.below(8) {
+                    0 | 1 => self.luck.below(40) as i64 * 5000,
+                    // At most as far as the first sample of a series may lie back.
+                    2 => self.luck.below(2000) as i64 * 5000,
+                    _ => 0,
                 };
                 // Times on a grid, so that repetitions meet what is there.
                 let at = (self.now + ahead - back) / 5000 * 5000 + number as i64;
@@ -190,13 +193,13 @@ impl Life {
                 }
                 let FloatSample { at, value, .. } = batch.floats[index as usize];
                 let verdict = verdicts.get(&index).copied().unwrap_or(Verdict::Written);
-                match self.map.push(key, at, value.to_bits(), self.now) {
-                    Some(expected) => assert_eq!(verdict, expected, "{key:?} at {at}"),
-                    None => {
-                        let reasons = [Reason::OutOfOrder, Reason::TooOld].map(Verdict::Rejected);
-                        assert!(reasons.contains(&verdict), "{key:?} at {at}: {verdict:?}");
-                    }
-                }
+                let expected = self.map.push(key, at, value.to_bits(), self.now);
+                let newest = self.map.samples[&key].last_key_value();
+                assert_eq!(
+                    verdict, expected,
+                    "{key:?} at {at}, now {}, newest {newest:?}",
+                    self.now
+                );
             }
             from = series.floats_end;
             if unknown.contains(&position) {

@@ -113,3 +113,76 @@ fn repeated_samples_are_a_success_and_stay_single() -> anyhow::Result<()> {
     send(&plan, &ledger)?;
     must_hold(&server, &ledger, "after a repeat behind a restart")
 }
+
+/// After an outage a sender's backlog arrives behind newer samples of the same series.
+#[test]
+fn a_backlog_behind_newer_samples_is_kept() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let launch = Launch::narthex(dir.path())?;
+    let server = launch.start()?;
+    let whole = plan(&server);
+    let ledger = ledger(&whole)?;
+    // The run's first half is the backlog; the observer of each half counts scrapes from its own start.
+    let half = SCRAPES / 2;
+    let newer = Plan {
+        scrapes: half,
+        start: whole.start + half as i64 * STEP,
+        ..whole.clone()
+    };
+    let older = Plan { scrapes: half, ..whole };
+    let shifted = Shifted {
+        ledger: &ledger,
+        scrapes: half,
+    };
+    let outcome = write(
+        &newer,
+        &LedgerWorkload(ledger.run().clone()),
+        &shifted,
+        &AtomicBool::new(false),
+        &|_| (),
+    )?;
+    assert_eq!(
+        (outcome.refused, outcome.unknown),
+        (0, 0),
+        "{:?}",
+        outcome.first_refusal
+    );
+    send(&older, &ledger)?;
+    must_hold(&server, &ledger, "after the backlog")?;
+    server.kill()?;
+    let server = launch.start()?;
+    must_hold(&server, &ledger, "after a crash")?;
+    // Repeated as a whole, as by a sender that lost its notes: success, and nothing is doubled.
+    let whole = Plan {
+        scrapes: SCRAPES,
+        ..older
+    };
+    send(&whole, &ledger)?;
+    must_hold(&server, &ledger, "after a repeat")
+}
+
+/// Enters what a plan with a later start sends into the ledger of the whole run.
+struct Shifted<'a> {
+    ledger: &'a Ledger,
+    scrapes: u64,
+}
+
+impl Shifted<'_> {
+    fn part<'p>(&self, part: &loadtest::write::Part<'p>) -> loadtest::write::Part<'p> {
+        loadtest::write::Part {
+            series: part.series,
+            first_scrape: part.first_scrape + self.scrapes,
+            scrapes: part.scrapes,
+        }
+    }
+}
+
+impl loadtest::write::Observer for Shifted<'_> {
+    fn sending(&self, part: &loadtest::write::Part<'_>) {
+        self.ledger.sending(&self.part(part));
+    }
+
+    fn ended(&self, part: &loadtest::write::Part<'_>, ending: loadtest::write::Ending) {
+        self.ledger.ended(&self.part(part), ending);
+    }
+}

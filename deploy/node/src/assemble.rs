@@ -10,7 +10,7 @@ use crate::{
 };
 use anyhow::Context;
 use axum::Router;
-use ingest::{IngestSettings, Ingester, SyncPolicy};
+use ingest::{IngestSettings, Ingester, OutOfOrderWindows, SyncPolicy};
 use model::{
     env::Env,
     label::Labels,
@@ -129,6 +129,7 @@ fn ingest_settings(settings: &Settings) -> IngestSettings {
     IngestSettings {
         external_labels: settings.labels.clone(),
         future_max: settings.write_future_max,
+        out_of_order: OutOfOrderWindows::all(settings.write_out_of_order_window),
         sync: match settings.wal_sync.as_str() {
             "interval" => SyncPolicy::Interval(SYNC_INTERVAL),
             "never" => SyncPolicy::Never,

@@ -102,6 +102,10 @@ pub struct Settings {
     #[arg(long = "write.future-max", env = "NARTHEX_WRITE_FUTURE_MAX", value_name = "DURATION", default_value = "10m", value_parser = duration, help_heading = "Writing")]
     pub write_future_max: Duration,
 
+    /// How far behind the newest sample of its series a sample may be; 0s refuses all that are not newer. Local blocks are kept as long
+    #[arg(long = "write.out-of-order-window", env = "NARTHEX_WRITE_OUT_OF_ORDER_WINDOW", value_name = "DURATION", default_value = "2h", value_parser = duration, help_heading = "Writing")]
+    pub write_out_of_order_window: Duration,
+
     /// Queries that run at the same time; more wait in a bounded queue
     #[arg(
         long = "query.concurrency",
@@ -193,6 +197,7 @@ impl Settings {
             ("web.enable-admin-api", self.web_enable_admin_api.to_string()),
             ("write.body-bytes-max", self.write_body_bytes_max.to_string()),
             ("write.future-max", seconds(self.write_future_max)),
+            ("write.out-of-order-window", seconds(self.write_out_of_order_window)),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .to_vec()

@@ -30,7 +30,7 @@ const BYTES_MAX: usize = 1024 - 19;
 
 /// The slot is free.
 pub(crate) const FLAG_FREE: u8 = 1;
-/// The newest sample of the series is a histogram.
+/// The newest sample of the series is not the float that the hot state remembers: it is a histogram, or was deleted.
 pub(crate) const FLAG_HISTOGRAM: u8 = 2;
 /// The open chunk of the series holds histograms and lies beside, in its shard.
 pub(crate) const FLAG_OPEN_HISTOGRAMS: u8 = 4;

@@ -4,7 +4,9 @@
 //! lock; readers take the lock of the index for lookups and that of one shard at a time, briefly.
 
 pub(crate) mod chunk;
+mod delete;
 pub(crate) mod index;
+pub(crate) mod late;
 pub(crate) mod lookup;
 pub(crate) mod postings;
 pub(crate) mod sealed;
@@ -15,13 +17,18 @@ pub(crate) mod extras;
 use index::Index;
 use parking_lot::{Mutex, RwLock};
 use shard::{Shard, place, shard_of};
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 /// The head of a node, for all tenants.
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) index: RwLock<Index>,
     shards: RwLock<Vec<Arc<Mutex<Shard>>>>,
+    /// Bytes of late samples.
+    late_bytes: Arc<AtomicUsize>,
 }
 
 impl Head {
@@ -30,7 +37,13 @@ impl Head {
         Self {
             index: RwLock::new(Index::new(seed)),
             shards: RwLock::new(Vec::new()),
+            late_bytes: Arc::default(),
         }
+    }
+
+    /// About how much memory late samples take.
+    pub(crate) fn late_bytes(&self) -> usize {
+        self.late_bytes.load(Ordering::Relaxed)
     }
 
     /// The shards, for who goes through many of them.
@@ -50,7 +63,8 @@ impl Head {
         }
         let mut shards = self.shards.write();
         while shards.len() <= shard_of(slot) {
-            shards.push(Arc::new(Mutex::new(Shard::new())));
+            let shard = Shard::counting(Arc::clone(&self.late_bytes));
+            shards.push(Arc::new(Mutex::new(shard)));
         }
         Some(shards.clone())
     }

@@ -30,6 +30,11 @@ impl Sealed {
     pub(crate) fn max_time(&self) -> Timestamp {
         self.min_time.wrapping_add(i64::from(self.span))
     }
+
+    /// Bytes of its data.
+    pub(crate) fn bytes(&self) -> usize {
+        self.len as usize
+    }
 }
 
 /// What a chunk is, when it is added.

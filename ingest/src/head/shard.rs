@@ -5,6 +5,7 @@
 
 use super::{
     chunk::{Blocks, FLAG_FREE, FLAG_HISTOGRAM, FLAG_OPEN_HISTOGRAMS, Hot, NEVER},
+    late::{LateSamples, LateValue},
     sealed::{ChunkInfo, Sealed, SealedChunks},
 };
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use model::{
 };
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
 };
 use storage::chunk::{self, ENCODING_XOR, HistogramChunk, XorReader, is_histogram};
 
@@ -72,16 +73,20 @@ pub(crate) struct Shard {
     sealed: SealedChunks,
     /// Open chunks of series whose newest samples are histograms.
     histograms: HashMap<usize, HistogramChunk>,
+    /// Samples older than the newest of their series when they came.
+    late: LateSamples,
 }
 
 impl Shard {
-    pub(crate) fn new() -> Self {
+    /// An empty shard that counts the memory of its late samples in `late_bytes`.
+    pub(crate) fn counting(late_bytes: Arc<AtomicUsize>) -> Self {
         Self {
             hot: Vec::new(),
             cold: Vec::new(),
             blocks: Blocks::new(),
             sealed: SealedChunks::default(),
             histograms: HashMap::new(),
+            late: LateSamples::counted(late_bytes),
         }
     }
 
@@ -215,8 +220,54 @@ impl Shard {
         self.cold[place].sealed.push(sealed);
     }
 
+    /// Adds a sample that is older than the newest of its series, at a time for which [`Self::lookup`] says "absent".
+    pub(crate) fn insert_late(&mut self, place: usize, at: Timestamp, value: LateValue) {
+        self.late.insert(place, at, value, &mut self.sealed);
+    }
+
+    /// Adds late samples that were packed before.
+    pub(crate) fn add_late(&mut self, place: usize, info: ChunkInfo, data: &[u8]) {
+        self.late.add_packed(place, info, data, &mut self.sealed);
+    }
+
+    /// The complete chunks of a series, all late samples, and the bytes of both.
+    pub(super) fn chunks_of(&mut self, place: usize) -> (&mut Vec<Sealed>, &mut LateSamples, &mut SealedChunks) {
+        (&mut self.cold[place].sealed, &mut self.late, &mut self.sealed)
+    }
+
+    /// Places of the series that have late samples.
+    pub(crate) fn late_places(&self) -> Vec<usize> {
+        self.late.places()
+    }
+
+    /// The late samples of a series.
+    pub(crate) fn read_late(&self, place: usize) -> SampleBuffer {
+        self.late.read(place, &self.sealed)
+    }
+
+    /// Puts others in the place of the late samples of a series.
+    pub(crate) fn replace_late(&mut self, place: usize, samples: &SampleBuffer) {
+        self.late.replace(place, samples, &mut self.sealed);
+    }
+
+    /// Appends chunks of the late samples of a series that are in none of `blocks`.
+    pub(crate) fn copy_late(&self, place: usize, blocks: &HashSet<u32>, out: &mut Vec<Chunk>) {
+        self.late.copy_chunks(place, TimeRange::ALL, blocks, &self.sealed, out);
+    }
+
     /// What the head holds of a series at a point in time.
     pub(crate) fn lookup(&self, place: usize, at: Timestamp) -> Lookup {
+        match self.lookup_in_order(place, at) {
+            Lookup::Absent => match self.late.lookup(place, at, &self.sealed) {
+                Some(LateValue::Float(bits)) => Lookup::Float(bits),
+                Some(LateValue::Histogram(histogram)) => Lookup::Histogram(histogram),
+                None => Lookup::Absent,
+            },
+            known => known,
+        }
+    }
+
+    fn lookup_in_order(&self, place: usize, at: Timestamp) -> Lookup {
         let (hot, cold) = (&self.hot[place], &self.cold[place]);
         if hot.last_at == NEVER || at > hot.last_at {
             return Lookup::Absent;
@@ -245,21 +296,23 @@ impl Shard {
         let open = self
             .open_chunk(place)
             .is_some_and(|open| reaches(open.min_time, open.max_time));
-        open || self.cold[place]
-            .sealed
-            .iter()
-            .any(|chunk| reaches(chunk.min_time, chunk.max_time()))
+        let in_order = open
+            || self.cold[place]
+                .sealed
+                .iter()
+                .any(|chunk| reaches(chunk.min_time, chunk.max_time()));
+        in_order || self.late.has_samples(place, range)
     }
 
-    /// Appends the chunks of a series that reach into `range`, ascending.
+    /// Appends the chunks of a series that reach into `range`: those in order ascending, then the late ones.
     pub(crate) fn copy_chunks(&self, place: usize, range: TimeRange, out: &mut Vec<Chunk>) {
         for sealed in &self.cold[place].sealed {
             if range.overlaps(TimeRange::new(sealed.min_time, sealed.max_time())) {
                 out.push(self.chunk(sealed));
             }
         }
-        let Some(open) = self.open_chunk(place) else { return };
-        if range.overlaps(TimeRange::new(open.min_time, open.max_time)) {
+        let open = self.open_chunk(place);
+        if let Some(open) = open.filter(|open| range.overlaps(TimeRange::new(open.min_time, open.max_time))) {
             let mut data = Vec::new();
             self.copy_open(place, &mut data);
             out.push(Chunk {
@@ -269,6 +322,7 @@ impl Shard {
                 data: Bytes::from(data),
             });
         }
+        self.late.copy_chunks(place, range, &HashSet::new(), &self.sealed, out);
     }
 
     fn chunk(&self, sealed: &Sealed) -> Chunk {
@@ -314,14 +368,24 @@ impl Shard {
                     }
                 }
             }
+            if let Some(late) = self.late.mark_window(place, (begin, end), block, &mut self.sealed) {
+                marked.range.min = marked.range.min.min(late.min);
+                marked.range.max = marked.range.max.max(late.max);
+                if marked.places.last() != Some(&place) {
+                    marked.places.push(place);
+                }
+            }
         }
         marked
     }
 
-    /// Appends the chunks of a series that belong to `block`.
-    pub(crate) fn marked_chunks(&self, place: usize, block: u32, out: &mut Vec<Chunk>) {
+    /// Appends the chunks of a series that belong to `block`. Tells whether there are late ones among them, which may overlap.
+    pub(crate) fn marked_chunks(&self, place: usize, block: u32, out: &mut Vec<Chunk>) -> bool {
         let sealed = self.cold[place].sealed.iter().filter(|sealed| sealed.block == block);
         out.extend(sealed.map(|sealed| self.chunk(sealed)));
+        let in_order = out.len();
+        self.late.marked_chunks(place, block, &self.sealed, out);
+        out.len() > in_order
     }
 
     /// Takes back the marks of a block in one series.
@@ -331,10 +395,12 @@ impl Shard {
             .iter_mut()
             .filter(|sealed| sealed.block == block)
             .for_each(|sealed| sealed.block = 0);
+        self.late.unmark(Some(place), block);
     }
 
     /// Takes back the marks of a block that was not written.
     pub(crate) fn unmark(&mut self, block: u32) {
+        self.late.unmark(None, block);
         for cold in &mut self.cold {
             cold.sealed
                 .iter_mut()
@@ -345,6 +411,7 @@ impl Shard {
 
     /// Forgets the chunks that are in one of `blocks`.
     pub(crate) fn forget(&mut self, blocks: &HashSet<u32>) {
+        self.late.forget(blocks, &mut self.sealed);
         for cold in &mut self.cold {
             if !cold.sealed.iter().any(|sealed| blocks.contains(&sealed.block)) {
                 continue;
@@ -360,22 +427,24 @@ impl Shard {
 
     /// Places of series that hold no samples and got none since `before` gives for their tenant.
     pub(crate) fn idle(&self, before: impl Fn(u32) -> Timestamp) -> Vec<usize> {
-        let is_idle = |(hot, cold): (&Hot, &Cold)| {
+        let is_idle = |(place, (hot, cold)): (usize, (&Hot, &Cold))| {
             hot.flags & FLAG_FREE == 0
                 && hot.flags & FLAG_OPEN_HISTOGRAMS == 0
                 && hot.open_count() == 0
                 && cold.sealed.is_empty()
                 && hot.last_at < before(hot.tenant)
+                && !self.late.has_any(place)
         };
         let series = self.hot.iter().zip(&self.cold).enumerate();
         series
-            .filter(|(_, series)| is_idle(*series))
+            .filter(|series| is_idle(*series))
             .map(|(place, _)| place)
             .collect()
     }
 
     /// Frees the place of a series that [`Self::idle`] named.
     pub(crate) fn remove(&mut self, place: usize) {
+        self.late.remove(place, &mut self.sealed);
         self.seal(place);
         for sealed in std::mem::take(&mut self.cold[place].sealed) {
             self.sealed.remove(&sealed);
@@ -402,7 +471,13 @@ impl Shard {
             .map(|first| first.min_time)
             .or(open.map(|open| open.min_time));
         let max = open.map(|open| open.max_time).or(sealed.last().map(Sealed::max_time));
-        Some((sealed.len() as u64 + u64::from(open.is_some()), min.zip(max)))
+        let in_order = min.zip(max);
+        let chunks = sealed.len() as u64 + u64::from(open.is_some());
+        let Some((late_chunks, late)) = self.late.extent(place) else {
+            return Some((chunks, in_order));
+        };
+        let (min, max) = in_order.unwrap_or((late.min, late.max));
+        Some((chunks + late_chunks, Some((min.min(late.min), max.max(late.max)))))
     }
 
     /// Bytes of memory.
@@ -490,7 +565,7 @@ mod tests {
 
     #[test]
     fn samples_are_found_taken_and_forgotten() {
-        let mut shard = Shard::new();
+        let mut shard = Shard::counting(Arc::default());
         shard.insert(5, Hot::new(1, 0));
         let expected: Vec<_> = (1..1000).map(|index| (index * 15_000, index as f64 / 3.0)).collect();
         for &(at, value) in &expected {

@@ -115,9 +115,9 @@ pub(crate) enum RecordKind {
     Histograms = 4,
     /// Exemplars.
     Exemplars = 5,
-    /// Deletions of time ranges of series (kept free; nothing writes it yet).
+    /// Deletions of time ranges of series.
     Tombstones = 6,
-    /// Samples older than the newest of their series (kept free; nothing writes it yet).
+    /// Samples older than the newest of their series.
     OutOfOrder = 7,
     /// Image only: what the image stands for.
     ImageSummary = 32,

@@ -25,6 +25,11 @@ pub(crate) struct HistogramEntry {
 pub(crate) fn put_histogram(out: &mut Vec<u8>, number: u64, at: Timestamp, histogram: &Histogram) {
     put_uvarint(out, number);
     put_varint(out, at);
+    put_histogram_body(out, histogram);
+}
+
+/// Adds a histogram without saying whose it is.
+pub(crate) fn put_histogram_body(out: &mut Vec<u8>, histogram: &Histogram) {
     let counts = || histogram.positive_buckets.iter().chain(&histogram.negative_buckets);
     let is_whole =
         |count: &f64| count.trunc() == *count && (0.0..=WHOLE_MAX).contains(count) && count.is_sign_positive();
@@ -86,7 +91,8 @@ pub(crate) fn decode_histograms(payload: &[u8]) -> Result<Vec<HistogramEntry>, D
     Ok(all)
 }
 
-fn read_histogram(cursor: &mut Cursor<'_>) -> Result<Histogram, Damage> {
+/// Reads a histogram that does not say whose it is.
+pub(crate) fn read_histogram(cursor: &mut Cursor<'_>) -> Result<Histogram, Damage> {
     let flags = cursor.u8()?;
     let whole = flags & FLAG_WHOLE != 0;
     let mut histogram = Histogram {

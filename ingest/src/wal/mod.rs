@@ -7,10 +7,12 @@
 pub(crate) mod floats;
 pub(crate) mod format;
 pub(crate) mod histograms;
+pub(crate) mod late;
 pub(crate) mod log;
 pub(crate) mod payload;
 pub(crate) mod reader;
 mod repair;
+pub(crate) mod tombstones;
 pub(crate) mod writer;
 
 use crate::{metrics::Metrics, settings::SyncPolicy};

@@ -166,6 +166,28 @@ impl World {
         ingester
     }
 
+    /// Opens the ingester once the one before has let go of the folder.
+    pub(crate) async fn open_when_free(&self) -> Arc<Ingester> {
+        for _ in 0..2000 {
+            let bucket = Arc::clone(&self.bucket);
+            let opened = Ingester::open(
+                self.env.clone(),
+                self.settings.clone(),
+                bucket,
+                &mut Registry::default(),
+            );
+            match opened {
+                Ok(ingester) => {
+                    wait_until("the ingester is ready", || ingester.is_ready()).await;
+                    return ingester;
+                }
+                Err(ingest::OpenError::Locked { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        panic!("the folder is never free");
+    }
+
     pub(crate) fn open_unready(&self) -> Arc<Ingester> {
         let bucket = Arc::clone(&self.bucket);
         Ingester::open(

@@ -8,6 +8,7 @@ use super::{
 use crate::index::{ChunkRef, Index, IndexError};
 use bytes::Bytes;
 use model::env::Fs;
+use parking_lot::RwLock;
 use std::{
     io,
     path::{Path, PathBuf},
@@ -74,7 +75,8 @@ pub(super) struct Inner {
     pub(super) meta: BlockMeta,
     pub(super) index: Index,
     segments: Vec<Bytes>,
-    pub(super) tombstones: Tombstones,
+    /// What was deleted. Who reads holds on to what it was when they began.
+    tombstones: RwLock<Arc<Tombstones>>,
 }
 
 impl Block {
@@ -96,7 +98,7 @@ impl Block {
                 meta,
                 index,
                 segments,
-                tombstones,
+                tombstones: RwLock::new(Arc::new(tombstones)),
             }),
         })
     }
@@ -112,8 +114,25 @@ impl Block {
     }
 
     /// What was deleted of it.
-    pub fn tombstones(&self) -> &Tombstones {
-        &self.inner.tombstones
+    pub fn tombstones(&self) -> Arc<Tombstones> {
+        self.inner.tombstones()
+    }
+
+    /// Deletes what `tombstones` says and nothing else: the file in the block's folder `dir` is replaced, durably and in one step, and
+    /// readers who come from now on see the rest only.
+    pub fn set_tombstones(&self, fs: &dyn Fs, dir: &Path, tombstones: Tombstones) -> io::Result<()> {
+        let unnamed = dir.join(format!("{TOMBSTONES_FILE}.tmp"));
+        match fs.remove_file(&unnamed) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = fs.create(&unnamed)?;
+        file.append(&tombstones.write())?;
+        file.sync()?;
+        fs.rename(&unnamed, &dir.join(TOMBSTONES_FILE))?;
+        fs.sync_dir(dir)?;
+        *self.inner.tombstones.write() = Arc::new(tombstones);
+        Ok(())
     }
 
     /// The chunk that `reference` names, with its checksum verified.
@@ -123,6 +142,10 @@ impl Block {
 }
 
 impl Inner {
+    pub(super) fn tombstones(&self) -> Arc<Tombstones> {
+        Arc::clone(&self.tombstones.read())
+    }
+
     pub(super) fn chunk(&self, reference: &ChunkRef) -> Result<ChunkFrame, FrameError> {
         let segment = self
             .segments

@@ -1,9 +1,9 @@
 //! Queries over one block. External labels are not added here.
 
-use super::{Block, open::Inner};
+use super::{Block, Tombstones, open::Inner};
 use crate::{
     chunk::{decode_run, encode_samples},
-    index::{ChunkRef, Scan},
+    index::{ChunkRef, FoundSeries, Scan},
 };
 use futures::future::BoxFuture;
 use model::{
@@ -97,55 +97,85 @@ struct BlockSet {
     scan: Option<Scan>,
     /// How many series may still come.
     left: usize,
+    range: TimeRange,
+    labels_only: bool,
+    tombstones: Arc<Tombstones>,
 }
 
 impl BlockSet {
     fn new(block: Arc<Inner>, request: SelectRequest) -> Result<Self, SelectError> {
-        let range = request.range;
+        let SelectRequest { range, labels_only, .. } = request;
         let left = if request.limit == 0 { usize::MAX } else { request.limit };
+        let tombstones = block.tombstones();
         if !block.meta.range().overlaps(range) {
             return Ok(Self {
                 block,
                 scan: None,
                 left,
+                range,
+                labels_only,
+                tombstones,
             });
         }
-        let scan = Scan::new(&block.index, &request.matchers, range, request.labels_only);
+        // Whether a series has samples left shows in its chunks.
+        let without_chunks = labels_only && tombstones.is_empty();
+        let scan = Scan::new(&block.index, &request.matchers, range, without_chunks);
         let scan = scan.map_err(|error| block.corrupt(error))?;
         Ok(Self {
             block,
             scan: Some(scan),
             left,
+            range,
+            labels_only,
+            tombstones,
         })
     }
 
-    fn next_batch(&mut self) -> Option<Result<Vec<Series>, SelectError>> {
-        let scan = self.scan.as_mut()?;
-        let found = match scan.next_batch(&self.block.index, BATCH_SERIES.min(self.left)) {
-            Ok(found) => found,
-            Err(error) => {
-                self.scan = None;
-                return Some(Err(self.block.corrupt(error)));
-            }
+    /// Whether not all chunks of a series that reach into the range were deleted as a whole.
+    fn has_any_left(&self, found: &FoundSeries) -> bool {
+        let deleted = self.tombstones.of(found.id);
+        let is_gone = |chunk: &ChunkRef| {
+            let (min, max) = (chunk.min_time.max(self.range.min), chunk.max_time.min(self.range.max));
+            deleted
+                .iter()
+                .any(|interval| interval.min <= min && max <= interval.max)
         };
-        self.left -= found.len();
-        if found.is_empty() {
-            self.scan = None;
-            return None;
-        }
-        let series = found.into_iter().map(|found| {
-            let block = self.block.clone();
-            let samples = BlockSamples {
-                block,
-                id: found.id,
-                chunks: found.chunks,
+        deleted.is_empty() || !found.chunks.iter().all(is_gone)
+    }
+
+    fn next_batch(&mut self) -> Option<Result<Vec<Series>, SelectError>> {
+        loop {
+            let scan = self.scan.as_mut()?;
+            let mut found = match scan.next_batch(&self.block.index, BATCH_SERIES.min(self.left)) {
+                Ok(found) => found,
+                Err(error) => {
+                    self.scan = None;
+                    return Some(Err(self.block.corrupt(error)));
+                }
             };
-            Series {
-                labels: found.labels,
-                samples: Box::new(samples),
+            if found.is_empty() {
+                self.scan = None;
+                return None;
             }
-        });
-        Some(Ok(series.collect()))
+            found.retain(|found| self.has_any_left(found));
+            self.left -= found.len();
+            if !found.is_empty() {
+                return Some(Ok(found.into_iter().map(|found| self.series(found)).collect()));
+            }
+        }
+    }
+
+    fn series(&self, found: FoundSeries) -> Series {
+        let samples = BlockSamples {
+            block: Arc::clone(&self.block),
+            tombstones: Arc::clone(&self.tombstones),
+            id: found.id,
+            chunks: if self.labels_only { Vec::new() } else { found.chunks },
+        };
+        Series {
+            labels: found.labels,
+            samples: Box::new(samples),
+        }
     }
 }
 
@@ -162,6 +192,7 @@ impl SeriesSet for BlockSet {
 /// The samples of one series of a block, still in its segments.
 struct BlockSamples {
     block: Arc<Inner>,
+    tombstones: Arc<Tombstones>,
     id: u32,
     chunks: Vec<ChunkRef>,
 }
@@ -196,7 +227,7 @@ impl Samples for BlockSamples {
         let start = self.chunks.partition_point(|chunk| chunk.max_time < range.min);
         let end = self.chunks.partition_point(|chunk| chunk.min_time <= range.max);
         let chunks = self.load(&self.chunks[start..end.max(start)])?;
-        let deleted = self.block.tombstones.of(self.id);
+        let deleted = self.tombstones.of(self.id);
         if deleted.is_empty() {
             return self.decode(&chunks, range, buffer);
         }
@@ -207,7 +238,7 @@ impl Samples for BlockSamples {
     }
 
     fn chunks(&self) -> Result<Vec<Chunk>, SelectError> {
-        let deleted = self.block.tombstones.of(self.id);
+        let deleted = self.tombstones.of(self.id);
         let mut chunks = Vec::new();
         for chunk in self.load(&self.chunks)? {
             let span = TimeRange::new(chunk.min_time, chunk.max_time);
