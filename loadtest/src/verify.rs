@@ -7,7 +7,10 @@ use crate::{
 };
 use anyhow::Context;
 use serde::Serialize;
-use std::{collections::HashSet, fmt};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    fmt,
+};
 
 /// Samples asked for in one query: a few megabytes of JSON.
 const SAMPLES_PER_QUERY: u64 = 100_000;
@@ -27,6 +30,8 @@ pub struct Findings {
     pub found: u64,
     /// Acknowledged and absent.
     pub lost: u64,
+    /// Acknowledged and held by fewer nodes than promised, but not lost.
+    pub thin: u64,
     /// Present and never sent.
     pub invented: u64,
     /// Sent with another value.
@@ -42,7 +47,7 @@ pub struct Findings {
 impl Findings {
     /// Whether the server kept all its promises.
     pub fn is_clean(&self) -> bool {
-        self.lost == 0 && self.invented == 0 && self.wrong == 0 && self.duplicated == 0
+        self.lost == 0 && self.thin == 0 && self.invented == 0 && self.wrong == 0 && self.duplicated == 0
     }
 
     fn example(&mut self, text: impl FnOnce() -> String) {
@@ -58,6 +63,7 @@ impl fmt::Display for Findings {
             acknowledged,
             found,
             lost,
+            thin,
             invented,
             wrong,
             duplicated,
@@ -66,7 +72,7 @@ impl fmt::Display for Findings {
         } = self;
         write!(
             f,
-            "{acknowledged} samples acknowledged, {found} found: {lost} lost, {invented} invented, {wrong} wrong, \
+            "{acknowledged} samples acknowledged, {found} found: {lost} lost, {thin} on too few nodes, {invented} invented, {wrong} wrong, \
              {duplicated} duplicated"
         )?;
         for line in examples.iter().chain(warnings) {
@@ -78,6 +84,17 @@ impl fmt::Display for Findings {
 
 /// Reads every sample of the ledger's run back and compares.
 pub fn verify(api: &mut Api, ledger: &Ledger, progress: &dyn Fn(u64)) -> anyhow::Result<Findings> {
+    verify_nodes(std::slice::from_mut(api), 1, ledger, progress)
+}
+
+/// Reads every sample of the ledger's run back from each node, which answers with what it holds itself, and compares all of it together.
+/// What is acknowledged must be on at least `copies_min` nodes.
+pub fn verify_nodes(
+    nodes: &mut [Api],
+    copies_min: usize,
+    ledger: &Ledger,
+    progress: &dyn Fn(u64),
+) -> anyhow::Result<Findings> {
     let run = ledger.run();
     let mut findings = Findings {
         acknowledged: ledger.acknowledged(),
@@ -89,6 +106,7 @@ pub fn verify(api: &mut Api, ledger: &Ledger, progress: &dyn Fn(u64)) -> anyhow:
         let members = group * GROUP_SERIES..((group + 1) * GROUP_SERIES).min(run.series);
         let mut check = GroupCheck::new(ledger, members, &mut findings);
         let mut first = -(MARGIN as i64);
+        check.copies_min = copies_min;
         while first < end {
             let scrapes = scrapes_per_query.min(end - first);
             // Window edges lie between scrapes, since versions of Prometheus differ on which edge belongs to a window.
@@ -99,12 +117,15 @@ pub fn verify(api: &mut Api, ledger: &Ledger, progress: &dyn Fn(u64)) -> anyhow:
                 Run::group_label(group),
                 scrapes * run.step
             );
-            let answer = api.instant(&query, edge).context("read samples back")?;
-            for series in &answer.series {
-                check.series(series);
+            for (node, api) in nodes.iter_mut().enumerate() {
+                let answer = api.instant(&query, edge).context("read samples back")?;
+                check.node = node;
+                for series in &answer.series {
+                    check.series(series);
+                }
+                check.findings.warnings.extend(answer.warnings);
+                check.findings.warnings.dedup();
             }
-            check.findings.warnings.extend(answer.warnings);
-            check.findings.warnings.dedup();
             first += scrapes;
             progress(scrapes as u64 * check.members.len() as u64);
         }
@@ -119,8 +140,12 @@ struct GroupCheck<'a> {
     members: std::ops::Range<usize>,
     /// By member, then scrape.
     fates: Vec<Vec<Fate>>,
-    /// Member and timestamp of every sample seen.
-    seen: HashSet<(usize, i64)>,
+    /// Every sample seen by member and timestamp: on how many nodes, and on which last.
+    seen: HashMap<(usize, i64), (usize, usize)>,
+    /// Whose answer is being read.
+    node: usize,
+    /// Nodes that must hold what is acknowledged.
+    copies_min: usize,
     findings: &'a mut Findings,
 }
 
@@ -131,7 +156,9 @@ impl<'a> GroupCheck<'a> {
             run: ledger.run(),
             members,
             fates,
-            seen: HashSet::new(),
+            seen: HashMap::new(),
+            node: 0,
+            copies_min: 1,
             findings,
         }
     }
@@ -150,13 +177,22 @@ impl<'a> GroupCheck<'a> {
     }
 
     fn sample(&mut self, series: usize, timestamp: i64, value: f64) {
-        if !self.seen.insert((series, timestamp)) {
-            self.findings.duplicated += 1;
-            self.findings
-                .example(|| format!("series {series} has {timestamp} twice"));
-            return;
+        match self.seen.entry((series, timestamp)) {
+            Entry::Vacant(entry) => {
+                entry.insert((1, self.node));
+                self.findings.found += 1;
+            }
+            Entry::Occupied(mut entry) if entry.get().1 != self.node => {
+                let copies = entry.get().0 + 1;
+                entry.insert((copies, self.node));
+            }
+            Entry::Occupied(_) => {
+                self.findings.duplicated += 1;
+                self.findings
+                    .example(|| format!("series {series} has {timestamp} twice"));
+                return;
+            }
         }
-        self.findings.found += 1;
         let fates = &self.fates[series - self.members.start];
         let scrape = self
             .run
@@ -182,10 +218,18 @@ impl<'a> GroupCheck<'a> {
             let series = self.members.start + member;
             for (scrape, fate) in fates.iter().enumerate() {
                 let timestamp = self.run.timestamp(scrape as u64);
-                if *fate == Fate::Acknowledged && !self.seen.contains(&(series, timestamp)) {
+                if *fate != Fate::Acknowledged {
+                    continue;
+                }
+                let copies = self.seen.get(&(series, timestamp)).map_or(0, |(copies, _)| *copies);
+                if copies == 0 {
                     self.findings.lost += 1;
                     self.findings
                         .example(|| format!("series {series} lost its sample at {timestamp} (scrape {scrape})"));
+                } else if copies < self.copies_min {
+                    self.findings.thin += 1;
+                    self.findings
+                        .example(|| format!("series {series} has its sample at {timestamp} on {copies} nodes only"));
                 }
             }
         }

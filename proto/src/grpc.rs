@@ -1,18 +1,36 @@
-//! The gRPC side of a process. Today it answers the standard health service (`grpc.health.v1.Health`), which load balancers and
-//! container platforms ask; node-to-node services join it on the same listener.
+//! The gRPC side of a process: one listener for all that nodes say to each other, and for the standard health service
+//! (`grpc.health.v1.Health`), which load balancers and container platforms ask.
+
+pub mod ask;
+pub mod push_client;
+pub mod push_server;
+mod raw;
+
+pub use tonic::service::Routes;
 
 use futures::FutureExt;
-use std::future::Future;
+use std::{error::Error as StdError, future::Future, time::Duration};
 use tokio::net::TcpListener;
-use tonic::transport::{Error, Server, server::TcpIncoming};
+use tonic::transport::{Endpoint, Error, Server, server::TcpIncoming};
 
 /// Longest time to wait for a client's HTTP/2 ping answer before its connection is given up.
-const PING_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(20);
+const PING_TIME_MAX: Duration = Duration::from_secs(20);
 
-/// Serves until `stop` completes. The overall state ("") is SERVING while `ready` is true.
+/// Bytes that a stream and a connection may have under way: enough to keep a fast network busy.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// How long a connection may take to come about.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// How often the other end of a connection is asked for a sign of life, and how long it may take to give one.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// Serves `services` until `stop` completes. The overall state ("") is SERVING while `ready` is true.
 pub async fn serve(
     listener: TcpListener,
     ready: tokio::sync::watch::Receiver<bool>,
+    services: Routes,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -30,14 +48,46 @@ pub async fn serve(
             }
         }
     };
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let server = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keepalive_interval(Some(PING_TIME_MAX))
         .http2_keepalive_timeout(Some(PING_TIME_MAX))
+        .add_routes(services)
         .add_service(health)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener), stop);
+        .serve_with_incoming_shutdown(incoming, stop);
     futures::pin_mut!(follow_readiness);
     futures::select_biased! {
         result = Box::pin(server).fuse() => result,
         () = follow_readiness.fuse() => Ok(()),
     }
+}
+
+/// How to reach the node at `address`, which is `host:port`.
+fn endpoint(address: &str) -> Result<Endpoint, String> {
+    let endpoint =
+        Endpoint::from_shared(format!("http://{address}")).map_err(|error| format!("{address}: {}", causes(&error)))?;
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIME_MAX)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true))
+}
+
+/// An error with its causes: tonic's own words are only "transport error".
+fn causes(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
 }

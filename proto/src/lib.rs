@@ -11,5 +11,6 @@ pub mod protobuf;
 pub mod histogram;
 pub mod remote_write;
 pub mod remote_read;
+pub mod push;
 #[cfg(feature = "grpc")]
 pub mod grpc;

@@ -155,3 +155,54 @@ impl Metrics {
         );
     }
 }
+
+/// Handles of the replicator's metrics.
+pub(crate) struct ReplicationMetrics {
+    pub(crate) pushes: Counter,
+    pub(crate) failures: Counter,
+    pub(crate) hedges: Counter,
+    pub(crate) substitutes: Counter,
+    pub(crate) quorums_missed: Counter,
+    pub(crate) series: Gauge,
+}
+
+impl ReplicationMetrics {
+    pub(crate) fn new(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            pushes: Counter::default(),
+            failures: Counter::default(),
+            hedges: Counter::default(),
+            substitutes: Counter::default(),
+            quorums_missed: Counter::default(),
+            series: Gauge::default(),
+        };
+        let registry = registry.sub_registry_with_prefix("narthex_receiver_replication");
+        registry.register(
+            "pushes",
+            "Parts of batches handed to an owner, this node included",
+            metrics.pushes.clone(),
+        );
+        registry.register(
+            "push_failures",
+            "Parts of batches that an owner gave no verdicts on",
+            metrics.failures.clone(),
+        );
+        registry.register(
+            "hedges",
+            "Parts handed to another node because an owner was slow",
+            metrics.hedges.clone(),
+        );
+        registry.register(
+            "substitutes",
+            "Parts handed to another node because an owner failed",
+            metrics.substitutes.clone(),
+        );
+        registry.register(
+            "quorums_missed",
+            "Batches answered with come again, because too few copies could be written",
+            metrics.quorums_missed.clone(),
+        );
+        registry.register("series", "Series whose numbers are remembered", metrics.series.clone());
+        metrics
+    }
+}

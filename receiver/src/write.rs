@@ -10,7 +10,6 @@ use crate::{
     metrics::{KindLabel, Metrics, ReasonId, ReasonLabel, RequestLabels},
     negotiate::{self, Refusal, Version},
     rejections::RejectionLog,
-    replicate::Replicator,
     resolve::{Resolver, Routes},
     settings::ReceiverSettings,
     tally::{Tally, Written},
@@ -44,7 +43,7 @@ pub struct Receiver {
     pub(crate) budget: Arc<Budget>,
     pub(crate) metrics: Metrics,
     resolver: Resolver,
-    replicator: Replicator,
+    push: Arc<dyn Push>,
     log: RejectionLog,
     pool: Mutex<Vec<Scratch>>,
 }
@@ -112,7 +111,7 @@ impl Receiver {
             budget: Budget::new(settings.in_flight_bytes_max),
             metrics: Metrics::new(registry),
             resolver: Resolver::new(&*env.rng, settings.spellings_max, settings.tenants_max),
-            replicator: Replicator::new(push),
+            push,
             log: RejectionLog::default(),
             pool: Mutex::default(),
             env,
@@ -234,7 +233,7 @@ impl Receiver {
         if slice.batch.series.is_empty() && slice.batch.metadata.is_empty() {
             return Ok(());
         }
-        let outcome = self.replicator.push(&slice.batch, received).await?;
+        let outcome = self.push.push(&slice.batch, received).await?;
         tally.settle(slice, &outcome, request);
         self.learn(slice, &outcome, routes);
         if outcome.unknown.is_empty() {
@@ -242,7 +241,7 @@ impl Receiver {
         }
         tally.refused_routes += outcome.unknown.len() as u64;
         let again = slice.with_labels(&outcome.unknown, request, &mut tally.rejections)?;
-        let outcome = self.replicator.push(&again.batch, received).await?;
+        let outcome = self.push.push(&again.batch, received).await?;
         if !outcome.unknown.is_empty() {
             let text = "the taker does not know series that were sent with their labels";
             return Err(Stop::Unavailable(text.to_owned(), OVERLOAD_RETRY_AFTER));

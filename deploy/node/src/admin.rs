@@ -1,6 +1,6 @@
 //! `/`, `/-/healthy`, `/-/ready`, `/metrics` and the operations that only an operator may ask for.
 
-use crate::banner;
+use crate::{banner, ring::Membership};
 use axum::{
     Json, Router,
     extract::State,
@@ -22,6 +22,8 @@ pub struct Admin {
     pub gateway: Arc<Gateway>,
     /// What `/metrics` shows.
     pub registry: Registry,
+    /// Without a ring there is nowhere to write.
+    pub membership: Arc<Membership>,
     /// For the hints on the first page.
     pub address: SocketAddr,
     /// Whether operations that change data are served.
@@ -43,7 +45,7 @@ async fn first_page(State(admin): State<Arc<Admin>>) -> String {
     format!(
         "Narthex {} takes Prometheus remote write and answers PromQL.\n\nSend samples, in prometheus.yml:\n\n{}\n\
          Ask: the Prometheus HTTP API is at /api/v1/query and its siblings; in Grafana add a data source of type Prometheus with this address.\n\
-         See: /metrics, /-/ready, /api/v1/status/tsdb\n",
+         See: /metrics, /-/ready, /ring, /api/v1/status/tsdb\n",
         env!("CARGO_PKG_VERSION"),
         banner::remote_write_block(admin.address),
     )
@@ -51,6 +53,10 @@ async fn first_page(State(admin): State<Arc<Admin>>) -> String {
 
 /// 200 once writes and queries are served, before that 503 with the progress of the replay.
 async fn ready(State(admin): State<Arc<Admin>>) -> Response {
+    if admin.ingester.is_ready() && !admin.membership.is_placed() {
+        let text = "Narthex is starting: it has not heard of its ring yet.\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], text).into_response();
+    }
     if admin.ingester.is_ready() {
         return "Narthex is ready.\n".into_response();
     }

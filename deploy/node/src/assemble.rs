@@ -5,6 +5,7 @@
 use crate::{
     admin::{self, Admin},
     objstore,
+    ring::Membership,
     settings::Settings,
     status::Status,
 };
@@ -18,6 +19,7 @@ use model::{
     tenant::Tenant,
 };
 use prometheus_client::registry::Registry;
+use proto::grpc::Routes;
 use querier::{Fanout, Querier, QuerierSettings};
 use receiver::{Receiver, ReceiverSettings};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -38,10 +40,22 @@ const READINESS_PAUSE: Duration = Duration::from_millis(20);
 pub struct Assembly {
     /// Everything it serves over HTTP.
     pub router: Router,
+    /// Everything it answers over gRPC.
+    pub services: Routes,
     /// The bucket in words.
     pub bucket_shown: String,
     ready: watch::Receiver<bool>,
     ingester: Arc<Ingester>,
+    membership: Arc<Membership>,
+}
+
+/// Where a process listens.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    /// Its HTTP.
+    pub http: SocketAddr,
+    /// Its gRPC.
+    pub grpc: SocketAddr,
 }
 
 impl Assembly {
@@ -52,14 +66,15 @@ impl Assembly {
 
     /// Call after the last request has ended. It is quick: nothing is uploaded, and a kill instead of it loses nothing acknowledged.
     pub async fn shutdown(&self) {
+        self.membership.shutdown().await;
         self.ingester.shutdown().await;
     }
 }
 
-/// Builds all roles in one process, which will be reached at `address`. Background work ends when `stop` is cancelled.
+/// Builds all roles in one process, which will be reached at `addresses`. Background work ends when `stop` is cancelled.
 pub async fn assemble(
     settings: &Settings,
-    address: SocketAddr,
+    addresses: Addresses,
     env: Env,
     stop: CancellationToken,
 ) -> anyhow::Result<Assembly> {
@@ -75,10 +90,11 @@ pub async fn assemble(
     );
     let gateway = Arc::new(gateway);
     let ingester = Ingester::open(env.clone(), ingest_settings(settings), bucket.store, &mut registry)?;
+    let membership = Membership::open(settings, addresses.grpc, ingester.clone(), &env, &mut registry).await?;
     let receiver = Receiver::new(
         env.clone(),
         receiver_settings(settings),
-        ingester.clone(),
+        membership.replicator.clone(),
         &mut registry,
     );
 
@@ -100,24 +116,29 @@ pub async fn assemble(
         &mut registry,
     );
 
-    let ready = follow_readiness(ingester.clone(), &env, stop.clone());
+    let ready = follow_readiness(ingester.clone(), membership.clone(), &env, stop.clone());
+    membership.follow(settings, stop.clone());
     follow_bucket(gateway.clone(), settings.store_sync_interval, &env, stop);
     let admin = Arc::new(Admin {
         ingester: ingester.clone(),
         gateway,
         registry,
-        address,
+        address: addresses.http,
+        membership: membership.clone(),
         admin_api: settings.web_enable_admin_api,
     });
     let router = Router::new()
         .merge(receiver::http::routes(receiver))
         .merge(querier::http::routes(querier))
+        .merge(crate::ring::http::routes(membership.clone()))
         .merge(admin::routes(admin));
     Ok(Assembly {
         router,
+        services: membership.services(),
         bucket_shown: bucket.shown,
         ready,
         ingester,
+        membership,
     })
 }
 
@@ -160,12 +181,18 @@ fn querier_settings(settings: &Settings) -> QuerierSettings {
     }
 }
 
-/// Turns true when the replay is over.
-fn follow_readiness(ingester: Arc<Ingester>, env: &Env, stop: CancellationToken) -> watch::Receiver<bool> {
-    let (told, ready) = watch::channel(ingester.is_ready());
+/// Turns true when the replay is over and the ring is known.
+fn follow_readiness(
+    ingester: Arc<Ingester>,
+    membership: Arc<Membership>,
+    env: &Env,
+    stop: CancellationToken,
+) -> watch::Receiver<bool> {
+    let is_ready = move || ingester.is_ready() && membership.is_placed();
+    let (told, ready) = watch::channel(is_ready());
     let clock = env.clock.clone();
     let follow = async move {
-        while !ingester.is_ready() {
+        while !is_ready() {
             tokio::select! { () = clock.sleep(READINESS_PAUSE) => {}, () = stop.cancelled() => return }
         }
         told.send_replace(true);

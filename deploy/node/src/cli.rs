@@ -25,6 +25,8 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Take writes for a ring: route, replicate, store, and answer queries
+    Receive(Box<Settings>),
     /// Tools for operators and developers
     #[command(subcommand)]
     Tools(tools::Tool),
@@ -53,7 +55,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode
     // A subcommand has flags of its own; only the serving process reads a settings file.
     let serving = arguments
         .get(1)
-        .is_none_or(|first| first.to_string_lossy().starts_with('-'));
+        .is_none_or(|first| first.to_string_lossy().starts_with('-') || settings::is_role(first));
     let arguments = if serving {
         settings::with_config_file(&command, arguments)?
     } else {
@@ -63,6 +65,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode
     let parsed = CommandLine::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match parsed.command {
         None => runtime()?.block_on(run_server(parsed.settings)),
+        Some(Command::Receive(settings)) => runtime()?.block_on(run_server(*settings)),
         Some(Command::Tools(tool)) => tool.run(&runtime()?),
         Some(Command::Healthcheck(healthcheck)) => runtime()?.block_on(healthcheck.run()),
         Some(Command::Check(Check::Config { file })) => check_config(&file),
@@ -84,10 +87,21 @@ async fn run_server(settings: Settings) -> anyhow::Result<ExitCode> {
     let listener = listen(settings.http_address, "--http.address").await?;
     let rpc_listener = listen(settings.grpc_address, "--grpc.address").await?;
     let address = listener.local_addr().context("read the listening address")?;
-    let assembly = assemble::assemble(&settings, address, env.clone(), stop.clone()).await?;
+    let rpc_address = rpc_listener.local_addr().context("read the gRPC address")?;
+    let addresses = assemble::Addresses {
+        http: address,
+        grpc: rpc_address,
+    };
+    let assembly = assemble::assemble(&settings, addresses, env.clone(), stop.clone()).await?;
     print!("{}", banner::welcome(&settings, address, &assembly.bucket_shown));
     stop_on_signal(stop.clone())?;
-    serve::serve_rpc(rpc_listener, assembly.readiness(), &env, stop.clone());
+    serve::serve_rpc(
+        rpc_listener,
+        assembly.readiness(),
+        assembly.services.clone(),
+        &env,
+        stop.clone(),
+    );
     serve::serve(listener, assembly.router.clone(), env, stop).await;
     assembly.shutdown().await;
     tracing::info!("stopped");

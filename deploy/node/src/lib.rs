@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod serve;
 pub mod status;
 pub mod banner;
+pub mod ring;
 pub mod admin;
 pub mod assemble;
 pub mod tools;

@@ -7,6 +7,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use model::env::Env;
+use proto::grpc::Routes;
 use std::{sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
@@ -74,10 +75,16 @@ pub async fn serve(listener: TcpListener, router: Router, env: Env, stop: Cancel
     }
 }
 
-/// Serves gRPC in the background until `stop` is cancelled. Its health service follows `ready`.
-pub fn serve_rpc(listener: TcpListener, ready: watch::Receiver<bool>, env: &Env, stop: CancellationToken) {
+/// Serves gRPC in the background until `stop` is cancelled: `services`, and the health service, which follows `ready`.
+pub fn serve_rpc(
+    listener: TcpListener,
+    ready: watch::Receiver<bool>,
+    services: Routes,
+    env: &Env,
+    stop: CancellationToken,
+) {
     let serve = async move {
-        if let Err(error) = proto::grpc::serve(listener, ready, stop.cancelled()).await {
+        if let Err(error) = proto::grpc::serve(listener, ready, services, stop.cancelled()).await {
             tracing::error!(%error, "gRPC is not served any more");
         }
     };

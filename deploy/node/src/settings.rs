@@ -4,7 +4,12 @@
 use anyhow::{Context, bail};
 use clap::{Args, Command};
 use serde_json::Value;
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
 
 /// Settings of a serving process.
 #[derive(Debug, Clone, Args)]
@@ -38,7 +43,7 @@ pub struct Settings {
     )]
     pub http_address: SocketAddr,
 
-    /// Address of gRPC: today the standard health service
+    /// Address of gRPC: what the members of a ring say to each other, and the standard health service
     #[arg(
         long = "grpc.address",
         env = "NARTHEX_GRPC_ADDRESS",
@@ -105,6 +110,79 @@ pub struct Settings {
     /// How far behind the newest sample of its series a sample may be; 0s refuses all that are not newer. Local blocks are kept as long
     #[arg(long = "write.out-of-order-window", env = "NARTHEX_WRITE_OUT_OF_ORDER_WINDOW", value_name = "DURATION", default_value = "2h", value_parser = duration, help_heading = "Writing")]
     pub write_out_of_order_window: Duration,
+
+    /// gRPC address of a member of the ring to join (repeatable). A process without it and without data founds a ring of one; a
+    /// restarted one finds its ring in its data
+    #[arg(
+        long = "cluster.join",
+        env = "NARTHEX_CLUSTER_JOIN",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        help_heading = "Cluster"
+    )]
+    pub cluster_join: Vec<String>,
+
+    /// Copies of each series, set by whoever founds the ring and later changed by `narthex tools ring replication-factor`
+    #[arg(
+        long = "cluster.replication-factor",
+        env = "NARTHEX_CLUSTER_REPLICATION_FACTOR",
+        value_name = "COUNT",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=9),
+        help_heading = "Cluster"
+    )]
+    pub cluster_replication_factor: u32,
+
+    /// Zone of this node; copies of a series lie in distinct zones as far as there are zones
+    #[arg(
+        long = "cluster.zone",
+        env = "NARTHEX_CLUSTER_ZONE",
+        value_name = "NAME",
+        default_value = "",
+        help_heading = "Cluster"
+    )]
+    pub cluster_zone: String,
+
+    /// Share of the series of this node when it joins; 200 is twice the usual
+    #[arg(
+        long = "cluster.weight",
+        env = "NARTHEX_CLUSTER_WEIGHT",
+        value_name = "WEIGHT",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..=1000),
+        help_heading = "Cluster"
+    )]
+    pub cluster_weight: u32,
+
+    /// Where other members reach the gRPC of this node; default: --grpc.address
+    #[arg(
+        long = "cluster.advertise",
+        env = "NARTHEX_CLUSTER_ADVERTISE",
+        value_name = "HOST:PORT",
+        help_heading = "Cluster"
+    )]
+    pub cluster_advertise: Option<String>,
+
+    /// Static ring in Thanos's hashring schema instead of consensus; read again when it changes
+    #[arg(
+        long = "ring.file",
+        env = "NARTHEX_RING_FILE",
+        value_name = "FILE",
+        conflicts_with = "cluster_join",
+        help_heading = "Cluster"
+    )]
+    pub ring_file: Option<PathBuf>,
+
+    /// Algorithm of the rings of --ring.file that name none
+    #[arg(
+        long = "ring.algorithm",
+        env = "NARTHEX_RING_ALGORITHM",
+        value_name = "NAME",
+        default_value = "hashmod",
+        value_parser = ["hashmod", "ketama"],
+        help_heading = "Cluster"
+    )]
+    pub ring_algorithm: String,
 
     /// Queries that run at the same time; more wait in a bounded queue
     #[arg(
@@ -174,6 +252,14 @@ impl Settings {
             .collect();
         let seconds = |duration: Duration| format!("{}s", duration.as_secs_f64());
         [
+            ("cluster.advertise", self.cluster_advertise.clone().unwrap_or_default()),
+            ("cluster.join", self.cluster_join.join(",")),
+            (
+                "cluster.replication-factor",
+                self.cluster_replication_factor.to_string(),
+            ),
+            ("cluster.weight", self.cluster_weight.to_string()),
+            ("cluster.zone", self.cluster_zone.clone()),
             ("config.file", path(&self.config_file)),
             ("data.dir", self.data_dir.display().to_string()),
             ("grpc.address", self.grpc_address.to_string()),
@@ -191,6 +277,8 @@ impl Settings {
             ("query.max-samples", self.query_max_samples.to_string()),
             ("query.replica-label", self.query_replica_labels.join(",")),
             ("query.timeout", seconds(self.query_timeout)),
+            ("ring.algorithm", self.ring_algorithm.clone()),
+            ("ring.file", path(&self.ring_file)),
             ("store.sync-interval", seconds(self.store_sync_interval)),
             ("wal.sync", self.wal_sync.clone()),
             ("web.cors.origin", self.web_cors_origin.clone().unwrap_or_default()),
@@ -259,6 +347,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Whether a word of the command line names a role, which takes the same settings as a process of all roles.
+pub fn is_role(word: &OsStr) -> bool {
+    word == "receive"
+}
+
 /// Turns the settings file that `arguments` or the environment name into flags that stand before `arguments`, so that one parser
 /// checks both. Keys whose variable is set are left out, since variables win over the file.
 pub fn with_config_file(command: &Command, arguments: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
@@ -272,7 +365,9 @@ pub fn with_config_file(command: &Command, arguments: Vec<OsString>) -> anyhow::
     let value: Value = serde_saphyr::from_str(&text).with_context(|| format!("parse the settings file {shown}"))?;
     let mut pairs = Vec::new();
     flatten("", &value, &mut pairs).with_context(|| format!("the settings file {shown}"))?;
-    let mut merged: Vec<OsString> = arguments.first().cloned().into_iter().collect();
+    // A role stands before its flags.
+    let begin = 1 + usize::from(arguments.get(1).is_some_and(|first| is_role(first)));
+    let mut merged: Vec<OsString> = arguments.iter().take(begin).cloned().collect();
     for (key, value) in pairs {
         let known = command.get_arguments().find(|arg| arg.get_long() == Some(&key));
         let Some(arg) = known.filter(|_| key != "config.file") else {
@@ -286,7 +381,7 @@ pub fn with_config_file(command: &Command, arguments: Vec<OsString>) -> anyhow::
         }
         merged.push(format!("--{key}={value}").into());
     }
-    merged.extend(arguments.into_iter().skip(1));
+    merged.extend(arguments.into_iter().skip(begin));
     Ok(merged)
 }
 

@@ -3,6 +3,7 @@
 pub mod promqltest;
 pub mod cut;
 pub mod healthcheck;
+pub mod ring;
 
 use clap::Subcommand;
 use std::process::ExitCode;
@@ -15,6 +16,8 @@ pub enum Tool {
     Promqltest(promqltest::Promqltest),
     /// Cut the head of a running process into blocks and ship them now, instead of every two hours
     Cut(cut::Cut),
+    /// Show or change the ring of a running process
+    Ring(ring::Ring),
 }
 
 impl Tool {
@@ -23,6 +26,7 @@ impl Tool {
         match self {
             Tool::Promqltest(tool) => tool.run(),
             Tool::Cut(tool) => runtime.block_on(tool.run()),
+            Tool::Ring(tool) => runtime.block_on(tool.run()),
         }
     }
 }

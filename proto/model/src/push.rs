@@ -18,8 +18,11 @@ use std::time::Duration;
 
 pub mod conformance;
 pub mod memory;
+mod part;
 
 /// A series as one taker numbers it: valid for that taker, until it restarts or drops the series.
+///
+/// Takers that store samples leave bit 31 zero: one that stands before several others marks its own numbers with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SeriesRef(pub u64);
 

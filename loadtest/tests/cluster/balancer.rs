@@ -1,0 +1,98 @@
+//! What stands before a cluster in production: a load balancer that gives each new connection to the next node in rotation.
+
+use std::{
+    io,
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+/// Passes connections on until it is dropped.
+pub(crate) struct Balancer {
+    pub(crate) address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// Nodes and whether they are in rotation.
+    nodes: Mutex<Vec<(SocketAddr, bool)>>,
+    turn: AtomicUsize,
+    ended: AtomicBool,
+}
+
+impl Balancer {
+    pub(crate) fn start(nodes: Vec<SocketAddr>) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            nodes: Mutex::new(nodes.into_iter().map(|node| (node, true)).collect()),
+            turn: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
+        });
+        let accepting = Arc::clone(&shared);
+        thread::spawn(move || {
+            while let Ok((stream, _)) = listener.accept() {
+                if accepting.ended.load(Ordering::Relaxed) {
+                    return;
+                }
+                let shared = Arc::clone(&accepting);
+                thread::spawn(move || pass(&shared, &stream));
+            }
+        });
+        Ok(Self { address, shared })
+    }
+
+    pub(crate) fn add(&self, node: SocketAddr) {
+        self.shared.nodes.lock().unwrap().push((node, true));
+    }
+
+    /// Takes a node out of rotation or back in. Connections that are open stay.
+    pub(crate) fn set(&self, node: SocketAddr, in_rotation: bool) {
+        for (address, state) in self.shared.nodes.lock().unwrap().iter_mut() {
+            if *address == node {
+                *state = in_rotation;
+            }
+        }
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Relaxed);
+        // Wakes the thread that accepts.
+        drop(TcpStream::connect(self.address));
+    }
+}
+
+fn pass(shared: &Shared, client: &TcpStream) {
+    let nodes: Vec<SocketAddr> = {
+        let nodes = shared.nodes.lock().unwrap();
+        nodes
+            .iter()
+            .filter(|(_, state)| *state)
+            .map(|(node, _)| *node)
+            .collect()
+    };
+    let first = shared.turn.fetch_add(1, Ordering::Relaxed);
+    let reached = (0..nodes.len()).find_map(|step| {
+        let node = nodes[(first + step) % nodes.len()];
+        TcpStream::connect_timeout(&node, Duration::from_secs(1)).ok()
+    });
+    let Some(server) = reached else { return };
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    thread::scope(|scope| {
+        scope.spawn(|| copy(client, &server));
+        copy(&server, client);
+    });
+}
+
+fn copy(mut from: &TcpStream, mut to: &TcpStream) {
+    let _ = io::copy(&mut from, &mut to);
+    // Whichever way ends first ends the other.
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}

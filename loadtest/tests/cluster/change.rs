@@ -1,0 +1,94 @@
+//! The ring changes under load: nodes join, leave, are lost and replaced; the number of copies changes. Nothing is lost or refused.
+
+use crate::ring::{Cluster, Load, under_load};
+use serde_json::json;
+
+const SAMPLES: u64 = 15_000;
+
+fn state_of<'a>(ring: &'a serde_json::Value, address: &str) -> Option<&'a str> {
+    let members = ring["members"].as_array()?;
+    members.iter().find(|member| member["address"] == address)?["state"].as_str()
+}
+
+#[test]
+fn nodes_come_and_go_under_load() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(3, 2)?;
+    let load = Load {
+        retries: 2,
+        ..Load::default()
+    };
+    let written = under_load(&mut cluster, &load, |cluster, progress| {
+        progress.wait(SAMPLES)?;
+        // Another one joins, and every series gets a copy more.
+        cluster.join(2)?;
+        cluster.wait_active(4)?;
+        progress.wait(SAMPLES)?;
+        cluster.nodes[1].change("replication-factor", &json!({"replication_factor": 3}))?;
+        cluster.wait("there are three copies", |ring| ring["replication_factor"] == 3)?;
+        progress.wait(SAMPLES)?;
+        // One leaves: it ships all it has and is gone, its process stops in peace.
+        let leaving = cluster.nodes[2].grpc.clone();
+        cluster.nodes[0].change("drain", &json!({"member": leaving}))?;
+        cluster.wait("the drained one is gone", |ring| {
+            state_of(ring, &leaving) == Some("GONE")
+        })?;
+        progress.wait(SAMPLES)?;
+        cluster.balancer.set(cluster.nodes[2].http(), false);
+        Ok(())
+    })?;
+    let outcome = &written.outcome;
+    println!(
+        "join, three copies, drain: {} samples, p99 {} ms, longest {} ms, failed attempts {:?}",
+        outcome.samples, outcome.ack_ms.p99, outcome.ack_ms.max, outcome.errors
+    );
+    assert_eq!(
+        (outcome.refused, outcome.unknown),
+        (0, 0),
+        "{:?}\n{}",
+        outcome.first_refusal,
+        cluster.logs()
+    );
+    let drained = cluster.nodes[2].server.take();
+    if let Some(server) = drained {
+        server.terminate(std::time::Duration::from_secs(10))?;
+    }
+    let findings = cluster.verify(&written.ledger, 1)?;
+    println!("{findings}");
+    assert!(findings.is_clean(), "{findings}\n{}", cluster.logs());
+    Ok(())
+}
+
+#[test]
+fn a_lost_node_is_replaced_under_load() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(3, 3)?;
+    let load = Load {
+        retries: 2,
+        ..Load::default()
+    };
+    let written = under_load(&mut cluster, &load, |cluster, progress| {
+        progress.wait(SAMPLES)?;
+        let lost = cluster.nodes[2].grpc.clone();
+        cluster.kill(2)?;
+        progress.wait(SAMPLES)?;
+        cluster.join(3)?;
+        cluster.nodes[0].change("remove", &json!({"member": lost, "force": true}))?;
+        cluster.wait_active(3)?;
+        progress.wait(SAMPLES)
+    })?;
+    let outcome = &written.outcome;
+    println!(
+        "kill and replace: {} samples, p99 {} ms, longest {} ms, failed attempts {:?}",
+        outcome.samples, outcome.ack_ms.p99, outcome.ack_ms.max, outcome.errors
+    );
+    assert_eq!(
+        (outcome.refused, outcome.unknown),
+        (0, 0),
+        "{:?}\n{}",
+        outcome.first_refusal,
+        cluster.logs()
+    );
+    let findings = cluster.verify(&written.ledger, 1)?;
+    println!("{findings}");
+    assert!(findings.is_clean(), "{findings}\n{}", cluster.logs());
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! Nodes die. With one of three gone, writes go on; with all three gone, what was acknowledged is there when they are back.
+
+use crate::ring::{Cluster, Load, under_load};
+use std::time::Duration;
+
+/// Samples that must be acknowledged while a node is gone, and again when it is back.
+const SAMPLES: u64 = 20_000;
+
+/// A killed node must take writes again after so long.
+const RECOVERY_MAX: Duration = Duration::from_secs(5);
+
+fn one_after_the_other(rounds: usize, load: &Load) -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(3, 3)?;
+    let mut slowest = Duration::ZERO;
+    let written = under_load(&mut cluster, load, |cluster, progress| {
+        progress.wait(SAMPLES)?;
+        for round in 0..rounds {
+            let number = round % 3;
+            cluster.kill(number)?;
+            progress.wait(SAMPLES)?;
+            slowest = slowest.max(cluster.restart(number)?);
+            progress.wait(SAMPLES)?;
+        }
+        Ok(())
+    })?;
+    let outcome = &written.outcome;
+    println!(
+        "{rounds} nodes killed one after the other: {} samples, p99 {} ms, longest {} ms, slowest recovery {slowest:?}, failed attempts {:?}",
+        outcome.samples, outcome.ack_ms.p99, outcome.ack_ms.max, outcome.errors
+    );
+    assert_eq!(
+        (outcome.refused, outcome.unknown),
+        (0, 0),
+        "refused: {:?}\n{}",
+        outcome.first_refusal,
+        cluster.logs()
+    );
+    let findings = cluster.verify(&written.ledger, 2)?;
+    println!("{findings}");
+    assert!(findings.is_clean(), "{findings}\n{}", cluster.logs());
+    assert!(slowest <= RECOVERY_MAX, "{slowest:?}");
+    Ok(())
+}
+
+fn all_at_once(rounds: usize, load: &Load) -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(3, 3)?;
+    let load = Load {
+        retries: u32::MAX,
+        ..load.clone()
+    };
+    let written = under_load(&mut cluster, &load, |cluster, progress| {
+        progress.wait(SAMPLES)?;
+        for _ in 0..rounds {
+            for number in 0..3 {
+                cluster.kill(number)?;
+            }
+            for number in 0..3 {
+                cluster.restart(number)?;
+            }
+            progress.wait(SAMPLES)?;
+        }
+        Ok(())
+    })?;
+    let findings = cluster.verify(&written.ledger, 2)?;
+    println!("all three killed {rounds} times: {findings}");
+    assert_eq!(written.outcome.refused, 0, "{:?}", written.outcome.first_refusal);
+    assert!(findings.is_clean(), "{findings}\n{}", cluster.logs());
+    Ok(())
+}
+
+#[test]
+fn a_killed_node_costs_no_sample_and_no_refusal() -> anyhow::Result<()> {
+    one_after_the_other(3, &Load::default())
+}
+
+#[test]
+fn a_killed_ring_keeps_what_it_acknowledged() -> anyhow::Result<()> {
+    all_at_once(2, &Load::default())
+}
+
+#[test]
+#[ignore = "takes half an hour; make cluster runs it"]
+fn fifty_nodes_killed_one_after_the_other() -> anyhow::Result<()> {
+    one_after_the_other(
+        50,
+        &Load {
+            rate: 50_000.0,
+            ..Load::default()
+        },
+    )
+}
+
+#[test]
+#[ignore = "takes half an hour; make cluster runs it"]
+fn fifty_rings_killed() -> anyhow::Result<()> {
+    all_at_once(50, &Load::default())
+}

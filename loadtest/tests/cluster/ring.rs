@@ -1,0 +1,297 @@
+//! A ring of real processes, and load on it.
+
+use crate::{balancer::Balancer, wires::Wires};
+use anyhow::{Context, ensure};
+use loadtest::{
+    api::Api,
+    clock::{now_ms, run_name},
+    http::{Client, Url},
+    ledger::{Ledger, LedgerWorkload, Run},
+    outcome::Outcome,
+    process::{Launch, Server},
+    verify::{Findings, verify_nodes},
+    write::{Plan, last_scrapes_start, write},
+};
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Longest wait for anything.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A member: how it is started, and its process while it runs.
+pub(crate) struct Node {
+    pub(crate) launch: Launch,
+    pub(crate) grpc: String,
+    pub(crate) server: Option<Server>,
+}
+
+impl Node {
+    pub(crate) fn http(&self) -> SocketAddr {
+        self.launch.url.authority.parse().expect("a loopback address")
+    }
+
+    /// The ring as this node sees it.
+    pub(crate) fn ring(&self) -> anyhow::Result<serde_json::Value> {
+        let mut client = Client::new(&self.launch.url, &[], Duration::from_secs(10));
+        let answer = client.get("/api/v1/cluster/ring")?;
+        ensure!(answer.status == 200, "{}: {}", answer.status, answer.text());
+        Ok(serde_json::from_str(&answer.text())?)
+    }
+
+    /// Asks for a change of the ring.
+    pub(crate) fn change(&self, change: &str, wish: &serde_json::Value) -> anyhow::Result<()> {
+        let mut client = Client::new(&self.launch.url, &[], Duration::from_secs(40));
+        let answer = client.post(
+            &format!("/api/v1/cluster/ring/{change}"),
+            "Content-Type: application/json\r\n",
+            wish.to_string().as_bytes(),
+        )?;
+        ensure!(answer.status == 200, "{change}: {} {}", answer.status, answer.text());
+        Ok(())
+    }
+
+    pub(crate) fn start(&mut self) -> anyhow::Result<()> {
+        self.server = Some(self.launch.start()?);
+        Ok(())
+    }
+
+    pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
+        self.server.take().context("the node runs")?.kill()
+    }
+}
+
+/// A ring and the balancer before it.
+pub(crate) struct Cluster {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) balancer: Balancer,
+    /// When nodes reach each other through wires that can be cut.
+    pub(crate) wires: Option<Wires>,
+}
+
+impl Cluster {
+    /// Starts a ring of `size` nodes with so many copies of each series, and waits until all are active.
+    pub(crate) fn start(size: usize, copies: usize) -> anyhow::Result<Self> {
+        Self::start_over(None, size, copies)
+    }
+
+    /// The same over wires.
+    pub(crate) fn start_over(wires: Option<Wires>, size: usize, copies: usize) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let mut cluster = Self {
+            wires,
+            dir,
+            nodes: Vec::new(),
+            balancer: Balancer::start(Vec::new())?,
+        };
+        for _ in 0..size {
+            cluster.join(copies)?;
+        }
+        cluster.wait_active(size)?;
+        Ok(cluster)
+    }
+
+    /// Starts one more node, which joins.
+    pub(crate) fn join(&mut self, copies: usize) -> anyhow::Result<()> {
+        let number = self.nodes.len();
+        let home = self.dir.path().join(format!("node{number}"));
+        std::fs::create_dir(&home)?;
+        let bucket = self.dir.path().join("bucket");
+        let objstore = format!(
+            "{{type: FILESYSTEM, config: {{directory: {:?}}}}}",
+            bucket.display().to_string()
+        );
+        let mut launch = Launch::narthex(&home)?
+            .with(&format!("--objstore.config={objstore}"))
+            .with("--store.sync-interval=1s")
+            .with("--web.enable-admin-api");
+        let mut grpc = grpc_of(&launch)?;
+        if let Some(wires) = &self.wires {
+            grpc = wires.before(number, grpc.parse()?)?.to_string();
+            launch = launch.with(&format!("--cluster.advertise={grpc}"));
+        }
+        launch = match self.nodes.first() {
+            None => launch.with(&format!("--cluster.replication-factor={copies}")),
+            Some(first) => launch.with(&format!("--cluster.join={}", first.grpc)),
+        };
+        launch.arguments.insert(0, "receive".to_owned());
+        let mut node = Node {
+            launch,
+            grpc,
+            server: None,
+        };
+        let server = node.launch.spawn()?;
+        if let Some(wires) = &self.wires {
+            wires.set_pid(number, server.pid());
+        }
+        node.server = Some(server);
+        if let Some(server) = &mut node.server {
+            server.wait_ready(PATIENCE)?;
+        }
+        self.balancer.add(node.http());
+        self.nodes.push(node);
+        Ok(())
+    }
+
+    /// Waits until all nodes see so many active members.
+    pub(crate) fn wait_active(&self, active: usize) -> anyhow::Result<()> {
+        self.wait("all members are active", |ring| {
+            let members = ring["members"].as_array().map_or(&[][..], Vec::as_slice);
+            members.iter().filter(|member| member["state"] == "ACTIVE").count() == active
+        })
+    }
+
+    /// Waits until every running node's ring is as wanted.
+    pub(crate) fn wait(&self, what: &str, holds: impl Fn(&serde_json::Value) -> bool) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let running = || self.nodes.iter().filter(|node| node.server.is_some());
+        while !running().all(|node| node.ring().is_ok_and(|ring| holds(&ring))) {
+            if Instant::now() > deadline {
+                let rings: Vec<String> = running()
+                    .map(|node| {
+                        node.ring()
+                            .map_or_else(|error| error.to_string(), |ring| ring.to_string())
+                    })
+                    .collect();
+                anyhow::bail!("waited too long until {what}:\n{}\n{}", rings.join("\n"), self.logs());
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn kill(&mut self, number: usize) -> anyhow::Result<()> {
+        self.balancer.set(self.nodes[number].http(), false);
+        self.nodes[number].kill()
+    }
+
+    /// Starts a node again; gives how long it took until it was ready.
+    pub(crate) fn restart(&mut self, number: usize) -> anyhow::Result<Duration> {
+        let begun = Instant::now();
+        self.nodes[number].start()?;
+        let taken = begun.elapsed();
+        self.balancer.set(self.nodes[number].http(), true);
+        Ok(taken)
+    }
+
+    /// Compares what the running nodes hold with the ledger.
+    pub(crate) fn verify(&self, ledger: &Ledger, copies_min: usize) -> anyhow::Result<Findings> {
+        let running = self.nodes.iter().filter_map(|node| node.server.as_ref());
+        let mut apis: Vec<Api> = running.map(Server::api).collect();
+        verify_nodes(&mut apis, copies_min, ledger, &|_| ())
+    }
+
+    pub(crate) fn logs(&self) -> String {
+        let running = self.nodes.iter().filter_map(|node| node.server.as_ref());
+        running
+            .map(|server| format!("--- {}\n{}\n", server.launch().url.authority, server.log_tail()))
+            .collect()
+    }
+}
+
+fn grpc_of(launch: &Launch) -> anyhow::Result<String> {
+    let flag = launch
+        .arguments
+        .iter()
+        .find_map(|argument| argument.strip_prefix("--grpc.address="));
+    Ok(flag.context("the launch names its gRPC address")?.to_owned())
+}
+
+/// How hard to write.
+#[derive(Clone)]
+pub(crate) struct Load {
+    pub(crate) series: usize,
+    pub(crate) batch: usize,
+    pub(crate) rate: f64,
+    /// How often a request may be sent again.
+    pub(crate) retries: u32,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self {
+            series: 2_000,
+            batch: 200,
+            rate: 20_000.0,
+            retries: 1,
+        }
+    }
+}
+
+/// What a run of load came to.
+pub(crate) struct Written {
+    pub(crate) outcome: Outcome,
+    pub(crate) ledger: Ledger,
+}
+
+/// Counts what is acknowledged while the load runs.
+pub(crate) struct Progress<'a>(&'a AtomicU64);
+
+impl Progress<'_> {
+    /// Waits until so many more samples are acknowledged.
+    pub(crate) fn wait(&self, samples: u64) -> anyhow::Result<()> {
+        let (before, deadline) = (self.0.load(Ordering::Relaxed), Instant::now() + PATIENCE);
+        while self.0.load(Ordering::Relaxed) < before + samples {
+            ensure!(
+                Instant::now() < deadline,
+                "only {} of {samples} samples acknowledged in {PATIENCE:?}",
+                self.0.load(Ordering::Relaxed) - before
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Writes through the balancer while `story` goes on.
+pub(crate) fn under_load(
+    cluster: &mut Cluster,
+    load: &Load,
+    story: impl FnOnce(&mut Cluster, &Progress<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<Written> {
+    let (scrapes, step) = (3_500, 1_000);
+    let run = Run {
+        name: run_name(),
+        series: load.series,
+        start: last_scrapes_start(now_ms(), scrapes, step),
+        step,
+    };
+    let url = Url::parse(&format!("http://{}/api/v1/write", cluster.balancer.address))?;
+    let plan = Plan {
+        scrapes,
+        start: run.start,
+        step,
+        batch: load.batch,
+        connections: 6,
+        rate: Some(load.rate),
+        retries: load.retries,
+        backoff_max: Duration::from_millis(200),
+        timeout: Duration::from_secs(15),
+        ..Plan::new(url, now_ms())
+    };
+    let ledger = Ledger::new(run.clone(), None)?;
+    let (stop, ended) = (AtomicBool::new(false), AtomicU64::new(0));
+    let outcome = thread::scope(|scope| -> anyhow::Result<Outcome> {
+        let workload = LedgerWorkload(run);
+        let (plan, ledger, stop, ended) = (&plan, &ledger, &stop, &ended);
+        let writer = scope.spawn(move || {
+            write(plan, &workload, ledger, stop, &|samples| {
+                ended.fetch_add(samples, Ordering::Relaxed);
+            })
+        });
+        let told = story(cluster, &Progress(ended));
+        stop.store(true, Ordering::Relaxed);
+        let outcome = writer.join().expect("the writer does not panic")?;
+        told?;
+        Ok(outcome)
+    })?;
+    Ok(Written { outcome, ledger })
+}

@@ -1,0 +1,157 @@
+//! The wires between nodes, which can be cut: a proxy before each node's gRPC that knows which process a connection comes from.
+//!
+//! A cut wire behaves as one that loses packets: connections stay open and nothing passes, until the wire is mended.
+
+use std::{
+    collections::HashSet,
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// All wires of a cluster.
+#[derive(Clone, Default)]
+pub(crate) struct Wires(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    /// Process ids of the nodes.
+    pids: Mutex<Vec<Option<u32>>>,
+    /// Pairs of nodes, the smaller number first, between which nothing passes.
+    cut: Mutex<HashSet<(usize, usize)>>,
+    ended: AtomicBool,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+}
+
+const POLL: Duration = Duration::from_millis(20);
+
+impl Wires {
+    /// A proxy before node `number`, whose gRPC is at `to`; gives its address.
+    pub(crate) fn before(&self, number: usize, to: SocketAddr) -> anyhow::Result<SocketAddr> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        let shared = Arc::downgrade(&self.0);
+        thread::spawn(move || {
+            while let Ok((stream, from)) = listener.accept() {
+                let Some(shared) = shared.upgrade() else { return };
+                thread::spawn(move || pass(&shared, number, &stream, from, to));
+            }
+        });
+        Ok(address)
+    }
+
+    pub(crate) fn set_pid(&self, number: usize, pid: u32) {
+        let mut pids = self.0.pids.lock().unwrap();
+        let len = pids.len().max(number + 1);
+        pids.resize(len, None);
+        pids[number] = Some(pid);
+    }
+
+    /// Nothing passes between these two.
+    pub(crate) fn cut(&self, one: usize, other: usize) {
+        self.0.cut.lock().unwrap().insert((one.min(other), one.max(other)));
+    }
+
+    pub(crate) fn mend(&self) {
+        self.0.cut.lock().unwrap().clear();
+    }
+}
+
+impl Shared {
+    fn is_cut(&self, one: Option<usize>, other: usize) -> bool {
+        let cut = self.cut.lock().unwrap();
+        one.is_some_and(|one| cut.contains(&(one.min(other), one.max(other))))
+    }
+
+    /// The node whose process holds the socket with this local address.
+    fn node_of(&self, from: SocketAddr) -> Option<usize> {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < deadline {
+            let inode = inode_of(from)?;
+            let pids = self.pids.lock().unwrap().clone();
+            let holder = pids.iter().position(|pid| pid.is_some_and(|pid| holds(pid, &inode)));
+            if holder.is_some() {
+                return holder;
+            }
+            thread::sleep(POLL);
+        }
+        None
+    }
+}
+
+/// The inode of the socket with this local address.
+fn inode_of(from: SocketAddr) -> Option<String> {
+    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    let port = format!(":{:04X}", from.port());
+    let line = table.lines().skip(1).find(|line| {
+        let local = line.split_whitespace().nth(1);
+        local.is_some_and(|local| local.ends_with(&port))
+    })?;
+    line.split_whitespace().nth(9).map(str::to_owned)
+}
+
+fn holds(pid: u32, inode: &str) -> bool {
+    let socket = format!("socket:[{inode}]");
+    let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return false;
+    };
+    let mut links = entries
+        .flatten()
+        .filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    links.any(|link| link.to_string_lossy() == socket)
+}
+
+fn pass(shared: &Shared, number: usize, client: &TcpStream, from: SocketAddr, to: SocketAddr) {
+    let source = shared.node_of(from);
+    while shared.is_cut(source, number) && !shared.ended.load(Ordering::Relaxed) {
+        thread::sleep(POLL);
+    }
+    let Ok(server) = TcpStream::connect_timeout(&to, Duration::from_secs(1)) else {
+        return;
+    };
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let is_cut = || shared.is_cut(source, number) && !shared.ended.load(Ordering::Relaxed);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            copy(client, &server, &|| {
+                shared.is_cut(source, number) && !shared.ended.load(Ordering::Relaxed)
+            })
+        });
+        copy(&server, client, &is_cut);
+    });
+}
+
+fn copy(mut from: &TcpStream, mut to: &TcpStream, is_cut: &dyn Fn() -> bool) {
+    let _ = from.set_read_timeout(Some(Duration::from_millis(200)));
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        while is_cut() {
+            thread::sleep(POLL);
+        }
+        match from.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => {
+                while is_cut() {
+                    thread::sleep(POLL);
+                }
+                if to.write_all(&buffer[..length]).is_err() {
+                    break;
+                }
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(_) => break,
+        }
+    }
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}

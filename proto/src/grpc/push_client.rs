@@ -1,0 +1,592 @@
+//! The client's end of push sessions: a [`Push`] whose taker is another node.
+//!
+//! One task per peer keeps a session open, dials again when it breaks, and watches for silence. Every push fails at once while the peer
+//! is known to be away, so that a dead neighbour costs nothing; whoever pushes asks [`PushClient::is_up`] first and goes elsewhere. What is
+//! under way is bounded in bytes and in time.
+//!
+//! Series numbers belong to a session. The [`SeriesRef`]s given out hold the session's *life*, a number that this process never gives
+//! twice, above 32 bits of the session's own number: a number of an earlier session is told as unknown and never sent.
+
+use super::{causes, endpoint, push_server::PATH, raw::Raw};
+use crate::push::{
+    MESSAGE_BYTES_MAX, Numbers, PROTOCOL_VERSION, PushWriter, ServerMessage, Written, read_server_message, write_ping,
+};
+use bytes::Bytes;
+use futures::{
+    StreamExt,
+    channel::{
+        mpsc::{UnboundedSender, unbounded},
+        oneshot,
+    },
+    future::{BoxFuture, Either, select},
+};
+use http::uri::PathAndQuery;
+use model::{
+    env::{Clock, Env},
+    push::{Push, PushError, SeriesId, SeriesRef, WriteBatch, WriteOutcome},
+    time::Timestamp,
+};
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::watch;
+use tonic::{Request, Streaming, client::Grpc};
+
+/// How a client behaves.
+#[derive(Debug, Clone)]
+pub struct PushClientSettings {
+    /// Bytes of messages that wait for their answer; beyond it pushes fail at once.
+    pub queue_bytes_max: usize,
+    /// Longest time for a session to come about.
+    pub open_time_max: Duration,
+    /// How long a sign of life may take, after which the peer counts as away until it speaks again.
+    pub silence_max: Duration,
+    /// Silence after which the session is given up.
+    pub session_silence_max: Duration,
+    /// Pauses between attempts to open a session: from the first, doubling, to the last.
+    pub pause_first: Duration,
+    /// The last pause.
+    pub pause_last: Duration,
+    /// A push that is not answered by then fails, however slow the peer usually is: the shortest and the longest such time.
+    pub answer_time: (Duration, Duration),
+    /// How long to wait for an answer before another node is asked as well: the shortest and the longest such time.
+    pub patience: (Duration, Duration),
+}
+
+impl Default for PushClientSettings {
+    fn default() -> Self {
+        Self {
+            queue_bytes_max: 64 << 20,
+            open_time_max: Duration::from_secs(2),
+            silence_max: Duration::from_secs(3),
+            session_silence_max: Duration::from_secs(12),
+            pause_first: Duration::from_millis(50),
+            pause_last: Duration::from_secs(1),
+            answer_time: (Duration::from_secs(3), Duration::from_secs(10)),
+            patience: (Duration::from_millis(50), Duration::from_secs(1)),
+        }
+    }
+}
+
+/// Gives every session of a process a number of its own.
+#[derive(Debug, Default)]
+pub struct Lives(AtomicU32);
+
+impl Lives {
+    fn next(&self) -> Option<u32> {
+        let taken = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |life| life.checked_add(1));
+        taken.ok().map(|life| life + 1)
+    }
+}
+
+/// What a client has done so far.
+#[derive(Debug, Default)]
+pub struct PushClientCounts {
+    /// Bytes of messages sent.
+    pub bytes: AtomicU64,
+    /// Samples sent.
+    pub samples: AtomicU64,
+    /// Series sent with their labels.
+    pub labels: AtomicU64,
+    /// Sessions opened.
+    pub sessions: AtomicU64,
+    /// Pushes that got no verdicts.
+    pub failures: AtomicU64,
+}
+
+/// Pushes to one peer. The session ends when it is dropped.
+pub struct PushClient {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    address: String,
+    clock: Arc<dyn Clock>,
+    settings: PushClientSettings,
+    lives: Arc<Lives>,
+    state: watch::Sender<State>,
+    /// The peer has been silent for too long although its session is open.
+    silent: AtomicBool,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<Result<WriteOutcome, PushError>>>>,
+    queued_bytes: AtomicUsize,
+    next_id: AtomicU64,
+    latency: Mutex<Latency>,
+    writers: Mutex<Vec<PushWriter>>,
+    counts: PushClientCounts,
+}
+
+#[derive(Clone)]
+enum State {
+    /// Never reached and never missed so far.
+    Dialling,
+    Open(Session),
+    Away(Arc<str>),
+}
+
+#[derive(Clone)]
+struct Session {
+    life: u32,
+    send: UnboundedSender<Bytes>,
+}
+
+/// How long answers take, as TCP reckons it.
+#[derive(Debug, Default)]
+struct Latency {
+    smooth: Option<f64>,
+    deviation: f64,
+}
+
+impl Latency {
+    fn observe(&mut self, taken: Duration) {
+        let taken = taken.as_secs_f64();
+        match &mut self.smooth {
+            None => (self.smooth, self.deviation) = (Some(taken), taken / 2.0),
+            Some(smooth) => {
+                self.deviation += ((taken - *smooth).abs() - self.deviation) / 4.0;
+                *smooth += (taken - *smooth) / 8.0;
+            }
+        }
+    }
+
+    /// What an answer hardly ever exceeds.
+    fn usual_max(&self) -> Option<Duration> {
+        let seconds = self.smooth? + 4.0 * self.deviation;
+        Duration::try_from_secs_f64(seconds).ok()
+    }
+}
+
+/// Bytes under way; given back when dropped.
+struct Queued<'a>(&'a Shared, usize);
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.queued_bytes.fetch_sub(self.1, Ordering::Relaxed);
+    }
+}
+
+/// An answer that is waited for; forgotten when dropped.
+struct Wait<'a> {
+    shared: &'a Shared,
+    id: u64,
+    answer: oneshot::Receiver<Result<WriteOutcome, PushError>>,
+    sent: Vec<u32>,
+    _queued: Queued<'a>,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.shared.waiting.lock().remove(&self.id);
+    }
+}
+
+impl PushClient {
+    /// Dials the peer at `address` and keeps dialling.
+    pub fn new(address: String, lives: Arc<Lives>, env: &Env, settings: PushClientSettings) -> Self {
+        let shared = Arc::new(Shared {
+            address,
+            clock: Arc::clone(&env.clock),
+            settings,
+            lives,
+            state: watch::Sender::new(State::Dialling),
+            silent: AtomicBool::new(false),
+            waiting: Mutex::default(),
+            queued_bytes: AtomicUsize::new(0),
+            next_id: AtomicU64::new(1),
+            latency: Mutex::default(),
+            writers: Mutex::default(),
+            counts: PushClientCounts::default(),
+        });
+        let keep = keep_open(Arc::downgrade(&shared), Arc::clone(&env.clock));
+        env.spawn.task("push-client", Box::pin(keep));
+        Self { shared }
+    }
+
+    /// Where the peer is.
+    pub fn address(&self) -> &str {
+        &self.shared.address
+    }
+
+    /// Whether a push has a chance. A peer that was not missed yet counts as up.
+    pub fn is_up(&self) -> bool {
+        !self.shared.silent.load(Ordering::Relaxed) && !matches!(*self.shared.state.borrow(), State::Away(_))
+    }
+
+    /// Whether a session is open.
+    pub fn is_open(&self) -> bool {
+        matches!(*self.shared.state.borrow(), State::Open(_))
+    }
+
+    /// Why the peer is away, if it is.
+    pub fn away_because(&self) -> Option<String> {
+        if self.shared.silent.load(Ordering::Relaxed) {
+            return Some("it does not answer".to_owned());
+        }
+        match &*self.shared.state.borrow() {
+            State::Away(reason) => Some(reason.to_string()),
+            State::Dialling | State::Open(_) => None,
+        }
+    }
+
+    /// The life that numbers of the open session carry; 0 while there is none.
+    pub fn life(&self) -> u32 {
+        match &*self.shared.state.borrow() {
+            State::Open(session) => session.life,
+            State::Dialling | State::Away(_) => 0,
+        }
+    }
+
+    /// The life that a number belongs to.
+    pub fn life_of(number: SeriesRef) -> u32 {
+        (number.0 >> 32) as u32
+    }
+
+    /// How long to wait for an answer before somebody else is asked, too.
+    pub fn patience(&self) -> Duration {
+        let (least, most) = self.shared.settings.patience;
+        let usual = self.shared.latency.lock().usual_max();
+        usual.map_or(most, |usual| (usual * 2).clamp(least, most))
+    }
+
+    /// What it has done so far.
+    pub fn counts(&self) -> &PushClientCounts {
+        &self.shared.counts
+    }
+}
+
+impl Push for PushClient {
+    fn push<'a>(
+        &'a self,
+        batch: &'a WriteBatch,
+        received: Timestamp,
+    ) -> BoxFuture<'a, Result<WriteOutcome, PushError>> {
+        Box::pin(async move {
+            let result = self.shared.push(batch, received).await;
+            if result.is_err() {
+                self.shared.counts.failures.fetch_add(1, Ordering::Relaxed);
+            }
+            result
+        })
+    }
+}
+
+/// Names known series by their number of one life.
+struct OfLife<'a> {
+    batch: &'a WriteBatch,
+    life: u32,
+}
+
+impl Numbers for OfLife<'_> {
+    #[inline]
+    fn number(&self, index: usize) -> Option<u32> {
+        match &self.batch.series[index].id {
+            SeriesId::Known(number) if PushClient::life_of(*number) == self.life => Some(number.0 as u32),
+            SeriesId::Known(_) | SeriesId::New(_) => None,
+        }
+    }
+}
+
+impl Shared {
+    fn unavailable(&self, reason: impl std::fmt::Display) -> PushError {
+        PushError::Unavailable {
+            reason: format!("{}: {reason}", self.address),
+            retry_after: Duration::from_secs(1),
+        }
+    }
+
+    /// The open session. While the peer is dialled for the first time it is waited for.
+    async fn session(&self) -> Result<Session, PushError> {
+        if self.silent.load(Ordering::Relaxed) {
+            return Err(self.unavailable("does not answer"));
+        }
+        let mut state = self.state.subscribe();
+        let wait = state.wait_for(|state| !matches!(state, State::Dialling));
+        let state = match within(&*self.clock, self.settings.open_time_max, wait).await {
+            Some(Ok(state)) => state.clone(),
+            Some(Err(_)) | None => return Err(self.unavailable("is still being dialled")),
+        };
+        match state {
+            State::Open(session) => Ok(session),
+            State::Away(reason) => Err(self.unavailable(reason)),
+            State::Dialling => Err(self.unavailable("is still being dialled")),
+        }
+    }
+
+    async fn push(&self, batch: &WriteBatch, received: Timestamp) -> Result<WriteOutcome, PushError> {
+        let session = self.session().await?;
+        let begun = self.clock.monotonic();
+        let waits = self.send_all(&session, batch, received)?;
+        let mut outcome = WriteOutcome::default();
+        let mut sent = 0;
+        for wait in waits {
+            let mut wait = wait;
+            let spent = self.clock.monotonic().saturating_sub(begun);
+            let limit = self.answer_time().saturating_sub(spent);
+            let part = match within(&*self.clock, limit, &mut wait.answer).await {
+                Some(Ok(result)) => result?,
+                Some(Err(_)) => return Err(self.unavailable("the session ended before the answer")),
+                None => return Err(self.unavailable("no answer in time")),
+            };
+            sent += wait.sent.len();
+            let part = part.of_whole(batch, &wait.sent);
+            let part = part.ok_or_else(|| self.unavailable("judged samples that it was not given"))?;
+            outcome.exceptions.extend(part.exceptions);
+            outcome.unknown.extend(part.unknown);
+            let number = |reference: SeriesRef| SeriesRef(u64::from(session.life) << 32 | reference.0);
+            let valid = part
+                .refs
+                .iter()
+                .filter(|(_, reference)| reference.0 <= u64::from(u32::MAX));
+            outcome
+                .refs
+                .extend(valid.map(|(series, reference)| (*series, number(*reference))));
+        }
+        self.latency
+            .lock()
+            .observe(self.clock.monotonic().saturating_sub(begun));
+        if sent < batch.series.len() {
+            let numbers = OfLife {
+                batch,
+                life: session.life,
+            };
+            let stale = |index: &u32| {
+                let index = *index as usize;
+                matches!(batch.series[index].id, SeriesId::Known(_)) && numbers.number(index).is_none()
+            };
+            outcome.unknown.extend((0..batch.series.len() as u32).filter(stale));
+        }
+        Ok(outcome)
+    }
+
+    /// Writes the batch into messages and sends them.
+    fn send_all(&self, session: &Session, batch: &WriteBatch, received: Timestamp) -> Result<Vec<Wait<'_>>, PushError> {
+        let mut writer = self.writers.lock().pop().unwrap_or_default();
+        let numbers = OfLife {
+            batch,
+            life: session.life,
+        };
+        let mut waits = Vec::with_capacity(1);
+        let mut first = 0;
+        loop {
+            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+            let written = writer.write(id, batch, received, first, &numbers);
+            first = written.next;
+            if !written.sent.is_empty() || !batch.metadata.is_empty() {
+                waits.push(self.send(session, id, written)?);
+            }
+            if first >= batch.series.len() {
+                break;
+            }
+        }
+        self.writers.lock().push(writer);
+        let labels = batch
+            .series
+            .iter()
+            .filter(|series| matches!(series.id, SeriesId::New(_)));
+        self.counts.labels.fetch_add(labels.count() as u64, Ordering::Relaxed);
+        let samples = batch.floats.len() + batch.histograms.len();
+        self.counts.samples.fetch_add(samples as u64, Ordering::Relaxed);
+        Ok(waits)
+    }
+
+    fn send(&self, session: &Session, id: u64, written: Written) -> Result<Wait<'_>, PushError> {
+        let bytes = written.message.len();
+        let max = self.settings.queue_bytes_max;
+        let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let reservation = Queued(self, bytes);
+        if queued > max {
+            return Err(self.unavailable(format_args!("{queued} bytes wait for it, at most {max} may")));
+        }
+        let (answered, answer) = oneshot::channel();
+        self.waiting.lock().insert(id, answered);
+        let wait = Wait {
+            shared: self,
+            id,
+            answer,
+            sent: written.sent,
+            _queued: reservation,
+        };
+        if session.send.unbounded_send(written.message.into()).is_err() {
+            return Err(self.unavailable("the session has ended"));
+        }
+        self.counts.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        Ok(wait)
+    }
+
+    fn answer_time(&self) -> Duration {
+        let (least, most) = self.settings.answer_time;
+        let usual = self.latency.lock().usual_max();
+        usual.map_or(most, |usual| (usual * 8).clamp(least, most))
+    }
+
+    /// Fails everything that waits.
+    fn fail_all(&self, reason: &str) {
+        let waiting = std::mem::take(&mut *self.waiting.lock());
+        for answered in waiting.into_values() {
+            // Whoever waited may have gone.
+            let _ = answered.send(Err(self.unavailable(reason)));
+        }
+    }
+}
+
+/// What `future` gives, unless it takes longer than `limit`.
+async fn within<T>(clock: &dyn Clock, limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+    match select(pin!(future), clock.sleep(limit)).await {
+        Either::Left((value, _)) => Some(value),
+        Either::Right(_) => None,
+    }
+}
+
+/// Keeps a session open until the client is dropped.
+async fn keep_open(weak: Weak<Shared>, clock: Arc<dyn Clock>) {
+    let mut pause = None;
+    loop {
+        let Some(shared) = weak.upgrade() else { return };
+        let (first, last) = (shared.settings.pause_first, shared.settings.pause_last);
+        let reason = match open(&shared).await {
+            Ok((session, messages)) => {
+                tracing::info!(peer = shared.address, "push session open");
+                shared.counts.sessions.fetch_add(1, Ordering::Relaxed);
+                shared.silent.store(false, Ordering::Relaxed);
+                let send = session.send.clone();
+                shared.state.send_replace(State::Open(session));
+                pause = None;
+                let settings = shared.settings.clone();
+                drop(shared);
+                listen(&weak, &*clock, &settings, messages, send).await
+            }
+            Err(reason) => {
+                drop(shared);
+                reason
+            }
+        };
+        let Some(shared) = weak.upgrade() else { return };
+        if !matches!(*shared.state.borrow(), State::Away(_)) {
+            tracing::warn!(peer = shared.address, reason, "push session lost; dialling again");
+        }
+        shared.state.send_replace(State::Away(reason.as_str().into()));
+        shared.fail_all(&reason);
+        drop(shared);
+        let next = pause.map_or(first, |pause: Duration| (pause * 2).min(last));
+        pause = Some(next);
+        clock.sleep(next).await;
+    }
+}
+
+/// Opens a session and waits for its hello.
+async fn open(shared: &Shared) -> Result<(Session, Streaming<Bytes>), String> {
+    let opening = async {
+        let channel = endpoint(&shared.address)?.connect().await;
+        let channel = channel.map_err(|error| causes(&error))?;
+        let (send, outgoing) = unbounded();
+        let mut grpc = Grpc::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        grpc.ready().await.map_err(|error| causes(&error))?;
+        let path = PathAndQuery::from_static(PATH);
+        let answer = grpc.streaming(Request::new(outgoing), path, Raw).await;
+        let mut messages = answer.map_err(|status| causes(&status))?.into_inner();
+        let hello = messages.message().await.map_err(|status| causes(&status))?;
+        let hello = hello.ok_or("the session ended before it began")?;
+        match read_server_message(&hello) {
+            Ok(ServerMessage::Hello { version }) if version >= PROTOCOL_VERSION => {}
+            Ok(ServerMessage::Hello { version }) => {
+                return Err(format!(
+                    "speaks version {version} of the protocol, {PROTOCOL_VERSION} is needed"
+                ));
+            }
+            Ok(_) => return Err("began with something other than hello".to_owned()),
+            Err(error) => return Err(error.to_string()),
+        }
+        let life = shared.lives.next().ok_or("too many sessions; restart this process")?;
+        Ok((Session { life, send }, messages))
+    };
+    let limit = shared.settings.open_time_max;
+    let opened = within(&*shared.clock, limit, opening).await;
+    opened.unwrap_or_else(|| Err(format!("no session within {limit:?}")))
+}
+
+/// How often silence is looked at.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Silence after which the peer is asked for a sign of life.
+const PING_AFTER: Duration = Duration::from_millis(500);
+
+/// Hands answers to those who wait, until the session ends; gives the reason.
+async fn listen(
+    weak: &Weak<Shared>,
+    clock: &dyn Clock,
+    settings: &PushClientSettings,
+    mut messages: Streaming<Bytes>,
+    send: UnboundedSender<Bytes>,
+) -> String {
+    let mut heard = clock.monotonic();
+    // When a sign of life was asked for, as long as none came.
+    let mut asked: Option<Duration> = None;
+    loop {
+        let message = match select(messages.next(), clock.sleep(TICK)).await {
+            Either::Left((message, _)) => Some(message),
+            Either::Right(_) => None,
+        };
+        let Some(shared) = weak.upgrade() else {
+            return "not needed any more".to_owned();
+        };
+        let now = clock.monotonic();
+        match message {
+            Some(Some(Ok(message))) => {
+                heard = now;
+                asked = None;
+                shared.silent.store(false, Ordering::Relaxed);
+                if let Err(error) = shared.dispatch(&message) {
+                    return error;
+                }
+            }
+            Some(Some(Err(status))) => return causes(&status),
+            Some(None) => return "the peer ended the session".to_owned(),
+            None => {}
+        }
+        match asked {
+            None if now.saturating_sub(heard) > PING_AFTER => {
+                let mut ping = Vec::new();
+                write_ping(0, &mut ping);
+                asked = Some(now);
+                if send.unbounded_send(ping.into()).is_err() {
+                    return "the session has ended".to_owned();
+                }
+            }
+            Some(asked) if now.saturating_sub(asked) > settings.silence_max => {
+                if !shared.silent.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(peer = shared.address, "does not answer; writes go elsewhere");
+                }
+                shared.fail_all("does not answer");
+                if now.saturating_sub(asked) > settings.session_silence_max {
+                    return format!("silent for {:?}", now.saturating_sub(heard));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Shared {
+    fn dispatch(&self, message: &[u8]) -> Result<(), String> {
+        match read_server_message(message).map_err(|error| error.to_string())? {
+            ServerMessage::Outcome { id, result } => {
+                if let Some(answered) = self.waiting.lock().remove(&id) {
+                    // Whoever waited may have gone.
+                    let _ = answered.send(result);
+                }
+                Ok(())
+            }
+            ServerMessage::Pong { .. } => Ok(()),
+            ServerMessage::Hello { .. } => Err("said hello twice".to_owned()),
+        }
+    }
+}

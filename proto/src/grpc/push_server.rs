@@ -1,0 +1,264 @@
+//! The server's end of push sessions: reads messages, hands batches to the taker of this node, sends the verdicts back.
+//!
+//! The taker is the ingester itself. So what one node forwarded can never be forwarded again: there is no way to say it.
+
+use super::raw::{Raw, unimplemented};
+use crate::push::{
+    ClientMessage, MESSAGE_BYTES_MAX, PROTOCOL_VERSION, PushRequest, read_client_message, write_hello, write_outcome,
+    write_pong,
+};
+use bytes::Bytes;
+use futures::{
+    SinkExt, StreamExt,
+    channel::mpsc::{Receiver, Sender, channel},
+    future::{BoxFuture, ready},
+};
+use model::{
+    env::Spawn,
+    push::{Push, PushError, SeriesId, SeriesRef, WriteBatch, WriteOutcome},
+    tenant::Tenant,
+};
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::sync::Semaphore;
+use tonic::{
+    Request, Response, Status, Streaming,
+    body::Body,
+    codegen::Service,
+    server::{Grpc, NamedService, StreamingService},
+};
+
+/// Path of the one method.
+pub(super) const PATH: &str = "/narthex.v1.Push/Session";
+
+/// Messages of one session that are being taken at the same time. They share an fsync.
+const MESSAGES_MAX: usize = 64;
+
+/// Series that one session numbers. More of them always come with labels.
+const NUMBERS_MAX: usize = 1 << 25;
+
+/// The service.
+#[derive(Clone)]
+pub struct PushService {
+    taker: Arc<dyn Push>,
+    spawn: Arc<dyn Spawn>,
+}
+
+impl PushService {
+    /// Hands what comes to `taker`.
+    pub fn new(taker: Arc<dyn Push>, spawn: Arc<dyn Spawn>) -> Self {
+        Self { taker, spawn }
+    }
+}
+
+impl NamedService for PushService {
+    const NAME: &'static str = "narthex.v1.Push";
+}
+
+impl Service<http::Request<Body>> for PushService {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if request.uri().path() != PATH {
+            return Box::pin(unimplemented());
+        }
+        let open = Open(self.clone());
+        Box::pin(async move {
+            let mut grpc = Grpc::new(Raw).max_decoding_message_size(MESSAGE_BYTES_MAX);
+            Ok(grpc.streaming(open, request).await)
+        })
+    }
+}
+
+/// Opens sessions.
+struct Open(PushService);
+
+impl StreamingService<Bytes> for Open {
+    type Response = Bytes;
+    type ResponseStream = Receiver<Result<Bytes, Status>>;
+    type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
+        let (answers, stream) = channel(MESSAGES_MAX);
+        let session = Session {
+            taker: Arc::clone(&self.0.taker),
+            spawn: Arc::clone(&self.0.spawn),
+            series: Arc::default(),
+            answers,
+        };
+        self.0
+            .spawn
+            .task("push-session", Box::pin(session.run(request.into_inner())));
+        Box::pin(ready(Ok(Response::new(stream))))
+    }
+}
+
+/// Series by their number of the session.
+#[derive(Default)]
+struct Numbered {
+    tenants: HashMap<Tenant, u32>,
+    /// Whose series, and the taker's number of it.
+    series: Vec<(u32, SeriesRef)>,
+    /// The other way round, so that a series which comes with labels again keeps its number.
+    numbers: HashMap<(u32, SeriesRef), u32>,
+}
+
+impl Numbered {
+    fn tenant(&mut self, tenant: &Tenant) -> u32 {
+        let next = self.tenants.len() as u32;
+        *self.tenants.entry(tenant.clone()).or_insert(next)
+    }
+
+    /// Puts the taker's numbers in the place of the session's; gives the series whose number is not known.
+    fn resolve(&self, batch: &mut WriteBatch) -> Vec<u32> {
+        let tenant = self.tenants.get(&batch.tenant);
+        let mut unknown = Vec::new();
+        for (index, series) in batch.series.iter_mut().enumerate() {
+            let SeriesId::Known(number) = series.id else { continue };
+            match self.series.get(number.0 as usize) {
+                Some((owner, reference)) if Some(owner) == tenant => series.id = SeriesId::Known(*reference),
+                _ => unknown.push(index as u32),
+            }
+        }
+        unknown
+    }
+
+    /// Numbers the series that the taker gave numbers to.
+    fn number(&mut self, tenant: &Tenant, outcome: &mut WriteOutcome) {
+        if outcome.refs.is_empty() {
+            return;
+        }
+        let tenant = self.tenant(tenant);
+        outcome.refs.retain_mut(|(_, reference)| {
+            let next = self.series.len();
+            let known = self.numbers.get(&(tenant, *reference)).copied();
+            if known.is_none() && next >= NUMBERS_MAX {
+                return false;
+            }
+            let number = known.unwrap_or_else(|| {
+                self.series.push((tenant, *reference));
+                self.numbers.insert((tenant, *reference), next as u32);
+                next as u32
+            });
+            *reference = SeriesRef(u64::from(number));
+            true
+        });
+    }
+}
+
+struct Session {
+    taker: Arc<dyn Push>,
+    spawn: Arc<dyn Spawn>,
+    series: Arc<Mutex<Numbered>>,
+    answers: Sender<Result<Bytes, Status>>,
+}
+
+impl Session {
+    async fn run(mut self, mut messages: Streaming<Bytes>) {
+        let places = Arc::new(Semaphore::new(MESSAGES_MAX));
+        let mut hello = Vec::new();
+        write_hello(PROTOCOL_VERSION, &mut hello);
+        if self.answers.send(Ok(hello.into())).await.is_err() {
+            return;
+        }
+        while let Some(message) = messages.next().await {
+            let Ok(message) = message else { return };
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                return;
+            };
+            match read_client_message(&message) {
+                Ok(ClientMessage::Push(request)) => {
+                    let take = self.take(request);
+                    self.spawn.task(
+                        "push",
+                        Box::pin(async move {
+                            take.await;
+                            drop(place);
+                        }),
+                    );
+                }
+                Ok(ClientMessage::Ping { id }) => {
+                    let mut pong = Vec::new();
+                    write_pong(id, &mut pong);
+                    if self.answers.send(Ok(pong.into())).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a node sent what is no push message; its session ends");
+                    let _ = self
+                        .answers
+                        .send(Err(Status::invalid_argument(error.to_string())))
+                        .await;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes a batch and sends the answer.
+    fn take(&self, request: PushRequest) -> impl Future<Output = ()> + Send + 'static {
+        let PushRequest {
+            id,
+            received,
+            mut batch,
+        } = request;
+        let (taker, numbered, mut answers) = (Arc::clone(&self.taker), Arc::clone(&self.series), self.answers.clone());
+        async move {
+            let unknown = numbered.lock().resolve(&mut batch);
+            let result = take(&*taker, batch, unknown, received, &numbered).await;
+            let mut message = Vec::new();
+            write_outcome(id, &result, &mut message);
+            // Nobody waits for it when the session has ended.
+            let _ = answers.send(Ok(message.into())).await;
+        }
+    }
+}
+
+async fn take(
+    taker: &dyn Push,
+    batch: WriteBatch,
+    unknown: Vec<u32>,
+    received: i64,
+    numbered: &Mutex<Numbered>,
+) -> Result<WriteOutcome, PushError> {
+    if unknown.is_empty() {
+        let mut outcome = taker.push(&batch, received).await?;
+        numbered.lock().number(&batch.tenant, &mut outcome);
+        return Ok(outcome);
+    }
+    let mut part = WriteBatch {
+        tenant: batch.tenant.clone(),
+        metadata: batch.metadata.clone(),
+        ..WriteBatch::default()
+    };
+    let kept: Vec<u32> = (0..batch.series.len() as u32)
+        .filter(|index| unknown.binary_search(index).is_err())
+        .collect();
+    for index in &kept {
+        let index = *index as usize;
+        part.add_series(&batch, index, batch.series[index].id.clone());
+    }
+    let mut outcome = taker.push(&part, received).await?;
+    numbered.lock().number(&batch.tenant, &mut outcome);
+    let Some(mut outcome) = outcome.of_whole(&batch, &kept) else {
+        return Err(PushError::Unavailable {
+            reason: "the taker judged samples that it was not given".to_owned(),
+            retry_after: Duration::from_secs(1),
+        });
+    };
+    outcome.unknown.extend(unknown);
+    Ok(outcome)
+}

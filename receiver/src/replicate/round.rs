@@ -1,0 +1,511 @@
+//! One batch on its way to its owners: who gets what, who stands in for whom, and when enough have answered.
+//!
+//! Each owner is pushed to by a task of its own. The answer is given as soon as the [`Ballot`] is settled; what is still under way goes on
+//! by itself. A node that is known to be away is never asked; one that fails, or is slow, is replaced for this batch by the next node on the
+//! way round the ring. A substitute needs no other treatment later: any node takes any series, and readers ask all nodes.
+
+use super::{
+    ballot::Ballot,
+    catalog::{Catalog, Known, Side},
+    view::{Taker, View},
+};
+use crate::{
+    metrics::ReplicationMetrics,
+    ring::{NodeIndex, OWNERS_MAX, TenantPlacement, series_hash::SeriesHasher},
+};
+use futures::{
+    StreamExt,
+    channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded},
+    future::{Either, select},
+};
+use model::{
+    env::Env,
+    label::Labels,
+    push::{Push, PushError, SeriesId, SeriesRef, WriteBatch, WriteOutcome},
+    time::Timestamp,
+};
+use smallvec::SmallVec;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+/// When a sender may come again after too few replicas answered.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Samples that the near taker may have under way beyond those that a request waits for.
+const NEAR_SAMPLES_MAX: usize = 8 << 20;
+
+/// What all rounds of a replicator share.
+pub(super) struct Shared {
+    pub(super) env: Env,
+    pub(super) near: Arc<dyn Push>,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) metrics: ReplicationMetrics,
+    /// Samples on their way to the near taker.
+    pub(super) near_samples: AtomicUsize,
+}
+
+/// What one node gets of a batch.
+struct Part {
+    node: NodeIndex,
+    batch: WriteBatch,
+    /// Its series by their place in the whole batch.
+    series: Vec<u32>,
+}
+
+/// What became of a part.
+struct Answer {
+    node: NodeIndex,
+    series: Vec<u32>,
+    result: Result<WriteOutcome, PushError>,
+}
+
+/// A batch, its owners and their votes.
+pub(super) struct Round<'a> {
+    shared: &'a Arc<Shared>,
+    view: &'a View,
+    placement: TenantPlacement<'a>,
+    batch: &'a WriteBatch,
+    received: Timestamp,
+    ballot: Ballot,
+    /// Our number of each series.
+    ours: Arc<[SeriesRef]>,
+    /// The place of each series on the ring.
+    hashes: Vec<u64>,
+    /// Nodes that could be asked when the round began.
+    usable: Vec<bool>,
+    /// Nodes that failed or were slow since.
+    excluded: Vec<bool>,
+    /// Lives of the nodes' sessions when the round began.
+    lives: Vec<u32>,
+    /// Nodes that stand in for others, by series.
+    substitutes: HashMap<u32, SmallVec<[NodeIndex; 2]>>,
+    /// Parts that are not answered yet, by node.
+    in_flight: HashMap<NodeIndex, Vec<Arc<[u32]>>>,
+    answers: UnboundedReceiver<Answer>,
+    answered: UnboundedSender<Answer>,
+    /// What stood in the way, for the answer.
+    hindrance: Option<String>,
+}
+
+type Choice = (NodeIndex, Option<SeriesRef>);
+
+impl<'a> Round<'a> {
+    pub(super) fn new(
+        shared: &'a Arc<Shared>,
+        view: &'a View,
+        placement: TenantPlacement<'a>,
+        batch: &'a WriteBatch,
+        received: Timestamp,
+    ) -> Self {
+        let near_is_free = shared.near_samples.load(Ordering::Relaxed) < NEAR_SAMPLES_MAX;
+        let usable = view.takers.iter().map(|taker| match taker {
+            Taker::Near => near_is_free,
+            Taker::Far(peer) => peer.is_up(),
+        });
+        let lives = view.takers.iter().map(|taker| match taker {
+            Taker::Near => 0,
+            Taker::Far(peer) => peer.life(),
+        });
+        let (answered, answers) = unbounded();
+        Self {
+            usable: usable.collect(),
+            lives: lives.collect(),
+            excluded: vec![false; view.takers.len()],
+            ballot: Ballot::new(view.rule, batch.series.len()),
+            ours: register(&shared.catalog, batch),
+            hashes: vec![0; batch.series.len()],
+            substitutes: HashMap::new(),
+            in_flight: HashMap::new(),
+            hindrance: None,
+            shared,
+            view,
+            placement,
+            batch,
+            received,
+            answers,
+            answered,
+        }
+    }
+
+    /// Takes the batch to its owners and waits for enough of them.
+    pub(super) async fn run(mut self) -> Result<WriteOutcome, PushError> {
+        let parts = self.plan();
+        let hopeless = (0..self.batch.series.len() as u32).find(|series| !self.ballot.has_hope(*series));
+        if hopeless.is_some() {
+            return Err(self.unavailable());
+        }
+        for part in parts {
+            self.launch(part);
+        }
+        let mut hedged = false;
+        while !self.ballot.is_settled() && !self.in_flight.is_empty() {
+            let patience = if hedged { None } else { self.patience() };
+            let answer = match patience {
+                None => self.answers.next().await,
+                Some(patience) => match select(self.answers.next(), self.shared.env.clock.sleep(patience)).await {
+                    Either::Left((answer, _)) => answer,
+                    Either::Right(_) => {
+                        hedged = true;
+                        self.hedge();
+                        continue;
+                    }
+                },
+            };
+            let Some(answer) = answer else { break };
+            self.take(answer)?;
+        }
+        match self.ballot.close() {
+            Some(outcome) => Ok(self.with_numbers(outcome)),
+            None => Err(self.unavailable()),
+        }
+    }
+
+    /// Divides the batch among the owners of its series.
+    fn plan(&mut self) -> Vec<Part> {
+        let mut parts: Vec<Part> = Vec::new();
+        let mut place_of_node = vec![usize::MAX; self.view.takers.len()];
+        let mut index = 0;
+        let Self {
+            ballot,
+            hashes,
+            usable,
+            placement,
+            batch,
+            view,
+            lives,
+            ..
+        } = self;
+        self.shared
+            .catalog
+            .look(&batch.tenant, self.ours.iter().copied(), |entry| {
+                let series = index as u32;
+                index += 1;
+                let Some(entry) = entry else {
+                    ballot.set_unknown(series);
+                    return;
+                };
+                hashes[series as usize] = entry.hash;
+                let owners = placement.owners_among(entry.hash, |node| usable[node as usize]);
+                let labels = labels_of(batch, series);
+                let mut chosen: SmallVec<[Choice; OWNERS_MAX]> = SmallVec::new();
+                for owner in owners.iter().copied().filter(|owner| usable[*owner as usize]) {
+                    let number = number_for(view, lives, owner, &entry);
+                    if number.is_none() && labels.is_none() {
+                        ballot.set_unknown(series);
+                        return;
+                    }
+                    chosen.push((owner, number));
+                }
+                for (owner, number) in chosen {
+                    let place = &mut place_of_node[owner as usize];
+                    if *place == usize::MAX {
+                        *place = parts.len();
+                        parts.push(Part::new(owner, batch));
+                    }
+                    parts[*place].add(batch, series, number, labels);
+                    ballot.ask(series);
+                }
+            });
+        parts
+    }
+
+    fn launch(&mut self, part: Part) {
+        let Part { node, batch, series } = part;
+        let series: Arc<[u32]> = series.into();
+        self.in_flight.entry(node).or_default().push(Arc::clone(&series));
+        self.shared.metrics.pushes.inc();
+        let (shared, answered, received) = (Arc::clone(self.shared), self.answered.clone(), self.received);
+        let ours = Arc::clone(&self.ours);
+        let far = match &self.view.takers[node as usize] {
+            Taker::Near => None,
+            Taker::Far(peer) => Some(Arc::clone(peer)),
+        };
+        let task = async move {
+            let result = match &far {
+                Some(peer) => peer.push(&batch, received).await,
+                None => shared.push_near(&batch, received).await,
+            };
+            if let Ok(outcome) = &result {
+                let side = if far.is_some() { Side::Far } else { Side::Near };
+                shared.remember(side, &batch, &series, &ours, outcome);
+            }
+            // Nobody waits for it when enough others have answered.
+            let _ = answered.unbounded_send(Answer {
+                node,
+                series: series.to_vec(),
+                result,
+            });
+        };
+        self.shared.env.spawn.task("replica", Box::pin(task));
+    }
+
+    /// How long to wait before somebody else is asked, too.
+    fn patience(&self) -> Option<Duration> {
+        let waited_for = self
+            .in_flight
+            .keys()
+            .filter_map(|node| match &self.view.takers[*node as usize] {
+                Taker::Near => None,
+                Taker::Far(peer) => Some(peer.patience()),
+            });
+        waited_for.min()
+    }
+
+    /// Counts an answer. It is an error when a series cannot be decided any more.
+    fn take(&mut self, answer: Answer) -> Result<(), PushError> {
+        let Answer { node, series, result } = answer;
+        if let Some(parts) = self.in_flight.get_mut(&node) {
+            parts.retain(|part| **part != *series);
+            if parts.is_empty() {
+                self.in_flight.remove(&node);
+            }
+        }
+        let outcome = match result {
+            Ok(outcome) => outcome.of_whole(self.batch, &series),
+            Err(PushError::Unavailable { reason, .. }) => {
+                self.hindrance = Some(reason);
+                None
+            }
+        };
+        match outcome {
+            Some(outcome) => {
+                self.ballot.judge(&series, &outcome);
+                self.repeat_unknown(node, &outcome.unknown);
+            }
+            None => {
+                self.shared.metrics.failures.inc();
+                self.excluded[node as usize] = true;
+                self.substitute(&series, false);
+                series.iter().for_each(|series| self.ballot.lose(*series));
+            }
+        }
+        for index in series {
+            if self.ballot.has_hope(index) {
+                continue;
+            }
+            match labels_of(self.batch, index) {
+                // With labels another node could be asked.
+                None if self.has_candidate(index) => self.ballot.set_unknown(index),
+                None | Some(_) => return Err(self.unavailable()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends series again to a node that does not know them by number: with labels if they are at hand; if not, the caller must bring them.
+    fn repeat_unknown(&mut self, node: NodeIndex, unknown: &[u32]) {
+        let mut part = Part::new(node, self.batch);
+        for index in unknown.iter().copied() {
+            match labels_of(self.batch, index) {
+                _ if self.ballot.is_series_settled(index) => {}
+                None => self.ballot.set_unknown(index),
+                labels => {
+                    part.add(self.batch, index, None, labels);
+                    self.ballot.ask(index);
+                }
+            }
+        }
+        if !part.series.is_empty() {
+            self.launch(part);
+        }
+    }
+
+    /// Asks others about what the slow ones have not answered.
+    fn hedge(&mut self) {
+        let slow: Vec<(NodeIndex, Vec<Arc<[u32]>>)> = self.in_flight.clone().into_iter().collect();
+        for (node, parts) in slow {
+            if matches!(self.view.takers[node as usize], Taker::Far(_)) {
+                self.excluded[node as usize] = true;
+                for series in parts {
+                    self.substitute(&series, true);
+                }
+            }
+        }
+    }
+
+    /// Nodes that could take a series in the place of those excluded.
+    fn candidates(&self, index: u32) -> SmallVec<[NodeIndex; OWNERS_MAX]> {
+        let hash = self.hashes[index as usize];
+        let first = self.placement.owners_among(hash, |node| self.usable[node as usize]);
+        let free = |node: NodeIndex| self.usable[node as usize] && !self.excluded[node as usize];
+        let asked = |node: &NodeIndex| {
+            let substitutes = self.substitutes.get(&index);
+            first.contains(node) || substitutes.is_some_and(|nodes| nodes.contains(node))
+        };
+        let now = self.placement.owners_among(hash, free);
+        now.iter().copied().filter(|node| free(*node) && !asked(node)).collect()
+    }
+
+    fn has_candidate(&self, index: u32) -> bool {
+        !self.candidates(index).is_empty()
+    }
+
+    /// Pushes the open ones of these series to nodes that stand in for those excluded, as far as numbers or labels are at hand.
+    fn substitute(&mut self, series: &[u32], hedge: bool) {
+        let open: Vec<u32> = series
+            .iter()
+            .copied()
+            .filter(|series| !self.ballot.is_series_settled(*series))
+            .collect();
+        let mut parts: HashMap<NodeIndex, Part> = HashMap::new();
+        let mut asked = Vec::new();
+        let numbers = open.iter().map(|series| self.ours[*series as usize]);
+        let mut place = 0;
+        self.shared.catalog.look(&self.batch.tenant, numbers, |entry| {
+            let index = open[place];
+            place += 1;
+            let Some(entry) = entry else { return };
+            let labels = labels_of(self.batch, index);
+            for node in self.candidates(index) {
+                let number = number_for(self.view, &self.lives, node, &entry);
+                if number.is_some() || labels.is_some() {
+                    let part = parts.entry(node).or_insert_with(|| Part::new(node, self.batch));
+                    part.add(self.batch, index, number, labels);
+                    asked.push((index, node));
+                }
+            }
+        });
+        for (index, node) in asked {
+            self.ballot.ask(index);
+            self.substitutes.entry(index).or_default().push(node);
+        }
+        for part in parts.into_values() {
+            let metrics = &self.shared.metrics;
+            if hedge { &metrics.hedges } else { &metrics.substitutes }.inc();
+            self.launch(part);
+        }
+    }
+
+    /// Adds our numbers of the series that came with labels.
+    fn with_numbers(&self, mut outcome: WriteOutcome) -> WriteOutcome {
+        let new = self.batch.series.iter().zip(self.ours.iter()).enumerate();
+        let new = new.filter(|(_, (series, _))| matches!(series.id, SeriesId::New(_)));
+        outcome.refs.extend(new.map(|(index, (_, ours))| (index as u32, *ours)));
+        outcome
+    }
+
+    fn unavailable(&self) -> PushError {
+        self.shared.metrics.quorums_missed.inc();
+        let rule = self.view.rule;
+        let away = self.usable.iter().filter(|usable| !**usable).count();
+        let nodes = self.usable.len();
+        let why = match &self.hindrance {
+            Some(reason) => format!("; {reason}"),
+            None => String::new(),
+        };
+        PushError::Unavailable {
+            reason: format!(
+                "{} of {} copies must be on disk and could not be written: {away} of {nodes} nodes are away{why}",
+                rule.accept_at(),
+                rule.copies()
+            ),
+            retry_after: RETRY_AFTER,
+        }
+    }
+}
+
+impl Part {
+    fn new(node: NodeIndex, whole: &WriteBatch) -> Self {
+        Self {
+            node,
+            batch: WriteBatch {
+                tenant: whole.tenant.clone(),
+                metadata: whole.metadata.clone(),
+                ..WriteBatch::default()
+            },
+            series: Vec::new(),
+        }
+    }
+
+    #[inline]
+    fn add(&mut self, whole: &WriteBatch, index: u32, number: Option<SeriesRef>, labels: Option<&Labels>) {
+        let id = match (number, labels) {
+            (None, Some(labels)) => SeriesId::New(labels.clone()),
+            (number, _) => SeriesId::Known(number.unwrap_or(SeriesRef(u64::MAX))),
+        };
+        if self.series.is_empty() {
+            self.series.reserve(whole.series.len());
+            self.batch.series.reserve(whole.series.len());
+            self.batch.floats.reserve(whole.floats.len());
+        }
+        self.batch.add_series(whole, index as usize, id);
+        self.series.push(index);
+    }
+}
+
+impl Shared {
+    async fn push_near(&self, batch: &WriteBatch, received: Timestamp) -> Result<WriteOutcome, PushError> {
+        let samples = batch.floats.len() + batch.histograms.len();
+        self.near_samples.fetch_add(samples, Ordering::Relaxed);
+        let result = self.near.push(batch, received).await;
+        self.near_samples.fetch_sub(samples, Ordering::Relaxed);
+        result
+    }
+
+    /// Keeps the numbers that a taker gave, forgets those that it does not know.
+    fn remember(&self, side: Side, batch: &WriteBatch, series: &[u32], ours: &[SeriesRef], outcome: &WriteOutcome) {
+        let our_number = |index: u32| series.get(index as usize).map(|series| ours[*series as usize]);
+        if !outcome.refs.is_empty() {
+            let learnt = outcome.refs.iter();
+            self.catalog.learn(
+                side,
+                learnt.filter_map(|(index, number)| Some((our_number(*index)?, *number))),
+            );
+        }
+        if !outcome.unknown.is_empty() {
+            let forgotten = outcome
+                .unknown
+                .iter()
+                .filter_map(|index| match batch.series.get(*index as usize)?.id {
+                    SeriesId::Known(number) => Some((our_number(*index)?, number)),
+                    SeriesId::New(_) => None,
+                });
+            self.catalog.forget(forgotten);
+        }
+    }
+}
+
+fn labels_of(batch: &WriteBatch, index: u32) -> Option<&Labels> {
+    match &batch.series[index as usize].id {
+        SeriesId::New(labels) => Some(labels),
+        SeriesId::Known(_) => None,
+    }
+}
+
+#[inline]
+fn number_for(view: &View, lives: &[u32], node: NodeIndex, entry: &Known<'_>) -> Option<SeriesRef> {
+    match view.takers[node as usize] {
+        Taker::Near => entry.near(),
+        Taker::Far(_) => entry.far(lives[node as usize]),
+    }
+}
+
+/// Our number of each series; those that come with labels are added to the catalog.
+fn register(catalog: &Catalog, batch: &WriteBatch) -> Arc<[SeriesRef]> {
+    let mut hasher = SeriesHasher::new(batch.tenant.as_str());
+    let mut scratch = Vec::new();
+    let mut new = Vec::new();
+    for series in &batch.series {
+        if let SeriesId::New(labels) = &series.id {
+            let key = catalog.key(&batch.tenant, labels, &mut scratch);
+            new.push((key, hasher.hash(labels.iter())));
+        }
+    }
+    let numbers = if new.is_empty() {
+        Vec::new()
+    } else {
+        catalog.register(&batch.tenant, &new)
+    };
+    let mut numbers = numbers.into_iter();
+    let ours = batch.series.iter().map(|series| match series.id {
+        SeriesId::Known(number) => number,
+        SeriesId::New(_) => numbers.next().unwrap_or(SeriesRef(u64::MAX)),
+    });
+    ours.collect()
+}

@@ -1,0 +1,396 @@
+//! A replicator over takers in memory: it keeps the promises of every taker, and it keeps its own with nodes that fail, hang and restart.
+
+use super::*;
+use crate::ring::placement::Ring;
+use cluster::document::Document;
+use model::{
+    env::{Clock, Rng, Spawn, memory::MemoryFs},
+    label::Labels,
+    push::{SeriesId, SeriesRef, conformance, memory::MemoryTaker},
+    sample::FloatSample,
+    verdict::Verdict,
+};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+const NOW: Timestamp = 1_790_000_000_000;
+
+/// Tasks on the test's runtime, and a clock whose sleeps end at once when told to.
+struct World {
+    runtime: tokio::runtime::Handle,
+    random: AtomicU64,
+    /// Sleeps end at once; else they never do.
+    impatient: AtomicBool,
+}
+
+impl Clock for World {
+    fn now(&self) -> Timestamp {
+        NOW
+    }
+    fn monotonic(&self) -> Duration {
+        Duration::ZERO
+    }
+    fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+        if self.impatient.load(Ordering::Relaxed) {
+            Box::pin(std::future::ready(()))
+        } else {
+            Box::pin(std::future::pending())
+        }
+    }
+}
+
+impl Rng for World {
+    fn next_u64(&self) -> u64 {
+        self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
+    }
+}
+
+impl Spawn for World {
+    fn task(&self, _name: &str, task: BoxFuture<'static, ()>) {
+        self.runtime.spawn(task);
+    }
+    fn blocking(&self, _name: &str, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
+        work();
+        Box::pin(std::future::ready(()))
+    }
+    fn thread(&self, _name: &str, _work: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// A far node in memory. Its numbers carry a life above, as those of a session do.
+struct Far {
+    taker: MemoryTaker,
+    life: AtomicU32,
+    up: AtomicBool,
+    /// Never answers.
+    hangs: AtomicBool,
+}
+
+impl Push for Far {
+    fn push<'a>(
+        &'a self,
+        batch: &'a WriteBatch,
+        received: Timestamp,
+    ) -> BoxFuture<'a, Result<WriteOutcome, PushError>> {
+        Box::pin(async move {
+            if self.hangs.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+            if !self.up.load(Ordering::Relaxed) {
+                return Err(not_now("away".to_owned()));
+            }
+            let life = u64::from(self.life.load(Ordering::Relaxed));
+            let mut own = batch.clone();
+            for series in &mut own.series {
+                if let SeriesId::Known(number) = series.id {
+                    let stale = number.0 >> 32 != life;
+                    series.id = SeriesId::Known(SeriesRef(if stale { u64::MAX } else { number.0 & 0xffff_ffff }));
+                }
+            }
+            let mut outcome = self.taker.push(&own, received).await?;
+            for (_, number) in &mut outcome.refs {
+                number.0 |= life << 32;
+            }
+            Ok(outcome)
+        })
+    }
+}
+
+impl Peer for End {
+    fn is_up(&self) -> bool {
+        self.0.up.load(Ordering::Relaxed)
+    }
+    fn life(&self) -> u32 {
+        self.0.life.load(Ordering::Relaxed)
+    }
+    fn patience(&self) -> Duration {
+        Duration::from_millis(1)
+    }
+}
+
+/// One end of the line to a far node.
+struct End(Arc<Far>);
+
+impl Push for End {
+    fn push<'a>(
+        &'a self,
+        batch: &'a WriteBatch,
+        received: Timestamp,
+    ) -> BoxFuture<'a, Result<WriteOutcome, PushError>> {
+        self.0.push(batch, received)
+    }
+}
+
+struct Ends(Vec<Arc<Far>>);
+
+impl Connect for Ends {
+    fn connect(&self, address: &str) -> Arc<dyn Peer> {
+        let number: usize = address
+            .trim_start_matches('n')
+            .split(':')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
+        Arc::new(End(Arc::clone(&self.0[number - 2])))
+    }
+}
+
+/// A node with others, of which it is number one.
+struct Cluster {
+    replicator: Arc<Replicator>,
+    near: Arc<MemoryTaker>,
+    far: Vec<Arc<Far>>,
+    world: Arc<World>,
+}
+
+fn placement(nodes: usize, copies: usize) -> Arc<Placement> {
+    let members: Vec<String> = (1..=nodes)
+        .map(|id| format!(r#"{{"id":{id},"address":"n{id}:1","state":"ACTIVE"}}"#))
+        .collect();
+    let json = format!(
+        r#"{{"epoch":1,"replication_factor":{copies},"members":[{}]}}"#,
+        members.join(",")
+    );
+    let document = Document::from_json(json.as_bytes()).unwrap();
+    Arc::new(Placement::Document(Ring::new(document)))
+}
+
+fn cluster(nodes: usize, copies: usize) -> Cluster {
+    let world = Arc::new(World {
+        runtime: tokio::runtime::Handle::current(),
+        random: AtomicU64::new(1),
+        impatient: AtomicBool::new(false),
+    });
+    let env = Env {
+        clock: world.clone(),
+        rng: world.clone(),
+        fs: Arc::new(MemoryFs::new()),
+        spawn: world.clone(),
+    };
+    let far = (2..=nodes).map(|number| {
+        Arc::new(Far {
+            taker: MemoryTaker::new(),
+            life: AtomicU32::new(number as u32),
+            up: AtomicBool::new(true),
+            hangs: AtomicBool::new(false),
+        })
+    });
+    let far: Vec<_> = far.collect();
+    let near = Arc::new(MemoryTaker::new());
+    let connect = Arc::new(Ends(far.clone()));
+    let replicator = Replicator::new(env, near.clone(), connect, 1000, &mut Registry::default());
+    replicator.follow(placement(nodes, copies), Some(0));
+    Cluster {
+        replicator,
+        near,
+        far,
+        world,
+    }
+}
+
+fn labels(number: usize) -> Labels {
+    Labels::new([("__name__".to_owned(), format!("m{number}"))]).unwrap()
+}
+
+fn batch(series: impl IntoIterator<Item = SeriesId>, at: Timestamp) -> WriteBatch {
+    let mut batch = WriteBatch::default();
+    for id in series {
+        batch.floats.push(FloatSample {
+            at,
+            value: 1.0,
+            start: 0,
+        });
+        batch.finish_series(id);
+    }
+    batch
+}
+
+fn new_ones(series: usize, at: Timestamp) -> WriteBatch {
+    batch((0..series).map(|number| SeriesId::New(labels(number))), at)
+}
+
+impl Cluster {
+    async fn push(&self, batch: &WriteBatch) -> Result<WriteOutcome, PushError> {
+        self.replicator.push(batch, NOW).await
+    }
+
+    /// Numbers of so many new series.
+    async fn register(&self, series: usize) -> Vec<SeriesRef> {
+        let outcome = self.push(&new_ones(series, NOW)).await.unwrap();
+        let mut refs = outcome.refs;
+        refs.sort_unstable();
+        assert_eq!(refs.len(), series);
+        refs.into_iter().map(|(_, number)| number).collect()
+    }
+
+    /// Samples on all nodes, once all that is under way has arrived.
+    fn copies(&self) -> usize {
+        self.near.sample_count() + self.far.iter().map(|far| far.taker.sample_count()).sum::<usize>()
+    }
+
+    fn settled(&self, copies: usize) {
+        let deadline = 2000;
+        for _ in 0..deadline {
+            if self.copies() == copies {
+                return;
+            }
+            std::thread::yield_now();
+            #[expect(clippy::disallowed_methods, reason = "waits for other threads")]
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(self.copies(), copies);
+    }
+}
+
+fn known(numbers: &[SeriesRef], at: Timestamp) -> WriteBatch {
+    batch(numbers.iter().map(|number| SeriesId::Known(*number)), at)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ring_promises_what_its_takers_do() {
+    conformance::check(&*cluster(1, 1).replicator, NOW).await;
+    conformance::check(&*cluster(1, 2).replicator, NOW).await;
+    conformance::check(&*cluster(3, 3).replicator, NOW).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_owner_gets_every_sample_and_labels_only_once() {
+    let cluster = cluster(3, 3);
+    let numbers = cluster.register(50).await;
+    cluster.settled(150);
+    for step in 1..4 {
+        let outcome = cluster.push(&known(&numbers, NOW + step)).await.unwrap();
+        assert_eq!(outcome, WriteOutcome::default());
+        cluster.settled(150 * (step as usize + 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_nodes_only_the_owners_get_a_series() {
+    let cluster = cluster(6, 3);
+    cluster.register(60).await;
+    cluster.settled(180);
+    assert!(cluster.near.sample_count() < 60 && cluster.near.sample_count() > 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_dead_node_of_three_costs_nothing() {
+    let cluster = cluster(3, 3);
+    let numbers = cluster.register(10).await;
+    cluster.settled(30);
+    // Not noticed yet: the push fails. Noticed: it is not asked at all.
+    for step in 1..5 {
+        cluster.far[0].up.store(false, Ordering::Relaxed);
+        let outcome = cluster.push(&known(&numbers, NOW + step)).await.unwrap();
+        assert_eq!(outcome, WriteOutcome::default());
+    }
+    cluster.settled(30 + 4 * 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_quorum_nothing_is_acknowledged() {
+    let cluster = cluster(3, 3);
+    let numbers = cluster.register(10).await;
+    cluster
+        .far
+        .iter()
+        .for_each(|far| far.up.store(false, Ordering::Relaxed));
+    let error = cluster.push(&known(&numbers, NOW + 1)).await.unwrap_err();
+    assert!(error.to_string().contains("2 of 3 nodes are away"), "{error}");
+    cluster.far[1].up.store(true, Ordering::Relaxed);
+    cluster.push(&known(&numbers, NOW + 1)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_node_stands_in_for_a_dead_one() {
+    let cluster = cluster(5, 3);
+    let numbers = cluster.register(40).await;
+    cluster.settled(120);
+    cluster.far[0].up.store(false, Ordering::Relaxed);
+    // The substitutes have never seen the series: those come again with labels.
+    let outcome = cluster.push(&known(&numbers, NOW + 1)).await.unwrap();
+    assert!(!outcome.unknown.is_empty() && outcome.unknown.len() < 40);
+    let again = outcome
+        .unknown
+        .iter()
+        .map(|index| SeriesId::New(labels(*index as usize)));
+    let again = cluster.push(&batch(again, NOW + 1)).await.unwrap();
+    assert!(again.unknown.is_empty());
+    cluster.settled(240);
+    let outcome = cluster.push(&known(&numbers, NOW + 2)).await.unwrap();
+    assert_eq!(outcome, WriteOutcome::default());
+    cluster.settled(360);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_fails_in_the_middle_is_replaced_when_labels_are_at_hand() {
+    let cluster = cluster(5, 3);
+    let busy = PushError::Unavailable {
+        reason: "disk full".into(),
+        retry_after: Duration::from_secs(1),
+    };
+    cluster.far[0].taker.fail(Some(busy.clone()));
+    cluster.far[1].taker.fail(Some(busy));
+    let outcome = cluster.push(&new_ones(40, NOW)).await.unwrap();
+    assert_eq!(outcome.refs.len(), 40);
+    assert!(outcome.unknown.is_empty() && outcome.exceptions.is_empty());
+    // Two copies of each are certain; a third is not replaced once two are on disk.
+    assert!((80..=120).contains(&cluster.copies()), "{}", cluster.copies());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_node_is_hedged() {
+    let cluster = cluster(4, 1);
+    cluster.world.impatient.store(true, Ordering::Relaxed);
+    cluster.far[0].hangs.store(true, Ordering::Relaxed);
+    let outcome = cluster.push(&new_ones(40, NOW)).await.unwrap();
+    assert_eq!(outcome.refs.len(), 40);
+    assert_eq!(cluster.far[0].taker.sample_count(), 0);
+    assert!(cluster.copies() >= 40);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_node_gets_labels_again() {
+    let cluster = cluster(3, 3);
+    let numbers = cluster.register(10).await;
+    cluster.settled(30);
+    cluster.far[0].life.store(77, Ordering::Relaxed);
+    let outcome = cluster.push(&known(&numbers, NOW + 1)).await.unwrap();
+    assert_eq!(outcome.unknown.len(), 10);
+    cluster.push(&new_ones(10, NOW + 1)).await.unwrap();
+    cluster.settled(60);
+    let outcome = cluster.push(&known(&numbers, NOW + 2)).await.unwrap();
+    assert_eq!(outcome, WriteOutcome::default());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_again_is_a_duplicate_even_where_it_was_half_stored() {
+    let cluster = cluster(3, 3);
+    cluster.far[0].up.store(false, Ordering::Relaxed);
+    cluster.register(5).await;
+    cluster.settled(10);
+    cluster.far[0].up.store(true, Ordering::Relaxed);
+    cluster.far[1].up.store(false, Ordering::Relaxed);
+    let outcome = cluster.push(&new_ones(5, NOW)).await.unwrap();
+    assert!(
+        outcome
+            .exceptions
+            .iter()
+            .all(|exception| exception.verdict == Verdict::Duplicate)
+    );
+    cluster.settled(15);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn numbers_from_before_the_ring_grew_are_unknown() {
+    let cluster = cluster(1, 1);
+    let numbers = cluster.register(5).await;
+    cluster.replicator.follow(placement(1, 2), Some(0));
+    let outcome = cluster.push(&known(&numbers, NOW + 1)).await.unwrap();
+    assert_eq!(outcome.unknown, [0, 1, 2, 3, 4]);
+    let ours = cluster.register(5).await;
+    cluster.replicator.follow(placement(1, 1), Some(0));
+    let outcome = cluster.push(&known(&ours, NOW + 2)).await.unwrap();
+    assert_eq!(outcome.unknown, [0, 1, 2, 3, 4]);
+}

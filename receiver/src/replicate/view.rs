@@ -1,0 +1,90 @@
+//! The ring as the replicator uses it at one moment: the placement, and a taker for each of its nodes.
+
+use super::quorum::Rule;
+use crate::ring::{NodeIndex, Placement};
+use model::push::Push;
+use proto::grpc::push_client::PushClient;
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+/// A far node as one who pushes sees it.
+pub trait Peer: Push {
+    /// Whether a push has a chance.
+    fn is_up(&self) -> bool;
+
+    /// What the upper 32 bits of all numbers are that it gives now; 0 while it cannot know. A life never comes back.
+    fn life(&self) -> u32;
+
+    /// How long to wait for its answer before somebody else is asked, too.
+    fn patience(&self) -> Duration;
+}
+
+impl Peer for PushClient {
+    fn is_up(&self) -> bool {
+        PushClient::is_up(self)
+    }
+
+    fn life(&self) -> u32 {
+        PushClient::life(self)
+    }
+
+    fn patience(&self) -> Duration {
+        PushClient::patience(self)
+    }
+}
+
+/// Reaches far nodes.
+pub trait Connect: Send + Sync {
+    /// Begins to dial the node at `address`.
+    fn connect(&self, address: &str) -> Arc<dyn Peer>;
+}
+
+/// Who takes what a node of the ring is to have.
+pub(super) enum Taker {
+    Near,
+    Far(Arc<dyn Peer>),
+}
+
+/// The ring at one moment. Immutable; a change of the ring makes a new one.
+pub(super) struct View {
+    pub(super) placement: Arc<Placement>,
+    /// By the numbers of the placement.
+    pub(super) takers: Vec<Taker>,
+    pub(super) rule: Rule,
+    /// This node is all there is.
+    pub(super) alone: bool,
+}
+
+impl View {
+    /// A view of `placement`, in which this node is number `own`. Connections to nodes that were in the view before are kept.
+    pub(super) fn new(
+        placement: Arc<Placement>,
+        own: Option<NodeIndex>,
+        before: Option<&View>,
+        connect: &dyn Connect,
+    ) -> Self {
+        let known = before.map(View::peers).unwrap_or_default();
+        let takers = placement.nodes().iter().enumerate().map(|(index, node)| {
+            if own == Some(index as NodeIndex) {
+                return Taker::Near;
+            }
+            let peer = known.get(node.address.as_str()).cloned();
+            Taker::Far(peer.unwrap_or_else(|| connect.connect(&node.address)))
+        });
+        let takers: Vec<Taker> = takers.collect();
+        Self {
+            rule: Rule::new(placement.replication_factor()),
+            alone: matches!(takers[..], [Taker::Near]) && placement.replication_factor() == 1,
+            takers,
+            placement,
+        }
+    }
+
+    fn peers(&self) -> HashMap<&str, Arc<dyn Peer>> {
+        let nodes = self.placement.nodes().iter().zip(&self.takers);
+        let far = nodes.filter_map(|(node, taker)| match taker {
+            Taker::Near => None,
+            Taker::Far(peer) => Some((node.address.as_str(), Arc::clone(peer))),
+        });
+        far.collect()
+    }
+}
