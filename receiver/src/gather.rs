@@ -53,6 +53,8 @@ pub(crate) struct Request<'a> {
     pub(crate) symbols: &'a v2::SymbolTable,
     pub(crate) hasher: &'a KeyHasher,
     pub(crate) limits: &'a LabelLimits,
+    /// Samples that the tenant may send in one request.
+    pub(crate) samples_max: Option<u64>,
 }
 
 impl<'a> Request<'a> {

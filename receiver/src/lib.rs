@@ -10,6 +10,7 @@
 pub mod settings;
 mod metrics;
 mod budget;
+pub mod limits;
 mod negotiate;
 mod rejections;
 mod admit;

@@ -38,6 +38,12 @@ pub(crate) struct KindLabel {
     pub(crate) kind: &'static str,
 }
 
+/// Label of requests turned away by a limit of their tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct LimitLabel {
+    pub(crate) limit: &'static str,
+}
+
 /// Handles of the receiver's metrics.
 pub(crate) struct Metrics {
     pub(crate) requests: Family<RequestLabels, Counter>,
@@ -54,6 +60,7 @@ pub(crate) struct Metrics {
     pub(crate) spellings: Gauge,
     pub(crate) in_flight_bytes: Gauge,
     pub(crate) overloads: Counter,
+    pub(crate) limited: Family<LimitLabel, Counter>,
 }
 
 /// From a quarter of a millisecond to some seconds.
@@ -76,6 +83,7 @@ impl Metrics {
             spellings: Gauge::default(),
             in_flight_bytes: Gauge::default(),
             overloads: Counter::default(),
+            limited: Family::default(),
         };
         for reason in Reason::ALL {
             drop(metrics.rejected.get_or_create(&ReasonLabel {
@@ -86,7 +94,17 @@ impl Metrics {
         metrics
     }
 
+    /// Counts a request turned away by a limit of its tenant.
+    pub(crate) fn count_limited(&self, limit: &'static str) {
+        self.limited.get_or_create(&LimitLabel { limit }).inc();
+    }
+
     fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "requests_limited",
+            "Requests turned away by a limit of their tenant",
+            self.limited.clone(),
+        );
         registry.register(
             "write_requests",
             "Remote write requests answered",

@@ -7,6 +7,7 @@ use crate::{
     answer::WriteAnswer,
     budget::{Budget, Reservation},
     gather::{Broken, Request, Slice, v1, v2},
+    limits::{Allowance, LimitSource, TenantLimits},
     metrics::{KindLabel, Metrics, ReasonId, ReasonLabel, RequestLabels},
     negotiate::{self, Refusal, Version},
     rejections::RejectionLog,
@@ -44,6 +45,7 @@ pub struct Receiver {
     pub(crate) metrics: Metrics,
     resolver: Resolver,
     push: Arc<dyn Push>,
+    limits: TenantLimits,
     log: RejectionLog,
     pool: Mutex<Vec<Scratch>>,
 }
@@ -112,11 +114,17 @@ impl Receiver {
             metrics: Metrics::new(registry),
             resolver: Resolver::new(&*env.rng, settings.spellings_max, settings.tenants_max),
             push,
+            limits: TenantLimits::default(),
             log: RejectionLog::default(),
             pool: Mutex::default(),
             env,
             settings,
         })
+    }
+
+    /// Applies the limits of tenants that `source` gives from now on.
+    pub fn limit_by(&self, source: Arc<dyn LimitSource>) {
+        self.limits.follow(source);
     }
 
     /// Takes one request and answers it.
@@ -160,6 +168,8 @@ impl Receiver {
     async fn process(&self, version: Version, request: &WriteRequest, tally: &mut Tally) -> Result<(), Stop> {
         let tenant = negotiate::tenant(&request.headers, request.tenant.as_deref())?;
         let encoding = negotiate::encoding(&request.headers)?;
+        let allowance = self.limits.allowance(&tenant, &self.settings.labels);
+        self.admit_request(&tenant, &allowance, request.body.len())?;
         let received = self.env.clock.now();
         let mut reservation = self.budget.reservation();
         let mut scratch = self.scratch();
@@ -181,15 +191,32 @@ impl Receiver {
             body,
             symbols,
             hasher: self.resolver.hasher(),
-            limits: &self.settings.labels,
+            limits: &allowance.labels,
+            samples_max: allowance.samples_max,
         };
         let stored = self.store(&tenant, received, &request, slice, tally).await;
+        self.limits.sent(&tenant, &allowance, tally.counts.seen);
         self.log.note(&tally.rejections, &tenant, self.env.clock.monotonic());
         stored?;
         if tally.counts.own_fields == 0 && tally.counts.foreign_fields > 0 {
             return Err(other_version(version));
         }
         Ok(())
+    }
+
+    /// Turns requests away that their tenant may not send, or not now.
+    fn admit_request(&self, tenant: &Tenant, allowance: &Allowance, body_bytes: usize) -> Result<(), Stop> {
+        if let Some(max) = allowance.body_bytes_max.filter(|max| body_bytes > *max) {
+            self.metrics.count_limited("request_bytes");
+            let text = format!("the tenant's limit is {max} bytes in one request; let the sender make smaller ones");
+            return Err(Stop::Refused(StatusCode::BAD_REQUEST, text));
+        }
+        let now = self.env.clock.monotonic();
+        self.limits.may_send(tenant, allowance, now).map_err(|wait| {
+            self.metrics.count_limited("samples_per_second");
+            let text = format!("tenant {tenant} has sent more samples per second than its limit; send again later");
+            Stop::Unavailable(text, wait)
+        })
     }
 
     /// Walks the request and pushes it, slice by slice.
@@ -216,6 +243,12 @@ impl Receiver {
             more = filled?;
             slice.admit_missing(request, rejections)?;
             tally.met(slice.counts);
+            if let Some(max) = request.samples_max.filter(|max| tally.counts.seen > *max) {
+                self.metrics.count_limited("request_samples");
+                let text =
+                    format!("the tenant's limit is {max} samples in one request; let the sender make smaller ones");
+                return Err(Stop::Refused(StatusCode::BAD_REQUEST, text));
+            }
             self.push(slice, received, request, &routes, tally).await?;
         }
         Ok(())

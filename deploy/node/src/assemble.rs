@@ -97,6 +97,7 @@ pub async fn assemble(
         membership.replicator.clone(),
         &mut registry,
     );
+    receiver.limit_by(membership.clone());
 
     let external = Labels::new(settings.labels.iter().map(|(name, value)| (name, value)))
         .context("the labels given by --label")?;

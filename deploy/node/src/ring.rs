@@ -13,6 +13,7 @@ use anyhow::{Context, bail};
 use cluster::{
     document::Document,
     group::{Group, GroupEnv, GroupSettings},
+    limits::Limits,
     member::{MemberId, check_address},
     peers::MESSAGE_BYTES_MAX,
 };
@@ -21,6 +22,7 @@ use ingest::Ingester;
 use model::{
     env::Env,
     push::{Push, PushError, WriteBatch, WriteOutcome},
+    tenant::Tenant,
     time::Timestamp,
 };
 use parking_lot::Mutex;
@@ -31,6 +33,7 @@ use proto::grpc::{
     push_server::PushService,
 };
 use receiver::{
+    limits::LimitSource,
     reach::{GrpcConnect, GrpcPeers},
     replicate::Replicator,
     ring::{NodeIndex, Placement, placement::Ring},
@@ -228,4 +231,20 @@ fn advertised(settings: &Settings, listening: SocketAddr) -> anyhow::Result<Stri
         );
     }
     Ok(format!("127.0.0.1:{}", listening.port()))
+}
+
+/// Limits as the ring agrees on them.
+impl LimitSource for Membership {
+    fn limits(&self, tenant: &Tenant) -> Limits {
+        self.group
+            .as_ref()
+            .map(|group| group.document().limits_of(tenant))
+            .unwrap_or_default()
+    }
+
+    fn nodes(&self) -> usize {
+        self.replicator
+            .placement()
+            .map_or(1, |placement| placement.nodes().len())
+    }
 }

@@ -1,7 +1,8 @@
 //! What stands before a cluster in production: a load balancer that gives each new connection to the next node in rotation.
 
+use loadtest::population::mix;
 use std::{
-    io,
+    io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
@@ -21,6 +22,8 @@ struct Shared {
     /// Nodes and whether they are in rotation.
     nodes: Mutex<Vec<(SocketAddr, bool)>>,
     turn: AtomicUsize,
+    /// Of a thousand pieces of answers, how many are lost with their connection.
+    lost_of_thousand: AtomicUsize,
     ended: AtomicBool,
 }
 
@@ -31,6 +34,7 @@ impl Balancer {
         let shared = Arc::new(Shared {
             nodes: Mutex::new(nodes.into_iter().map(|node| (node, true)).collect()),
             turn: AtomicUsize::new(0),
+            lost_of_thousand: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
         });
         let accepting = Arc::clone(&shared);
@@ -60,6 +64,13 @@ impl Balancer {
     }
 }
 
+impl Balancer {
+    /// From now on so many of a thousand answers never arrive: their connection breaks instead.
+    pub(crate) fn lose_answers(&self, of_thousand: usize) {
+        self.shared.lost_of_thousand.store(of_thousand, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Balancer {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Relaxed);
@@ -85,13 +96,21 @@ fn pass(shared: &Shared, client: &TcpStream) {
     let Some(server) = reached else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     thread::scope(|scope| {
-        scope.spawn(|| copy(client, &server));
-        copy(&server, client);
+        scope.spawn(|| copy(client, &server, &|| false));
+        copy(&server, client, &|| {
+            let lost = shared.lost_of_thousand.load(Ordering::Relaxed) as u64;
+            lost > 0 && mix(shared.turn.fetch_add(1, Ordering::Relaxed) as u64) % 1000 < lost
+        });
     });
 }
 
-fn copy(mut from: &TcpStream, mut to: &TcpStream) {
-    let _ = io::copy(&mut from, &mut to);
+fn copy(mut from: &TcpStream, mut to: &TcpStream, is_lost: &dyn Fn() -> bool) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        if is_lost() || to.write_all(&buffer[..length]).is_err() {
+            break;
+        }
+    }
     // Whichever way ends first ends the other.
     let _ = from.shutdown(Shutdown::Both);
     let _ = to.shutdown(Shutdown::Both);

@@ -10,3 +10,4 @@ mod kill;
 mod stop;
 mod change;
 mod partition;
+mod resend;

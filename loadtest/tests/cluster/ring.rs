@@ -245,10 +245,6 @@ impl Progress<'_> {
         }
         Ok(())
     }
-
-    pub(crate) fn acknowledged(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 /// Writes through the balancer while `story` goes on.
@@ -257,26 +253,8 @@ pub(crate) fn under_load(
     load: &Load,
     story: impl FnOnce(&mut Cluster, &Progress<'_>) -> anyhow::Result<()>,
 ) -> anyhow::Result<Written> {
-    let (scrapes, step) = (3_500, 1_000);
-    let run = Run {
-        name: run_name(),
-        series: load.series,
-        start: last_scrapes_start(now_ms(), scrapes, step),
-        step,
-    };
-    let url = Url::parse(&format!("http://{}/api/v1/write", cluster.balancer.address))?;
-    let plan = Plan {
-        scrapes,
-        start: run.start,
-        step,
-        batch: load.batch,
-        connections: 6,
-        rate: Some(load.rate),
-        retries: load.retries,
-        backoff_max: Duration::from_millis(200),
-        timeout: Duration::from_secs(15),
-        ..Plan::new(url, now_ms())
-    };
+    let run = new_run(load);
+    let plan = plan(cluster, load, &run)?;
     let ledger = Ledger::new(run.clone(), None)?;
     let (stop, ended) = (AtomicBool::new(false), AtomicU64::new(0));
     let outcome = thread::scope(|scope| -> anyhow::Result<Outcome> {
@@ -294,4 +272,50 @@ pub(crate) fn under_load(
         Ok(outcome)
     })?;
     Ok(Written { outcome, ledger })
+}
+
+const SCRAPES: u64 = 3_500;
+const STEP: i64 = 1_000;
+
+fn new_run(load: &Load) -> Run {
+    Run {
+        name: run_name(),
+        series: load.series,
+        start: last_scrapes_start(now_ms(), SCRAPES, STEP),
+        step: STEP,
+    }
+}
+
+fn plan(cluster: &Cluster, load: &Load, run: &Run) -> anyhow::Result<Plan> {
+    let url = Url::parse(&format!("http://{}/api/v1/write", cluster.balancer.address))?;
+    Ok(Plan {
+        scrapes: SCRAPES,
+        start: run.start,
+        step: run.step,
+        batch: load.batch,
+        connections: 6,
+        rate: Some(load.rate),
+        retries: load.retries,
+        backoff_max: Duration::from_millis(200),
+        timeout: Duration::from_secs(15),
+        ..Plan::new(url, now_ms())
+    })
+}
+
+/// Writes `scrapes` scrapes, all of them so many times; each time has a ledger of its own.
+pub(crate) fn write_again(cluster: &Cluster, load: &Load, scrapes: u64, times: usize) -> anyhow::Result<Vec<Written>> {
+    let run = new_run(load);
+    let plan = Plan {
+        scrapes,
+        rate: None,
+        ..plan(cluster, load, &run)?
+    };
+    let mut all = Vec::new();
+    for _ in 0..times {
+        let ledger = Ledger::new(run.clone(), None)?;
+        let workload = LedgerWorkload(run.clone());
+        let outcome = write(&plan, &workload, &ledger, &AtomicBool::new(false), &|_| ())?;
+        all.push(Written { outcome, ledger });
+    }
+    Ok(all)
 }

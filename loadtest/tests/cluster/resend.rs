@@ -1,0 +1,58 @@
+//! The same again: senders that repeat what they sent, or never get their answers, change nothing and are told that all is well.
+
+use crate::ring::{Cluster, Load, under_load, write_again};
+
+#[test]
+fn what_is_sent_three_times_is_there_once() -> anyhow::Result<()> {
+    let cluster = Cluster::start(3, 3)?;
+    let load = Load {
+        series: 1_000,
+        retries: 0,
+        ..Load::default()
+    };
+    for (time, written) in write_again(&cluster, &load, 60, 3)?.into_iter().enumerate() {
+        let outcome = &written.outcome;
+        assert_eq!(
+            (outcome.samples, outcome.refused, outcome.unknown),
+            (60_000, 0, 0),
+            "time {time}: {:?} {:?}",
+            outcome.errors,
+            outcome.first_refusal
+        );
+        let findings = cluster.verify(&written.ledger, 2)?;
+        println!("time {time}: {findings}");
+        assert!(findings.is_clean(), "{findings}");
+    }
+    Ok(())
+}
+
+#[test]
+fn lost_answers_leave_no_duplicates() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(3, 3)?;
+    let load = Load {
+        retries: 20,
+        ..Load::default()
+    };
+    let written = under_load(&mut cluster, &load, |cluster, progress| {
+        cluster.balancer.lose_answers(50);
+        progress.wait(60_000)?;
+        cluster.balancer.lose_answers(0);
+        Ok(())
+    })?;
+    let outcome = &written.outcome;
+    println!("{} samples, failed attempts {:?}", outcome.samples, outcome.errors);
+    assert!(
+        outcome.errors.keys().any(|error| error.starts_with("connection")),
+        "no answer was lost"
+    );
+    assert_eq!(
+        (outcome.refused, outcome.unknown),
+        (0, 0),
+        "{:?}",
+        outcome.first_refusal
+    );
+    let findings = cluster.verify(&written.ledger, 2)?;
+    println!("{findings}");
+    assert!(findings.is_clean(), "{findings}");
+    Ok(())
+}
