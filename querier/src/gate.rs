@@ -18,10 +18,20 @@ pub struct Gate {
     shared: Arc<Shared>,
 }
 
+/// How many requests may be where.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Run at the same time; at least one may.
+    pub running: usize,
+    /// Run at the same time for one tenant, so that places stay free for others; 0 for no bound of its own.
+    pub tenant_running: usize,
+    /// Wait for their turn.
+    pub waiting: usize,
+}
+
 struct Shared {
     kind: &'static str,
-    running_max: usize,
-    waiting_max: usize,
+    bounds: Bounds,
     state: Mutex<State>,
     running_gauge: Gauge,
     waiting_gauge: Gauge,
@@ -59,13 +69,21 @@ pub struct Full {
 }
 
 impl Gate {
-    /// A gate that lets `running_max` requests run and `waiting_max` wait; at least one may run.
-    pub fn new(kind: &'static str, running_max: usize, waiting_max: usize, metrics: &Metrics) -> Self {
+    /// A gate for requests of this kind.
+    pub fn new(kind: &'static str, bounds: Bounds, metrics: &Metrics) -> Self {
+        let running = bounds.running.max(1);
+        let tenant_running = match bounds.tenant_running {
+            0 => running,
+            bound => bound.min(running),
+        };
         let label = Kind { kind };
         let shared = Shared {
             kind,
-            running_max: running_max.max(1),
-            waiting_max,
+            bounds: Bounds {
+                running,
+                tenant_running,
+                ..bounds
+            },
             state: Mutex::default(),
             running_gauge: metrics.running.get_or_create_owned(&label),
             waiting_gauge: metrics.waiting.get_or_create_owned(&label),
@@ -102,10 +120,12 @@ enum Entrance {
 impl Shared {
     fn line_up(self: &Arc<Self>, tenant: &Tenant) -> Entrance {
         let mut state = self.state.lock();
-        if state.running < self.running_max && state.waiting == 0 {
+        // While places are free, only tenants at their own bound wait.
+        let own = state.tenants.get(tenant).map_or(0, |line| line.running);
+        if state.running < self.bounds.running && own < self.bounds.tenant_running {
             return Entrance::Now(self.admit(&mut state, tenant));
         }
-        if state.waiting >= self.waiting_max && !state.evict(tenant, self.full()) {
+        if state.waiting >= self.bounds.waiting && !state.evict(tenant, self.full()) {
             self.refused.inc();
             return Entrance::Never(self.full());
         }
@@ -140,7 +160,7 @@ impl Shared {
             line.running -= 1;
         }
         state.forget_if_idle(tenant);
-        let next = state.next_waiting();
+        let next = state.next_waiting(self.bounds.tenant_running);
         let turn = next.map(|(tenant, sender)| (self.admit(&mut state, &tenant), sender));
         self.show(&state);
         // Unlocked first: if the waiting one has just gone, its permit comes back and is dropped here, which locks again.
@@ -158,17 +178,18 @@ impl Shared {
     fn full(&self) -> Full {
         Full {
             kind: self.kind,
-            running: self.running_max,
-            waiting: self.waiting_max,
+            running: self.bounds.running,
+            waiting: self.bounds.waiting,
         }
     }
 }
 
 impl State {
-    /// The request whose turn it is.
-    fn next_waiting(&mut self) -> Option<(Tenant, oneshot::Sender<Result<Permit, Full>>)> {
+    /// The request whose turn it is; none of a tenant that has `tenant_max` running.
+    fn next_waiting(&mut self, tenant_max: usize) -> Option<(Tenant, oneshot::Sender<Result<Permit, Full>>)> {
         loop {
-            let waiting = self.tenants.iter().filter(|(_, line)| !line.waiting.is_empty());
+            let next_in_line = |line: &Line| !line.waiting.is_empty() && line.running < tenant_max;
+            let waiting = self.tenants.iter().filter(|(_, line)| next_in_line(line));
             // Equal tenants are ordered by name, so that a simulation replays.
             let tenant = waiting
                 .min_by_key(|(tenant, line)| (line.running, *tenant))
@@ -243,7 +264,15 @@ mod tests {
     use prometheus_client::registry::Registry;
 
     fn gate(running: usize, waiting: usize) -> Gate {
-        Gate::new("query", running, waiting, &Metrics::new(&mut Registry::default()))
+        bounded(Bounds {
+            running,
+            tenant_running: 0,
+            waiting,
+        })
+    }
+
+    fn bounded(bounds: Bounds) -> Gate {
+        Gate::new("query", bounds, &Metrics::new(&mut Registry::default()))
     }
 
     fn tenant(name: &str) -> Tenant {
@@ -288,6 +317,29 @@ mod tests {
             .unwrap();
         let served: Vec<_> = flood.iter_mut().filter_map(|request| request.now_or_never()).collect();
         assert_eq!(served.len(), 1);
+    }
+
+    #[test]
+    fn a_tenant_at_its_own_bound_leaves_places_free() {
+        let gate = bounded(Bounds {
+            running: 3,
+            tenant_running: 2,
+            waiting: 10,
+        });
+        let first = enter(&gate, "a").unwrap().unwrap();
+        let second = enter(&gate, "a").unwrap().unwrap();
+        let mut third = wait(&gate, "a");
+        let other = enter(&gate, "b").unwrap().unwrap();
+        let mut fourth = wait(&gate, "a");
+        // The place of the other tenant is not for those at their bound.
+        drop(other);
+        assert!((&mut third).now_or_never().is_none());
+        let _other = enter(&gate, "b").unwrap().unwrap();
+        drop(first);
+        let third = (&mut third).now_or_never().expect("below its bound again").unwrap();
+        assert!((&mut fourth).now_or_never().is_none());
+        drop((second, third));
+        assert!((&mut fourth).now_or_never().is_some());
     }
 
     #[test]

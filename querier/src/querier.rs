@@ -3,7 +3,7 @@
 use crate::{
     evaluate::Evaluator,
     fanout::Whole,
-    gate::{Full, Gate, Permit},
+    gate::{Bounds, Full, Gate, Permit},
     metrics::Metrics,
     replica::Deduplicated,
     settings::QuerierSettings,
@@ -94,9 +94,17 @@ impl Querier {
         registry: &mut Registry,
     ) -> Arc<Self> {
         let metrics = Metrics::new(registry);
-        let lookups = Gate::new("lookup", settings.lookups_max, settings.queue_max, &metrics);
-        let queries = Gate::new("query", settings.queries_max, settings.queue_max, &metrics);
-        let reads = Gate::new("read", settings.remote_reads_max, settings.queue_max, &metrics);
+        let gate = |kind, running| {
+            let bounds = Bounds {
+                running,
+                tenant_running: settings.tenant_requests_max,
+                waiting: settings.queue_max,
+            };
+            Gate::new(kind, bounds, &metrics)
+        };
+        let lookups = gate("lookup", settings.lookups_max);
+        let queries = gate("query", settings.queries_max);
+        let reads = gate("read", settings.remote_reads_max);
         let evaluator = Evaluator::new(env.clone(), Engine::new(engine_options(&settings)), queries);
         let origins = settings.cors_origin.as_deref().and_then(Origins::new);
         let parser = ParserOptions {
@@ -139,6 +147,12 @@ impl Querier {
         let done = self.within(self.settings.timeout.saturating_sub(waited), work).await;
         drop(permit);
         done.ok_or(Late::InExecution)
+    }
+
+    /// Waits for the turn of a lookup that goes on while its answer is sent.
+    pub(crate) async fn enter_lookup(&self, tenant: &Tenant) -> Result<Permit, Late> {
+        let turn = self.within(self.settings.timeout, self.lookups.enter(tenant)).await;
+        Ok(turn.ok_or(Late::InQueue)??)
     }
 
     /// Waits for the turn of a remote read, which lasts as long as the permit lives.

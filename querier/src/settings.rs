@@ -11,6 +11,8 @@ pub struct QuerierSettings {
     pub queue_max: usize,
     /// Requests for labels, series, metadata and exemplars that run at the same time; as many as `queue_max` wait.
     pub lookups_max: usize,
+    /// Requests of each kind that run at the same time for one tenant; 0 for no bound of its own.
+    pub tenant_requests_max: usize,
     /// How long a request may take, waiting included. A request can ask for less, not for more.
     pub timeout: Duration,
     /// How long a client may take to read an answer that is too large for one piece.
@@ -49,6 +51,7 @@ impl Default for QuerierSettings {
             queries_max: 20,
             queue_max: 400,
             lookups_max: 40,
+            tenant_requests_max: 0,
             timeout: Duration::from_secs(120),
             send_timeout: Duration::from_secs(120),
             lookback: Duration::from_secs(300),

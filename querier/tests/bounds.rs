@@ -292,6 +292,96 @@ async fn a_large_answer_is_streamed_whole() {
     assert!(packed.body.len() < reply.body.len() / 3);
 }
 
+/// So many series that their labels fill several pieces.
+fn many_series() -> Memory {
+    let long = "x".repeat(200);
+    (0..6000).fold(Memory::new(), |memory, index| {
+        memory.floats(
+            &[("__name__", "many"), ("index", &format!("{index:04}")), ("long", &long)],
+            &[(NOW, 1.0)],
+        )
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_of_many_series_are_streamed() {
+    let api = Api::new(many_series());
+    let reply = api.get("/api/v1/series?match[]=many").await;
+    assert!(reply.body.len() > 1 << 20, "{}", reply.body.len());
+    let data = reply.data();
+    let indices: Vec<&str> = data
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|series| series["index"].as_str().unwrap())
+        .collect();
+    assert_eq!(indices.len(), 6000);
+    assert!(indices.is_sorted());
+    assert!(reply.json().get("warnings").is_none());
+    let cut = api.get("/api/v1/series?match[]=many&limit=5000").await;
+    assert_eq!(cut.json()["data"].as_array().unwrap().len(), 5000);
+    assert_eq!(cut.json()["warnings"], json!(["results truncated due to limit"]));
+    assert_eq!(cut.headers["cache-control"], "no-store");
+    let none = api.get("/api/v1/series?match[]=nothing").await;
+    none.is(r#"{"status":"success","data":[]}"#);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_or_does_not_read_series_gives_the_place_free() {
+    let settings = QuerierSettings {
+        lookups_max: 1,
+        send_timeout: Duration::from_millis(200),
+        ..QuerierSettings::default()
+    };
+    let api = Api::with(many_series().shared(), settings);
+    let ask = || {
+        let request = Request::get("/api/v1/series?match[]=many").body(Body::empty()).unwrap();
+        api.router.clone().oneshot(request)
+    };
+    drop(ask().await.unwrap());
+    let sleeping = ask().await.unwrap();
+    assert_eq!(api.get("/api/v1/labels?limit=1").await.status, StatusCode::OK);
+    assert!(
+        sleeping.into_body().collect().await.is_err(),
+        "a torn answer was taken for whole"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_tenant_does_not_take_every_place() {
+    let slow = || Memory {
+        delay: Duration::from_millis(400),
+        ..ten_minutes()
+    };
+    let tenant = |name: &str| model::tenant::Tenant::new(name).unwrap();
+    let tenants = common::Tenants::default()
+        .with(tenant("a"), slow())
+        .with(tenant("b"), ten_minutes());
+    let settings = QuerierSettings {
+        queries_max: 2,
+        tenant_requests_max: 1,
+        timeout: Duration::from_millis(600),
+        ..QuerierSettings::default()
+    };
+    let api = Api::with(Arc::new(tenants), settings);
+    let ask = |name: &'static str| {
+        let headers = [("thanos-tenant", name)];
+        let api = &api;
+        async move {
+            api.call(Method::GET, "/api/v1/query?query=up", &headers, "")
+                .await
+                .status
+        }
+    };
+    let (first, second, other) = tokio::join!(ask("a"), ask("a"), async {
+        tokio::time::timeout(Duration::from_millis(300), ask("b")).await
+    });
+    assert_eq!(other, Ok(StatusCode::OK), "the other tenant had to wait");
+    let mut codes = [first.as_u16(), second.as_u16()];
+    codes.sort_unstable();
+    assert_eq!(codes, [200, 503], "the second one ran beside the first");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_does_not_read_gets_a_broken_answer() {
     let settings = QuerierSettings {

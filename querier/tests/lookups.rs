@@ -148,12 +148,34 @@ async fn grafana_rules_and_alerts_are_empty_but_there() {
         .get("/api/v1/alerts")
         .await
         .is(r#"{"status":"success","data":{"alerts":[]}}"#);
-    let wrong = api().get("/api/v1/rules?type=foo").await;
-    wrong.fails(
-        400,
-        "bad_data",
-        "invalid parameter \"type\": not supported value \"foo\"",
-    );
+    let wrong = [
+        ("type=foo", "type", "not supported value \"foo\""),
+        (
+            "exclude_alerts=x",
+            "exclude_alerts",
+            "error converting exclude_alerts: strconv.ParseBool: parsing \"x\": invalid syntax",
+        ),
+        (
+            "group_next_token=a",
+            "group_next_token",
+            "group_limit needs to be present in order to paginate over the groups",
+        ),
+        ("group_limit=0", "group_limit", "group_limit needs to be greater than 0"),
+        (
+            "group_limit=x",
+            "group_limit",
+            "group_limit needs to be a valid number: strconv.ParseInt: parsing \"x\": invalid syntax",
+        ),
+        (
+            "group_limit=1&group_next_token=a",
+            "group_next_token",
+            "invalid group_next_token 'a'. were rule groups changed?",
+        ),
+    ];
+    for (parameters, name, reason) in wrong {
+        let reply = api().get(&format!("/api/v1/rules?{parameters}")).await;
+        reply.fails(400, "bad_data", &format!("invalid parameter \"{name}\": {reason}"));
+    }
 }
 
 #[tokio::test]
@@ -236,16 +258,26 @@ async fn the_ui_asks_for_replay_and_features() {
 
 #[tokio::test]
 async fn the_ui_asks_for_targets_we_do_not_have() {
-    let targets = json!({"activeTargets": [], "droppedTargets": [], "droppedTargetCounts": {}});
-    assert_eq!(api().get("/api/v1/targets?state=active").await.data(), targets);
+    let targets =
+        |counts: serde_json::Value| json!({"activeTargets": [], "droppedTargets": [], "droppedTargetCounts": counts});
+    for (state, counts) in [("any", json!({})), ("Dropped", json!({})), ("active", json!(null))] {
+        let reply = api().get(&format!("/api/v1/targets?state={state}")).await;
+        assert_eq!(reply.data(), targets(counts), "{state}");
+    }
     let alertmanagers = json!({"activeAlertmanagers": [], "droppedAlertmanagers": []});
     assert_eq!(api().get("/api/v1/alertmanagers").await.data(), alertmanagers);
     assert_eq!(
         api().get("/api/v1/scrape_pools").await.data(),
         json!({"scrapePools": []})
     );
-    assert_eq!(api().get("/api/v1/targets/metadata").await.data(), json!([]));
+    let uri = "/api/v1/targets/metadata?match_target={job=%22a%22}&limit=1";
+    api()
+        .get(uri)
+        .await
+        .fails(404, "not_found", "specified metadata not found");
     assert_eq!(api().get("/api/v1/notifications").await.data(), json!([]));
+    let live = api().get("/api/v1/notifications/live").await;
+    assert_eq!((live.status, live.body.len()), (StatusCode::NO_CONTENT, 0));
 }
 
 #[tokio::test]

@@ -172,6 +172,9 @@ fn receiver_settings(settings: &Settings) -> ReceiverSettings {
 fn querier_settings(settings: &Settings) -> QuerierSettings {
     QuerierSettings {
         queries_max: settings.query_concurrency,
+        tenant_requests_max: settings.query_tenant_concurrency,
+        remote_reads_max: settings.query_remote_read_concurrency,
+        remote_read_samples_max: settings.query_remote_read_samples_max,
         timeout: settings.query_timeout,
         lookback: settings.query_lookback_delta,
         samples_max: settings.query_max_samples,

@@ -194,6 +194,36 @@ pub struct Settings {
     )]
     pub query_concurrency: usize,
 
+    /// Queries, lookups and remote reads, each, that run at the same time for one tenant; 0 for no bound of its own
+    #[arg(
+        long = "query.tenant-concurrency",
+        env = "NARTHEX_QUERY_TENANT_CONCURRENCY",
+        value_name = "COUNT",
+        default_value_t = 0,
+        help_heading = "Querying"
+    )]
+    pub query_tenant_concurrency: usize,
+
+    /// Remote reads that run at the same time; more wait in a bounded queue
+    #[arg(
+        long = "query.remote-read-concurrency",
+        env = "NARTHEX_QUERY_REMOTE_READ_CONCURRENCY",
+        value_name = "COUNT",
+        default_value_t = 10,
+        help_heading = "Querying"
+    )]
+    pub query_remote_read_concurrency: usize,
+
+    /// Samples that one remote read may return in one message; streamed ones are not bounded by it
+    #[arg(
+        long = "query.remote-read-samples-max",
+        env = "NARTHEX_QUERY_REMOTE_READ_SAMPLES_MAX",
+        value_name = "COUNT",
+        default_value_t = 50_000_000,
+        help_heading = "Querying"
+    )]
+    pub query_remote_read_samples_max: usize,
+
     /// Longest time that a query may take
     #[arg(long = "query.timeout", env = "NARTHEX_QUERY_TIMEOUT", value_name = "DURATION", default_value = "2m", value_parser = duration, help_heading = "Querying")]
     pub query_timeout: Duration,
@@ -275,7 +305,16 @@ impl Settings {
             ),
             ("query.lookback-delta", seconds(self.query_lookback_delta)),
             ("query.max-samples", self.query_max_samples.to_string()),
+            (
+                "query.remote-read-concurrency",
+                self.query_remote_read_concurrency.to_string(),
+            ),
+            (
+                "query.remote-read-samples-max",
+                self.query_remote_read_samples_max.to_string(),
+            ),
             ("query.replica-label", self.query_replica_labels.join(",")),
+            ("query.tenant-concurrency", self.query_tenant_concurrency.to_string()),
             ("query.timeout", seconds(self.query_timeout)),
             ("ring.algorithm", self.ring_algorithm.clone()),
             ("ring.file", path(&self.ring_file)),

@@ -89,6 +89,7 @@ pub(crate) enum ErrorKind {
     Timeout,
     Internal,
     Unavailable,
+    NotFound,
     /// What was asked for is switched off. Prometheus calls that unavailable, too, but not for a while.
     Disabled,
 }
@@ -101,6 +102,7 @@ impl ErrorKind {
             ErrorKind::Canceled => "canceled",
             ErrorKind::Timeout => "timeout",
             ErrorKind::Internal => "internal",
+            ErrorKind::NotFound => "not_found",
             ErrorKind::Unavailable | ErrorKind::Disabled => "unavailable",
         }
     }
@@ -108,6 +110,7 @@ impl ErrorKind {
     pub(crate) fn status(self) -> StatusCode {
         match self {
             ErrorKind::BadData => StatusCode::BAD_REQUEST,
+            ErrorKind::NotFound => StatusCode::NOT_FOUND,
             ErrorKind::Execution => StatusCode::UNPROCESSABLE_ENTITY,
             // The client has gone; nginx's code for it, as in Prometheus.
             ErrorKind::Canceled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),

@@ -1,6 +1,7 @@
 //! `/federate`: the newest sample of each selected series as text, for a Prometheus server to scrape.
 //!
-//! The format is the text exposition format 0.0.4. It has no native histograms, so series of those are left out.
+//! There is no place for warnings, so an answer that may be incomplete is an error unless the request says `partial_response=true`:
+//! a gap that the scraper cannot see would be stored. The format is the text exposition format 0.0.4. It has no native histograms, so series of those are left out.
 
 use super::{
     answer::{ApiError, ErrorKind},
@@ -29,7 +30,7 @@ pub(super) async fn federate(State(querier): State<Arc<Querier>>, asked: Asked) 
     let sets = selectors(&asked).map_err(plain)?;
     let now = querier.env.clock.now();
     let range = TimeRange::new(now - querier.settings.lookback.as_millis() as i64 + 1, now);
-    let reading = asked.reading(&querier.settings).map_err(plain)?;
+    let reading = asked.whole_reading(&querier.settings).map_err(plain)?;
     let select = querier.select_of(&asked.tenant, &reading);
     let items_max = querier.settings.items_max;
     let work = async {

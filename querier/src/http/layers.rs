@@ -1,5 +1,6 @@
 //! What surrounds every call: cross-origin headers, answers to OPTIONS, metrics.
 
+use super::catalogue::Call;
 use crate::querier::Querier;
 use ::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::{
@@ -9,18 +10,19 @@ use axum::{
 };
 use std::sync::Arc;
 
-/// Counts and times a call. `handler` is the name of a route.
+/// Counts and times a call, and tells what follows which call it is.
 pub(super) async fn observe(
-    State((querier, handler)): State<(Arc<Querier>, &'static str)>,
-    request: Request,
+    State((querier, call)): State<(Arc<Querier>, &'static Call)>,
+    mut request: Request,
     next: Next,
 ) -> Response {
+    request.extensions_mut().insert(call);
     let started = querier.env.clock.monotonic();
     let response = next.run(request).await;
     let elapsed = querier.env.clock.monotonic().saturating_sub(started);
     querier
         .metrics
-        .answered(handler, response.status().as_u16(), elapsed.as_secs_f64());
+        .answered(call.path, response.status().as_u16(), elapsed.as_secs_f64());
     response
 }
 

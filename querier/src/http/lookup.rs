@@ -1,14 +1,22 @@
 //! Calls that look things up without evaluating anything: label names and values, series, metadata, exemplars.
 
 use super::{
-    answer::{Answer, ApiError},
+    answer::{Answer, ApiError, json_response},
+    json::Json,
     params::{Asked, atoi, unescape_name},
+    result::PIECE_BYTES,
+    stream::{self, Torn},
 };
 use crate::{
     merge::{FailAlways, MergedSet},
-    querier::Querier,
+    querier::{Late, Querier},
 };
-use axum::extract::{Path, State};
+use ::http::StatusCode;
+use axum::{
+    body::Body,
+    extract::{Path, State},
+    response::Response,
+};
 use futures::future::try_join_all;
 use model::{
     matcher::Matcher,
@@ -140,7 +148,7 @@ fn union(mut lists: Vec<LabelList>) -> LabelList {
     all
 }
 
-pub(super) async fn series(State(querier): State<Arc<Querier>>, asked: Asked) -> Result<Answer, ApiError> {
+pub(super) async fn series(State(querier): State<Arc<Querier>>, asked: Asked) -> Result<Response, ApiError> {
     if asked.all("match[]").next().is_none() {
         return Err(ApiError::bad_data("no match[] parameter provided"));
     }
@@ -148,40 +156,97 @@ pub(super) async fn series(State(querier): State<Arc<Querier>>, asked: Asked) ->
     let range = asked.range()?;
     let sets = selectors(&asked)?;
     let select = querier.select_of(&asked.tenant, &asked.reading(&querier.settings)?);
-    let work = write_series(&*select, sets, range, &bound);
-    querier.lookup(&asked.tenant, work).await?.map_err(ApiError::from)
+    let permit = querier.enter_lookup(&asked.tenant).await?;
+    let mut json = Answer::new().json;
+    json.raw("[");
+    let first = async {
+        let mut writer = SeriesWriter::open(&*select, sets, range, bound).await?;
+        let state = writer.write(&mut json).await?;
+        Ok::<_, SelectError>((writer, state))
+    };
+    let done = querier.within(querier.settings.timeout, first).await;
+    let (mut writer, state) = done.ok_or(Late::InExecution)??;
+    if let Written::All { warned } = state {
+        return Ok(json_response(StatusCode::OK, Body::from(json.out), warned));
+    }
+    let body = stream::body(&querier, async move |pieces| {
+        let _in_turn = permit;
+        let mut state = state;
+        loop {
+            pieces.send(std::mem::take(&mut json.out)).await?;
+            if let Written::All { .. } = state {
+                return Ok(());
+            }
+            let written = writer.write(&mut json).await;
+            state = written.map_err(|error| Torn::Failed(error.to_string()))?;
+        }
+    });
+    // Whether it will be complete is not known yet, so it must not be cached.
+    Ok(json_response(StatusCode::OK, body, true))
 }
 
-async fn write_series(
-    select: &dyn Select,
-    sets: Vec<Vec<Matcher>>,
-    range: TimeRange,
-    bound: &Bound,
-) -> Result<Answer, SelectError> {
-    let request = |matchers| SelectRequest {
-        labels_only: true,
-        limit: bound.asked(),
-        ..SelectRequest::new(matchers, range)
-    };
-    let mut merged = select_any(select, sets.into_iter().map(request)).await?;
-    let mut answer = Answer::new();
-    answer.json.raw("[");
-    let mut found = 0;
-    while let Some(batch) = merged.next().await {
-        for series in batch? {
-            found += 1;
-            if found <= bound.wanted {
-                answer.json.comma().labels(&series.labels);
+/// Writes the labels of series, a piece at a time, so that an answer of a million series needs no memory of its size.
+struct SeriesWriter {
+    set: Box<dyn SeriesSet>,
+    bound: Bound,
+    found: usize,
+}
+
+/// What a call of [`SeriesWriter::write`] wrote.
+enum Written {
+    /// A piece; more follows.
+    Part,
+    /// The last piece, with the end of the envelope.
+    All {
+        /// Whether warnings are in it.
+        warned: bool,
+    },
+}
+
+impl SeriesWriter {
+    async fn open(
+        select: &dyn Select,
+        sets: Vec<Vec<Matcher>>,
+        range: TimeRange,
+        bound: Bound,
+    ) -> Result<Self, SelectError> {
+        let request = |matchers| SelectRequest {
+            labels_only: true,
+            limit: bound.asked(),
+            ..SelectRequest::new(matchers, range)
+        };
+        Ok(Self {
+            set: select_any(select, sets.into_iter().map(request)).await?,
+            bound,
+            found: 0,
+        })
+    }
+
+    async fn write(&mut self, json: &mut Json) -> Result<Written, SelectError> {
+        while let Some(batch) = self.set.next().await {
+            for series in batch? {
+                self.found += 1;
+                if self.found > self.bound.wanted {
+                    break;
+                }
+                if self.found > 1 {
+                    json.raw(",");
+                }
+                json.labels(&series.labels);
+            }
+            if self.found > self.bound.wanted {
+                break;
+            }
+            if json.out.len() >= PIECE_BYTES {
+                return Ok(Written::Part);
             }
         }
-        if found > bound.wanted {
-            break;
-        }
+        let mut warnings = self.set.warnings();
+        warnings.extend(self.bound.warning(self.found));
+        let warned = !warnings.is_empty();
+        json.raw("]").out.extend(Answer::tail(&mut warnings, &mut Vec::new()));
+        Ok(Written::All { warned })
     }
-    answer.json.raw("]");
-    answer.warnings = merged.warnings();
-    answer.warnings.extend(bound.warning(found));
-    Ok(answer)
 }
 
 /// Series that any of the requests finds, each once, sorted.

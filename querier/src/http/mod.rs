@@ -1,8 +1,9 @@
 //! The Prometheus HTTP API.
 //!
 //! [`routes`] gives a router for the node to mount. Each call reads its parameters ([`params`]), asks the [`Querier`] and writes its
-//! answer ([`answer`]). Answers are those of Prometheus 3.14 to the byte, except where a comment says why not.
+//! answer ([`answer`]); the table of calls ([`catalogue`]) is also the OpenAPI document ([`openapi`]). Answers are those of Prometheus 3.14 to the byte, except where a comment says why not.
 
+mod catalogue;
 mod absent;
 mod answer;
 mod json;
@@ -19,14 +20,18 @@ mod time;
 mod stream;
 mod read;
 mod admin;
+mod openapi;
 
 use crate::querier::Querier;
 use answer::{ApiError, ErrorKind};
 use axum::{
-    Router, middleware,
+    Router,
+    handler::Handler,
+    middleware,
     response::{IntoResponse, Response},
-    routing::{MethodRouter, get, post},
+    routing::{MethodFilter, MethodRouter},
 };
+use catalogue::Verb;
 use std::{any::Any, sync::Arc};
 use tower_http::{CompressionLevel, catch_panic::CatchPanicLayer, compression::CompressionLayer};
 
@@ -41,59 +46,66 @@ pub fn routes(querier: Arc<Querier>) -> Router {
         .layer(middleware::from_fn_with_state(querier, layers::cross_origin))
 }
 
+/// Each call with the code that answers it. Which methods it takes is in its row of the catalogue.
 fn calls(querier: &Arc<Querier>) -> Router {
-    let mut router = Router::new();
-    let mut add = |path: &'static str, method: MethodRouter<Arc<Querier>>| {
-        let observe = middleware::from_fn_with_state((querier.clone(), path), layers::observe);
-        router = std::mem::take(&mut router).route(path, method.layer(observe).with_state(querier.clone()));
+    let mut calls = Calls {
+        router: Router::new(),
+        querier,
     };
-    add("/api/v1/query", get(query::instant).post(query::instant));
-    add("/api/v1/query_range", get(query::range).post(query::range));
-    add("/api/v1/labels", get(lookup::label_names).post(lookup::label_names));
-    add("/api/v1/label/{name}/values", get(lookup::label_values));
-    add("/api/v1/series", get(lookup::series).post(lookup::series));
-    add("/api/v1/metadata", get(lookup::metadata));
-    add(
-        "/api/v1/query_exemplars",
-        get(lookup::exemplars).post(lookup::exemplars),
-    );
-    add(
-        "/api/v1/parse_query",
-        get(syntax::parse_query).post(syntax::parse_query),
-    );
-    add(
-        "/api/v1/format_query",
-        get(syntax::format_query).post(syntax::format_query),
-    );
-    add("/api/v1/read", post(read::read));
-    add(
-        "/api/v1/admin/tsdb/delete_series",
-        post(admin::delete_series).put(admin::delete_series),
-    );
-    add(
-        "/api/v1/admin/tsdb/clean_tombstones",
-        post(admin::clean_tombstones).put(admin::clean_tombstones),
-    );
-    add(
-        "/api/v1/admin/tsdb/snapshot",
-        post(admin::snapshot).put(admin::snapshot),
-    );
-    add("/federate", get(federate::federate));
-    add("/api/v1/status/buildinfo", get(status::buildinfo));
-    add("/api/v1/status/flags", get(status::flags));
-    add("/api/v1/status/config", get(status::config));
-    add("/api/v1/status/runtimeinfo", get(status::runtimeinfo));
-    add("/api/v1/status/tsdb", get(status::tsdb));
-    add("/api/v1/status/walreplay", get(status::walreplay));
-    add("/api/v1/features", get(status::features));
-    add("/api/v1/rules", get(absent::rules));
-    add("/api/v1/alerts", get(absent::alerts));
-    add("/api/v1/targets", get(absent::targets));
-    add("/api/v1/targets/metadata", get(absent::targets_metadata));
-    add("/api/v1/scrape_pools", get(absent::scrape_pools));
-    add("/api/v1/alertmanagers", get(absent::alertmanagers));
-    add("/api/v1/notifications", get(absent::notifications));
-    router
+    calls.add("/api/v1/query", query::instant);
+    calls.add("/api/v1/query_range", query::range);
+    calls.add("/api/v1/query_exemplars", lookup::exemplars);
+    calls.add("/api/v1/format_query", syntax::format_query);
+    calls.add("/api/v1/parse_query", syntax::parse_query);
+    calls.add("/api/v1/labels", lookup::label_names);
+    calls.add("/api/v1/label/{name}/values", lookup::label_values);
+    calls.add("/api/v1/series", lookup::series);
+    calls.add("/api/v1/metadata", lookup::metadata);
+    calls.add("/api/v1/read", read::read);
+    calls.add("/federate", federate::federate);
+    calls.add("/api/v1/rules", absent::rules);
+    calls.add("/api/v1/alerts", absent::alerts);
+    calls.add("/api/v1/alertmanagers", absent::alertmanagers);
+    calls.add("/api/v1/targets", absent::targets);
+    calls.add("/api/v1/targets/metadata", absent::targets_metadata);
+    calls.add("/api/v1/scrape_pools", absent::scrape_pools);
+    calls.add("/api/v1/status/buildinfo", status::buildinfo);
+    calls.add("/api/v1/status/runtimeinfo", status::runtimeinfo);
+    calls.add("/api/v1/status/flags", status::flags);
+    calls.add("/api/v1/status/config", status::config);
+    calls.add("/api/v1/status/tsdb", status::tsdb);
+    calls.add("/api/v1/status/walreplay", status::walreplay);
+    calls.add("/api/v1/features", status::features);
+    calls.add("/api/v1/notifications", absent::notifications);
+    calls.add("/api/v1/notifications/live", absent::notifications_live);
+    calls.add("/api/v1/openapi.yaml", openapi::document);
+    calls.add("/api/v1/admin/tsdb/delete_series", admin::delete_series);
+    calls.add("/api/v1/admin/tsdb/clean_tombstones", admin::clean_tombstones);
+    calls.add("/api/v1/admin/tsdb/snapshot", admin::snapshot);
+    calls.router
+}
+
+struct Calls<'a> {
+    router: Router,
+    querier: &'a Arc<Querier>,
+}
+
+impl Calls<'_> {
+    fn add<T: 'static>(&mut self, path: &'static str, handler: impl Handler<T, Arc<Querier>>) {
+        let call = catalogue::call(path);
+        let mut methods = MethodRouter::new();
+        for verb in call.verbs {
+            let filter = match verb {
+                Verb::Get => MethodFilter::GET,
+                Verb::Post => MethodFilter::POST,
+                Verb::Put => MethodFilter::PUT,
+            };
+            methods = methods.on(filter, handler.clone());
+        }
+        let observe = middleware::from_fn_with_state((self.querier.clone(), call), layers::observe);
+        let methods = methods.layer(observe).with_state(self.querier.clone());
+        self.router = std::mem::take(&mut self.router).route(path, methods);
+    }
 }
 
 /// A panic is our fault: it costs this request, not the connection. What it says is in the log of the process.

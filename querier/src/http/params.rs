@@ -2,6 +2,7 @@
 
 use super::{
     answer::ApiError,
+    catalogue::Call,
     time::{TIME_MAX, TIME_MIN, parse_duration, parse_time},
 };
 use crate::{querier::Reading, settings::QuerierSettings};
@@ -31,6 +32,8 @@ pub(crate) struct Asked {
     pub(crate) tenant: Tenant,
     /// All headers, for the log of slow queries.
     pub(crate) headers: HeaderMap,
+    /// Which call it is.
+    call: Option<&'static Call>,
 }
 
 impl<S: Send + Sync> FromRequest<S> for Asked {
@@ -68,6 +71,7 @@ impl Asked {
         Ok(Self {
             pairs,
             tenant,
+            call: parts.extensions.get::<&'static Call>().copied(),
             headers: parts.headers,
         })
     }
@@ -95,8 +99,20 @@ fn read_pairs(encoded: &[u8], pairs: &mut Vec<(String, String)>) -> Result<(), A
 }
 
 impl Asked {
+    /// What is read must be in the catalogue, or the document would not tell it.
+    fn known(&self, name: &str) {
+        if let Some(call) = self.call {
+            debug_assert!(
+                call.names(name),
+                "{} reads {name}, which its row does not name",
+                call.path
+            );
+        }
+    }
+
     /// The first value of a parameter, or the empty string.
     pub(crate) fn first(&self, name: &str) -> &str {
+        self.known(name);
         self.pairs
             .iter()
             .find(|(n, _)| n == name)
@@ -105,6 +121,7 @@ impl Asked {
 
     /// All values of a parameter.
     pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
+        self.known(name);
         self.pairs
             .iter()
             .filter(move |(n, _)| n == name)
