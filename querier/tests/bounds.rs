@@ -350,7 +350,7 @@ async fn who_leaves_or_does_not_read_series_gives_the_place_free() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_tenant_does_not_take_every_place() {
     let slow = || Memory {
-        delay: Duration::from_millis(400),
+        delay: Duration::from_millis(1500),
         ..ten_minutes()
     };
     let tenant = |name: &str| model::tenant::Tenant::new(name).unwrap();
@@ -360,7 +360,7 @@ async fn one_tenant_does_not_take_every_place() {
     let settings = QuerierSettings {
         queries_max: 2,
         tenant_requests_max: 1,
-        timeout: Duration::from_millis(600),
+        timeout: Duration::from_millis(2200),
         ..QuerierSettings::default()
     };
     let api = Api::with(Arc::new(tenants), settings);
@@ -374,7 +374,7 @@ async fn one_tenant_does_not_take_every_place() {
         }
     };
     let (first, second, other) = tokio::join!(ask("a"), ask("a"), async {
-        tokio::time::timeout(Duration::from_millis(300), ask("b")).await
+        tokio::time::timeout(Duration::from_millis(1200), ask("b")).await
     });
     assert_eq!(other, Ok(StatusCode::OK), "the other tenant had to wait");
     let mut codes = [first.as_u16(), second.as_u16()];

@@ -361,7 +361,7 @@ async fn reads_take_turns_and_a_reader_who_leaves_or_sleeps_loses_the_turn() {
     let settings = QuerierSettings {
         remote_reads_max: 1,
         queue_max: 1,
-        send_timeout: Duration::from_millis(300),
+        send_timeout: Duration::from_millis(1500),
         ..QuerierSettings::default()
     };
     let samples: Vec<_> = (0..6000)
@@ -389,7 +389,7 @@ async fn reads_take_turns_and_a_reader_who_leaves_or_sleeps_loses_the_turn() {
     let next = ask(&[0]).await.unwrap();
     assert_eq!(next.status(), StatusCode::OK);
     assert!(
-        TestClock.monotonic() - started >= Duration::from_millis(200),
+        TestClock.monotonic() - started >= Duration::from_millis(1000),
         "two reads ran at once"
     );
     assert!(sleeping.into_body().collect().await.is_err(), "a torn answer was whole");
@@ -399,7 +399,7 @@ async fn reads_take_turns_and_a_reader_who_leaves_or_sleeps_loses_the_turn() {
     let started = TestClock.monotonic();
     assert_eq!(ask(&[0]).await.unwrap().status(), StatusCode::OK);
     let waited = TestClock.monotonic() - started;
-    assert!(waited < Duration::from_millis(250), "{waited:?}");
+    assert!(waited < Duration::from_millis(1200), "{waited:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -266,7 +266,7 @@ pub struct Settings {
     )]
     pub web_cors_origin: Option<String>,
 
-    /// Serve POST /api/v1/admin/cut
+    /// Serve what changes data: POST /api/v1/admin/cut and /api/v1/admin/tsdb/{delete_series,clean_tombstones,snapshot}
     #[arg(long = "web.enable-admin-api", env = "NARTHEX_WEB_ENABLE_ADMIN_API", num_args = 0..=1, default_value_t = false, default_missing_value = "true", help_heading = "General")]
     pub web_enable_admin_api: bool,
 }

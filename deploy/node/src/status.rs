@@ -3,7 +3,7 @@
 use crate::settings::Settings;
 use futures::future::BoxFuture;
 use ingest::{Cardinality, Ingester};
-use model::{env::Env, select::SelectError, tenant::Tenant, time::Timestamp};
+use model::{admin::Administer, env::Env, select::SelectError, tenant::Tenant, time::Timestamp};
 use parking_lot::Mutex;
 use querier::status::{HeadStats, StatusProvider};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ pub struct Status {
     started: Timestamp,
     env: Env,
     ingester: Arc<Ingester>,
+    admin: bool,
 }
 
 impl Status {
@@ -24,6 +25,7 @@ impl Status {
             started: env.clock.now(),
             env: env.clone(),
             ingester,
+            admin: settings.web_enable_admin_api,
         }
     }
 }
@@ -51,6 +53,11 @@ impl StatusProvider for Status {
 
     fn started(&self) -> Timestamp {
         self.started
+    }
+
+    fn admin(&self) -> Option<Arc<dyn Administer>> {
+        let ingester: Arc<dyn Administer> = self.ingester.clone();
+        self.admin.then_some(ingester)
     }
 
     /// Counting walks all series of the tenant, so it happens where computing hurts nobody.
