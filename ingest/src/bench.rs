@@ -1,7 +1,15 @@
 //! Figures of the commit path, of replay, of memory and of the cut. Not tests of right or wrong:
-//! `cargo test --release -p ingest --lib bench -- --ignored --nocapture --test-threads 1`.
+//! `cargo test --release -p ingest --lib bench:: -- --ignored --nocapture --test-threads 1`. `make gate` counts the functions
+//! `counted_…`.
 
-use crate::{commit::commit, core::Core, ingester::Ingester, settings::IngestSettings};
+use crate::{
+    commit::commit,
+    core::Core,
+    head::chunk::{Blocks, Hot},
+    ingester::Ingester,
+    settings::IngestSettings,
+    wal::floats::{FloatsEncoder, FloatsScratch},
+};
 use futures::future::BoxFuture;
 use model::{
     env::{Clock, Env, Rng, Spawn},
@@ -15,7 +23,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -28,7 +36,8 @@ struct World;
 
 impl Rng for World {
     fn next_u64(&self) -> u64 {
-        0x1234_5678_9abc_def0
+        static DRAWN: AtomicU64 = AtomicU64::new(0x1234_5678_9abc_def0);
+        noise(DRAWN.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -313,6 +322,192 @@ fn memory_replay_and_cut() {
                 wall.elapsed().as_secs_f64(),
                 (cpu() - spent).as_secs_f64(),
                 resident(),
+            );
+            ingester.shutdown().await;
+        });
+    }
+}
+
+const GATE_SERIES: usize = 10_000;
+const GATE_STEPS: u64 = 10;
+
+/// Values of some scrapes, series by series in each.
+fn gate_values() -> Vec<(u64, Timestamp, u64)> {
+    let scrape = |step: u64| {
+        let at = BEGIN + step as i64 * 15_000;
+        (0..GATE_SERIES).map(move |number| (number as u64, at, value(number, step).to_bits()))
+    };
+    (0..GATE_STEPS).flat_map(scrape).collect()
+}
+
+fn tell_samples() {
+    eprintln!("samples {}", GATE_SERIES as u64 * GATE_STEPS);
+}
+
+#[inline(never)]
+fn counted_append(series: &mut [Hot], blocks: &mut Blocks, samples: &[(u64, Timestamp, u64)]) {
+    for &(number, at, bits) in samples {
+        let hot = &mut series[number as usize];
+        assert!(!hot.must_cut(at));
+        hot.append(blocks, at, bits);
+    }
+}
+
+#[test]
+#[ignore = "counted by `make gate`"]
+fn gate_append() {
+    let mut series: Vec<Hot> = (1..=GATE_SERIES as u64).map(|number| Hot::new(number, 0)).collect();
+    counted_append(&mut series, &mut Blocks::new(), &gate_values());
+    tell_samples();
+}
+
+#[inline(never)]
+fn counted_log(samples: &[(u64, Timestamp, u64)], bases: &mut [u64], out: &mut Vec<u8>, scratch: &mut FloatsScratch) {
+    for part in samples.chunks(BATCH) {
+        let mut encoder = FloatsEncoder::new(out, scratch);
+        for &(number, at, bits) in part {
+            let base = std::mem::replace(&mut bases[number as usize], bits);
+            encoder.push(number, at, bits, base);
+        }
+        encoder.finish();
+    }
+}
+
+#[test]
+#[ignore = "counted by `make gate`"]
+fn gate_log() {
+    let (samples, mut out) = (gate_values(), Vec::with_capacity(4 << 20));
+    counted_log(&samples, &mut [0; GATE_SERIES], &mut out, &mut FloatsScratch::default());
+    assert!(out.len() < samples.len() * 5, "{} bytes", out.len());
+    tell_samples();
+}
+
+#[inline(never)]
+fn counted_commit(core: &Core, batches: &[WriteBatch]) -> u64 {
+    let commit = |batch: &WriteBatch| {
+        let written = commit(core, batch, batch.floats[0].at).written;
+        let mut log = core.wal().expect("it is ready").log();
+        log.take().into_iter().for_each(|part| log.recycle(part.bytes));
+        written
+    };
+    batches.iter().map(commit).sum()
+}
+
+/// An ingester with series, and scrapes of them.
+fn gate_world() -> (tempfile::TempDir, Arc<Ingester>, Vec<WriteBatch>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let dir = tempfile::tempdir().expect("a folder");
+    let (ingester, refs) = runtime.expect("a runtime").block_on(async {
+        let ingester = open(dir.path()).await;
+        let refs = register(&ingester, GATE_SERIES).await;
+        (ingester, refs)
+    });
+    let order: Vec<u32> = (0..GATE_SERIES as u32).collect();
+    let batches = (1..=GATE_STEPS).flat_map(|step| scrape(&refs, &order, step)).collect();
+    (dir, ingester, batches)
+}
+
+#[test]
+#[ignore = "counted by `make gate`"]
+fn gate_commit() {
+    let (_dir, ingester, batches) = gate_world();
+    let written = counted_commit(ingester.core(), &batches);
+    assert_eq!(written, GATE_SERIES as u64 * GATE_STEPS);
+    tell_samples();
+}
+
+#[test]
+#[ignore = "counted by `make gate`"]
+fn gate_new_series() {
+    let (_dir, ingester, _) = gate_world();
+    let batch = |numbers: Vec<usize>| {
+        let mut batch = WriteBatch::default();
+        for number in numbers {
+            batch.floats.push(FloatSample {
+                at: BEGIN,
+                value: value(number, 0),
+                start: 0,
+            });
+            batch.finish_series(SeriesId::New(labels(number)));
+        }
+        batch
+    };
+    let batches: Vec<_> = (0..5)
+        .map(|part| batch((GATE_SERIES + part * BATCH..GATE_SERIES + (part + 1) * BATCH).collect()))
+        .collect();
+    assert_eq!(counted_commit(ingester.core(), &batches), 5 * BATCH as u64);
+    eprintln!("samples {}", 5 * BATCH);
+}
+
+/// Many tenants with few series each beside one tenant with all of them: CPU of series, samples and cut, and memory.
+#[test]
+#[ignore = "measures time"]
+fn tenants() {
+    const SCRAPES: u64 = 20;
+    for (tenants, each, batch) in [(1usize, 100_000usize, BATCH), (1, 100_000, 50), (2_000, 50, 50)] {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("one");
+        let dir = tempfile::tempdir().expect("a folder");
+        NOW.store(BEGIN, Ordering::Relaxed);
+        runtime.block_on(async {
+            let ingester = open(dir.path()).await;
+            let before = resident();
+            let core = ingester.core();
+            let commit_all = |batches: &[WriteBatch]| {
+                let (begin, mut refs) = (thread_cpu(), Vec::new());
+                for batch in batches {
+                    let committed = commit(core, batch, batch.floats[0].at);
+                    assert_eq!(committed.written as usize, batch.floats.len());
+                    refs.push(committed.outcome.refs);
+                }
+                (thread_cpu() - begin, refs)
+            };
+            let batches = |step: u64, refs: &[SeriesRef]| -> Vec<WriteBatch> {
+                let numbers: Vec<usize> = (0..tenants * each).collect();
+                let fill = |part: &[usize]| {
+                    let tenant = format!("tenant-{}", part[0] / each);
+                    let mut batch = WriteBatch {
+                        tenant: model::tenant::Tenant::new(&tenant).expect("a name"),
+                        ..WriteBatch::default()
+                    };
+                    for &number in part {
+                        batch.floats.push(FloatSample {
+                            at: BEGIN + step as i64 * 15_000,
+                            value: value(number, step),
+                            start: 0,
+                        });
+                        batch.finish_series(match refs.get(number) {
+                            Some(known) => SeriesId::Known(*known),
+                            None => SeriesId::New(labels(number)),
+                        });
+                    }
+                    batch
+                };
+                numbers.chunks(batch).map(fill).collect()
+            };
+            let (new, found) = commit_all(&batches(0, &[]));
+            let refs: Vec<SeriesRef> = found.into_iter().flatten().map(|(_, series_ref)| series_ref).collect();
+            let mut spent = Duration::ZERO;
+            for step in 1..=SCRAPES {
+                spent += commit_all(&batches(step, &refs)).0;
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+            let series = (tenants * each) as f64;
+            let memory = resident() - before;
+            NOW.store(BEGIN + 2 * BLOCK_RANGE_MS, Ordering::Relaxed);
+            let begin = cpu();
+            let blocks = ingester.cut_now().await.expect("it is cut");
+            eprintln!(
+                "{tenants} tenants of {each} series, {batch} to a push: {:.2} us a new series, {:.0} ns a sample, {memory:.0} MiB; \
+                 cut of {} blocks {:.2} s CPU; {}",
+                new.as_secs_f64() * 1e6 / series,
+                spent.as_secs_f64() * 1e9 / series / SCRAPES as f64,
+                blocks.len(),
+                (cpu() - begin).as_secs_f64(),
+                core.head.memory(),
             );
             ingester.shutdown().await;
         });

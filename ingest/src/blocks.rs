@@ -187,12 +187,8 @@ impl LocalBlocks {
             .collect()
     }
 
-    /// Remembers that a block is in the bucket.
-    pub(crate) fn note_shipped(&self, block: &LocalBlock, at: Timestamp) -> io::Result<()> {
-        block.change(|state| {
-            state.shipped = Some(at);
-            (state.failures, state.reason) = (0, None);
-        });
+    /// Writes down which blocks are in the bucket. What is not written down in time costs a look into the bucket.
+    pub(crate) fn save_shipped(&self) -> io::Result<()> {
         self.write_shipped()
     }
 

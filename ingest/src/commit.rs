@@ -152,13 +152,14 @@ impl Step<'_> {
             let index = self.core.head.index.read();
             for (position, series) in self.batch.series.iter().enumerate() {
                 let SeriesId::New(labels) = &series.id else { continue };
-                match index.find(self.tenant, labels) {
+                let hash = index.hash(self.tenant, labels);
+                match index.find_hashed(hash, self.tenant, labels) {
                     Some(slot) => {
                         resolved[position] = slot;
                         let series_ref = self.core.series_ref(slot, index.number(slot));
                         committed.outcome.refs.push((position as u32, series_ref));
                     }
-                    None => missing.push((position, labels)),
+                    None => missing.push((position, hash, labels)),
                 }
             }
             drop(index);
@@ -171,7 +172,7 @@ impl Step<'_> {
 
     fn create(
         &self,
-        missing: &[(usize, &Labels)],
+        missing: &[(usize, u64, &Labels)],
         resolved: &mut [u32],
         committer: &mut Committer,
         log: &mut Log,
@@ -179,10 +180,11 @@ impl Step<'_> {
     ) {
         let limit = self.core.settings.tenant_series_max;
         let mut created = Vec::new();
-        for &(position, labels) in missing {
+        for &(position, hash, labels) in missing {
             // The batch may name a new series twice.
             let index = self.core.head.index.read();
-            let (known, count) = (index.find(self.tenant, labels), index.tenant_series(self.tenant));
+            let known = index.find_hashed(hash, self.tenant, labels);
+            let count = index.tenant_series(self.tenant);
             drop(index);
             let slot = match known {
                 Some(slot) => slot,
@@ -194,7 +196,7 @@ impl Step<'_> {
                 None => {
                     let number = committer.next_number;
                     created.push((number, labels));
-                    self.core.create_series(committer, self.tenant, number, labels)
+                    self.core.create_series(committer, self.tenant, number, hash, labels)
                 }
             };
             resolved[position] = slot;

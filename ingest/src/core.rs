@@ -199,9 +199,16 @@ impl Core {
         id
     }
 
-    /// Adds a series that is not there yet under a number that was not used before; gives its slot.
-    pub(crate) fn create_series(&self, committer: &mut Committer, tenant: u32, number: u64, labels: &Labels) -> u32 {
-        let slot = self.head.index.write().create(tenant, number, labels);
+    /// Adds a series that is not there yet under a number that was not used before; gives its slot. `hash` is the index's.
+    pub(crate) fn create_series(
+        &self,
+        committer: &mut Committer,
+        tenant: u32,
+        number: u64,
+        hash: u64,
+        labels: &Labels,
+    ) -> u32 {
+        let slot = self.head.index.write().create_hashed(hash, tenant, number, labels);
         self.settle_series(committer, tenant, number, slot);
         slot
     }

@@ -6,6 +6,7 @@
 
 use crate::{
     codec::Damage,
+    numbers::Numbers,
     wal::{
         floats::{self, Bases, FloatEntry},
         format::RecordKind,
@@ -17,7 +18,6 @@ use crate::{
     },
 };
 use model::{label::Labels, metadata::Metadata, sample::Exemplar, tenant::Tenant};
-use std::collections::HashMap;
 
 /// What a record says.
 pub(crate) enum Step {
@@ -104,7 +104,7 @@ struct Value {
 #[derive(Default)]
 struct Values {
     values: Vec<Value>,
-    by_number: HashMap<u64, u32, foldhash::fast::FixedState>,
+    by_number: Numbers,
     /// Counts the segments that stand on their own.
     epoch: u32,
     /// The value found last; mostly the next number is behind it.
@@ -123,16 +123,17 @@ impl Values {
     }
 
     fn search(&mut self, number: u64) -> usize {
-        let values = &mut self.values;
-        let add = || {
-            values.push(Value {
-                number,
-                bits: 0,
-                epoch: 0,
-            });
-            values.len() as u32 - 1
-        };
-        *self.by_number.entry(number).or_insert_with(add) as usize
+        if let Some(place) = self.by_number.get(number) {
+            return place as usize;
+        }
+        let place = self.values.len();
+        self.by_number.set(number, place as u32);
+        self.values.push(Value {
+            number,
+            bits: 0,
+            epoch: 0,
+        });
+        place
     }
 }
 

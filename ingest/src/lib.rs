@@ -16,6 +16,7 @@ mod commit;
 mod delete;
 mod select;
 mod image;
+mod numbers;
 mod decode;
 mod rebuild;
 mod replay;

@@ -16,6 +16,7 @@ use crate::{
     },
     image::{self, ChunkState, ImageChunk, ImageSeries, ImageSummary},
     late,
+    numbers::Numbers,
     wal::{floats::FloatEntry, histograms::HistogramEntry, late::LateEntry},
 };
 use model::{
@@ -71,7 +72,7 @@ pub(crate) struct Rebuild<'a> {
 /// Series by number, and what is known about them by slot.
 #[derive(Default)]
 struct Slots {
-    by_number: HashMap<u64, u32, foldhash::fast::FixedState>,
+    by_number: Numbers,
     numbers: Vec<u64>,
     /// Which of a series' samples are in blocks; only for series that have some there.
     cuts: HashMap<u32, Vec<Cut>>,
@@ -85,14 +86,14 @@ impl Slots {
         let next = self.last.wrapping_add(1);
         let slot = match self.numbers.get(next as usize) {
             Some(known) if *known == number => next,
-            _ => self.by_number.get(&number).copied()?,
+            _ => self.by_number.get(number)?,
         };
         self.last = slot;
         Some(slot)
     }
 
     fn add(&mut self, number: u64, slot: u32) {
-        self.by_number.insert(number, slot);
+        self.by_number.set(number, slot);
         if self.numbers.len() <= slot as usize {
             self.numbers.resize(slot as usize + 1, u64::MAX);
         }
@@ -220,7 +221,7 @@ impl<'a> Rebuild<'a> {
     }
 
     fn series(&mut self, tenant: &Tenant, number: u64, labels: &Labels) {
-        if self.slots.by_number.contains_key(&number) {
+        if self.slots.by_number.get(number).is_some() {
             return;
         }
         let id = self.core.ensure_tenant(&mut self.committer, tenant, self.now);

@@ -17,9 +17,13 @@ use storage::{
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(5 * 60);
 
+/// After so many blocks it is written down which are in the bucket: after each one, thousands of tenants would write the list
+/// thousands of times.
+const SAVE_AFTER: usize = 64;
+
 /// Uploads what waits. With `now`, also what is in its pause after a failure. Gives the reasons of those that failed.
 pub(crate) async fn ship(core: &Core, bucket: &dyn ObjectStore, now: bool) -> Vec<String> {
-    let mut failures = Vec::new();
+    let (mut failures, mut unsaved) = (Vec::new(), 0);
     for local in core.blocks.all() {
         let state = local.state();
         if core.is_closing() {
@@ -31,7 +35,16 @@ pub(crate) async fn ship(core: &Core, bucket: &dyn ObjectStore, now: bool) -> Ve
         }
         if let Err(reason) = ship_block(core, bucket, &local).await {
             failures.push(format!("block {} of tenant {}: {reason}", local.ulid, local.tenant));
+            continue;
         }
+        unsaved += 1;
+        if unsaved == SAVE_AFTER {
+            save(core, &mut failures);
+            unsaved = 0;
+        }
+    }
+    if unsaved > 0 {
+        save(core, &mut failures);
     }
     let waiting = core
         .blocks
@@ -41,6 +54,12 @@ pub(crate) async fn ship(core: &Core, bucket: &dyn ObjectStore, now: bool) -> Ve
         .count();
     core.metrics.blocks_unshipped.set(waiting as i64);
     failures
+}
+
+fn save(core: &Core, failures: &mut Vec<String>) {
+    if let Err(error) = core.blocks.save_shipped() {
+        failures.push(format!("note which blocks are in the bucket: {error}"));
+    }
 }
 
 async fn ship_block(core: &Core, bucket: &dyn ObjectStore, local: &Arc<LocalBlock>) -> Result<(), String> {
@@ -54,9 +73,11 @@ async fn ship_block(core: &Core, bucket: &dyn ObjectStore, local: &Arc<LocalBloc
         Ok(uploaded) => {
             core.metrics.blocks_shipped.inc();
             tracing::info!(block = %local.ulid, tenant = %local.tenant, bytes = uploaded.bytes, "a block is in the bucket");
-            core.blocks
-                .note_shipped(local, core.env.clock.now())
-                .map_err(|error| error.to_string())
+            local.change(|state| {
+                state.shipped = Some(core.env.clock.now());
+                (state.failures, state.reason) = (0, None);
+            });
+            Ok(())
         }
         Err(error) => {
             core.metrics.ship_failures.inc();

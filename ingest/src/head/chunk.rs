@@ -243,7 +243,7 @@ impl Hot {
         if index == 0 && self.words > 0 {
             self.block = blocks.chain(self.block);
         }
-        blocks.words[self.block as usize][index] = word;
+        blocks.block_mut(self.block)[index] = word;
         self.words += 1;
     }
 
@@ -253,7 +253,7 @@ impl Hot {
         out.extend_from_slice(&self.count.to_be_bytes());
         let (mut block, mut left) = (first, usize::from(self.words));
         while left > 0 {
-            let words = &blocks.words[block as usize][..left.min(WORDS_PER_BLOCK)];
+            let words = &blocks.block(block)[..left.min(WORDS_PER_BLOCK)];
             words.iter().for_each(|word| out.extend_from_slice(&word.to_be_bytes()));
             left -= words.len();
             block = blocks.next[block as usize];
@@ -283,10 +283,18 @@ fn predict_end(span: u32, end: u32) -> u32 {
     }
 }
 
+/// Blocks of one page: with 64 bytes each, a page is as large as allocators like to hand out.
+const BLOCKS_PER_PAGE: usize = 256;
+
+type Block = [u64; WORDS_PER_BLOCK];
+
 /// Blocks of eight words that the open chunks of a shard are made of.
+///
+/// They lie in pages, and a page never moves. In one vector they would be copied each time that grows, and all shards grow at the same
+/// pace: what they leave behind is of sizes that nobody asks for again, a third of the memory of a million series.
 #[derive(Debug, Default)]
 pub(crate) struct Blocks {
-    words: Vec<[u64; WORDS_PER_BLOCK]>,
+    pages: Vec<Box<[Block; BLOCKS_PER_PAGE]>>,
     /// The block behind each one, in its chunk or among the free ones.
     next: Vec<u32>,
     free: u32,
@@ -296,11 +304,21 @@ pub(crate) struct Blocks {
 impl Blocks {
     pub(crate) fn new() -> Self {
         Self {
-            words: Vec::new(),
+            pages: Vec::new(),
             next: Vec::new(),
             free: NO_BLOCK,
             free_count: 0,
         }
+    }
+
+    #[inline(always)]
+    fn block(&self, block: u32) -> &Block {
+        &self.pages[block as usize / BLOCKS_PER_PAGE][block as usize % BLOCKS_PER_PAGE]
+    }
+
+    #[inline(always)]
+    fn block_mut(&mut self, block: u32) -> &mut Block {
+        &mut self.pages[block as usize / BLOCKS_PER_PAGE][block as usize % BLOCKS_PER_PAGE]
     }
 
     /// A block of its own.
@@ -311,15 +329,12 @@ impl Blocks {
             self.free_count -= 1;
             return block;
         }
-        if self.words.len() == self.words.capacity() {
-            // Growing by an eighth keeps the slack small; doubling would cost half a block for each series.
-            let more = (self.words.len() / 8).max(256);
-            self.words.reserve_exact(more);
-            self.next.reserve_exact(more);
+        if self.next.len() == self.pages.len() * BLOCKS_PER_PAGE {
+            self.pages.push(Box::new([[0; WORDS_PER_BLOCK]; BLOCKS_PER_PAGE]));
+            self.next.reserve_exact(BLOCKS_PER_PAGE);
         }
-        self.words.push([0; WORDS_PER_BLOCK]);
         self.next.push(NO_BLOCK);
-        self.words.len() as u32 - 1
+        self.next.len() as u32 - 1
     }
 
     /// A block behind `last`.
@@ -344,12 +359,12 @@ impl Blocks {
     /// Bytes of memory.
     #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
-        self.words.capacity() * 64 + self.next.capacity() * 4
+        self.pages.len() * size_of::<[Block; BLOCKS_PER_PAGE]>() + self.next.capacity() * 4
     }
 
     /// Gives memory back when nothing is in use any more.
     pub(crate) fn shrink(&mut self) {
-        if self.free_count as usize == self.words.len() {
+        if self.free_count as usize == self.next.len() {
             *self = Self::new();
         }
     }
@@ -359,7 +374,7 @@ impl Hot {
     /// The first block of the chunk that an [`Self::append`] just began.
     pub(crate) fn first_block(&self, blocks: &Blocks) -> u32 {
         // The first sample takes 10 to 18 bytes, so the chunk is still in its first block.
-        debug_assert!(usize::from(self.words) <= WORDS_PER_BLOCK && (self.block as usize) < blocks.words.len());
+        debug_assert!(usize::from(self.words) <= WORDS_PER_BLOCK && (self.block as usize) < blocks.next.len());
         self.block
     }
 }
@@ -412,7 +427,7 @@ mod tests {
                 prop_assert_eq!(block_start(hot.open_begin()), block_start(at));
             }
             hot.close(&mut blocks, first);
-            prop_assert_eq!(blocks.free_count as usize, blocks.words.len());
+            prop_assert_eq!(blocks.free_count as usize, blocks.next.len());
         }
     }
 

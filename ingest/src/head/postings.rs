@@ -55,9 +55,7 @@ impl Posting {
                     sorted.insert(place, id);
                 }
             }
-            Self::Many(bitmap) => {
-                bitmap.insert(id);
-            }
+            Self::Many(bitmap) => add(bitmap, id),
         }
     }
 
@@ -98,6 +96,14 @@ impl Posting {
     }
 }
 
+/// Adds an id. New series mostly have the highest one, which goes to the end without a search.
+#[inline]
+fn add(bitmap: &mut RoaringBitmap, id: u32) {
+    if bitmap.try_push(id).is_err() {
+        bitmap.insert(id);
+    }
+}
+
 /// The values of one label name.
 #[derive(Debug, Default)]
 struct NameIndex {
@@ -116,10 +122,10 @@ pub(crate) struct Postings {
 impl Postings {
     /// Adds a series with its label pairs.
     pub(crate) fn insert(&mut self, id: u32, pairs: impl Iterator<Item = (u32, u32)>) {
-        self.all.insert(id);
+        add(&mut self.all, id);
         for (name, value) in pairs {
             let index = self.names.entry(name).or_default();
-            index.all.insert(id);
+            add(&mut index.all, id);
             index.values.entry(value).or_insert_with(Posting::empty).insert(id);
         }
     }

@@ -45,6 +45,16 @@ struct Cold {
     sealed: Vec<Sealed>,
 }
 
+impl Cold {
+    /// Adds a complete chunk. Vectors begin with room for four, but a window that is cut early or scraped rarely has one chunk.
+    fn push(&mut self, sealed: Sealed) {
+        if self.sealed.len() == self.sealed.capacity() {
+            self.sealed.reserve_exact(1 + self.sealed.len());
+        }
+        self.sealed.push(sealed);
+    }
+}
+
 /// What the head knows about a point in time of a series.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Lookup {
@@ -169,8 +179,7 @@ impl Shard {
             hot.flags &= !FLAG_OPEN_HISTOGRAMS;
             if let Some(chunk) = self.histograms.remove(&place) {
                 let info = histogram_info(&chunk);
-                cold.sealed
-                    .push(self.sealed.add(info, |out| out.extend_from_slice(chunk.data())));
+                cold.push(self.sealed.add(info, |out| out.extend_from_slice(chunk.data())));
             }
             return;
         }
@@ -187,7 +196,7 @@ impl Shard {
             .sealed
             .add(info, |out| hot.copy_open(&self.blocks, cold.first_block, out));
         hot.close(&mut self.blocks, cold.first_block);
-        cold.sealed.push(sealed);
+        cold.push(sealed);
     }
 
     /// What the open chunk of a series is, if there is one.
@@ -217,7 +226,7 @@ impl Shard {
     /// Adds a complete chunk that is newer than all there are; the newest sample stays what it is.
     pub(crate) fn add_sealed(&mut self, place: usize, info: ChunkInfo, data: &[u8]) {
         let sealed = self.sealed.add(info, |out| out.extend_from_slice(data));
-        self.cold[place].sealed.push(sealed);
+        self.cold[place].push(sealed);
     }
 
     /// Adds a sample that is older than the newest of its series, at a time for which [`Self::lookup`] says "absent".
@@ -376,6 +385,8 @@ impl Shard {
                 }
             }
         }
+        // Mostly all open chunks were of this window; their memory is taken again when the block holds them.
+        self.blocks.shrink();
         marked
     }
 

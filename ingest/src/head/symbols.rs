@@ -63,6 +63,20 @@ impl Symbols {
         id
     }
 
+    /// The same, when `guess` is the symbol: comparing short texts is cheaper than hashing one and looking around in memory.
+    #[inline]
+    pub(crate) fn acquire_guessed(&mut self, guess: Option<u32>, text: &str) -> u32 {
+        if let Some(id) = guess
+            && let Some(symbol) = self.symbols.get_mut(id as usize)
+            && *symbol.text == *text
+            && symbol.uses > 0
+        {
+            symbol.uses += 1;
+            return id;
+        }
+        self.acquire(text)
+    }
+
     /// The symbol of a text, if there is one.
     pub(crate) fn find(&self, text: &str) -> Option<u32> {
         self.by_text
@@ -121,6 +135,9 @@ mod tests {
         let first = symbols.acquire("job");
         assert_eq!(symbols.acquire("job"), first);
         let second = symbols.acquire("instance");
+        assert_eq!(symbols.acquire_guessed(Some(first), "instance"), second);
+        assert_eq!(symbols.acquire_guessed(Some(second), "instance"), second);
+        assert_eq!(symbols.acquire_guessed(Some(99), "instance"), second);
         assert_eq!(
             (symbols.text(first), symbols.text(second), symbols.len()),
             ("job", "instance", 2)
@@ -129,6 +146,7 @@ mod tests {
         assert_eq!(symbols.find("job"), Some(first));
         symbols.release(first);
         assert_eq!(symbols.find("job"), None);
+        assert_eq!(symbols.symbols[first as usize].uses, 0, "a free symbol is no guess");
         assert_eq!(symbols.acquire("pod"), first, "the number is used again");
         for index in 0..1000 {
             symbols.acquire(&index.to_string());

@@ -5,12 +5,16 @@ use crate::block::{BlockError, BlockFile, BlockMeta, CHUNKS_DIR, INDEX_FILE, MET
 use bytes::Bytes;
 use model::{env::Fs, time::Timestamp};
 use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload, WriteMultipart, path::Path as ObjectPath};
-use std::{io, path::Path};
+use std::{
+    io,
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 /// Files above this size are uploaded in parts.
-const SINGLE_PUT_BYTES_MAX: usize = 16 << 20;
+const SINGLE_PUT_BYTES_MAX: u64 = 16 << 20;
 /// Size of a part. S3 takes at most 10,000 of them, so this reaches 160 GiB.
-const PART_BYTES: usize = 16 << 20;
+const PART_BYTES: u64 = 16 << 20;
 /// Parts in flight at once: bounds memory to four parts.
 const PARTS_IN_FLIGHT: usize = 4;
 
@@ -84,7 +88,11 @@ pub async fn upload_block(
             uploaded.objects_present += 1;
             continue;
         }
-        let content = Bytes::from_owner(fs.map(&dir.join(&file.rel_path))?);
+        let content = Content::File {
+            fs,
+            path: dir.join(&file.rel_path),
+            size: file.size_bytes,
+        };
         uploaded.send(store, &path, content).await?;
     }
     // Only now may anybody see the block. A description that is there already is of an upload that came this far before.
@@ -100,7 +108,7 @@ pub async fn upload_block(
             }
             | BucketError::Invalid { .. },
         ) => {
-            let content = Bytes::from(uploaded.meta.to_json());
+            let content = Content::Memory(Bytes::from(uploaded.meta.to_json()));
             uploaded.send(store, &block_object(ulid, META_FILE), content).await?;
         }
         Err(error) => return Err(error.into()),
@@ -110,20 +118,21 @@ pub async fn upload_block(
 
 impl Uploaded {
     /// Sends one object and verifies that the bucket has it.
-    async fn send(&mut self, store: &dyn ObjectStore, path: &ObjectPath, content: Bytes) -> Result<(), BucketError> {
-        let size = content.len() as u64;
-        put(store, path, content)
-            .await
-            .map_err(BucketError::store(format!("upload {path}")))?;
+    async fn send(
+        &mut self,
+        store: &dyn ObjectStore,
+        path: &ObjectPath,
+        content: Content<'_>,
+    ) -> Result<(), UploadError> {
+        let size = content.size();
+        put(store, path, content).await?;
         match size_in_bucket(store, path).await? {
             Some(found) if found == size => {}
             Some(found) => {
-                return Err(BucketError::invalid(
-                    path,
-                    format!("{size} bytes were uploaded, the bucket has {found}"),
-                ));
+                let reason = format!("{size} bytes were uploaded, the bucket has {found}");
+                return Err(BucketError::invalid(path, reason).into());
             }
-            None => return Err(BucketError::invalid(path, "it was uploaded and is not in the bucket")),
+            None => return Err(BucketError::invalid(path, "it was uploaded and is not in the bucket").into()),
         }
         self.objects += 1;
         self.bytes += size;
@@ -131,21 +140,65 @@ impl Uploaded {
     }
 }
 
-async fn put(store: &dyn ObjectStore, path: &ObjectPath, content: Bytes) -> object_store::Result<()> {
-    if content.len() <= SINGLE_PUT_BYTES_MAX {
-        return store.put(path, PutPayload::from(content)).await.map(drop);
-    }
-    let mut upload = WriteMultipart::new_with_chunk_size(store.put_multipart(path).await?, PART_BYTES);
-    let mut rest = content;
-    while !rest.is_empty() {
-        if let Err(error) = upload.wait_for_capacity(PARTS_IN_FLIGHT).await {
-            // Parts that stay behind would be paid for.
-            let _ = upload.abort().await;
-            return Err(error);
+/// What is sent.
+enum Content<'a> {
+    Memory(Bytes),
+    File { fs: &'a dyn Fs, path: PathBuf, size: u64 },
+}
+
+impl Content<'_> {
+    fn size(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::File { size, .. } => *size,
         }
-        upload.put(rest.split_to(rest.len().min(PART_BYTES)));
     }
-    upload.finish().await.map(drop)
+
+    /// A part of it. A file is mapped anew for each part: of one mapping everything that was sent would stay in memory until the end.
+    fn part(&self, range: Range<u64>) -> io::Result<Bytes> {
+        let (whole, end) = match self {
+            Self::Memory(bytes) => (bytes.clone(), range.end),
+            Self::File { fs, path, .. } => (Bytes::from_owner(fs.map(path)?), range.end),
+        };
+        if end > whole.len() as u64 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "a file of the block is shorter than it was",
+            ));
+        }
+        Ok(whole.slice(range.start as usize..end as usize))
+    }
+}
+
+async fn put(store: &dyn ObjectStore, path: &ObjectPath, content: Content<'_>) -> Result<(), UploadError> {
+    let told = || BucketError::store(format!("upload {path}"));
+    let size = content.size();
+    if size <= SINGLE_PUT_BYTES_MAX {
+        let payload = PutPayload::from(content.part(0..size)?);
+        store.put(path, payload).await.map_err(told())?;
+        return Ok(());
+    }
+    let begun = store.put_multipart(path).await.map_err(told())?;
+    let mut upload = WriteMultipart::new_with_chunk_size(begun, PART_BYTES as usize);
+    let mut begin = 0;
+    while begin < size {
+        let end = size.min(begin + PART_BYTES);
+        let sent = match upload.wait_for_capacity(PARTS_IN_FLIGHT).await {
+            Ok(()) => content.part(begin..end).map_err(UploadError::from),
+            Err(error) => Err(told()(error).into()),
+        };
+        match sent {
+            Ok(part) => upload.put(part),
+            Err(error) => {
+                // Parts that stay behind would be paid for.
+                let _ = upload.abort().await;
+                return Err(error);
+            }
+        }
+        begin = end;
+    }
+    upload.finish().await.map_err(told())?;
+    Ok(())
 }
 
 async fn size_in_bucket(store: &dyn ObjectStore, path: &ObjectPath) -> Result<Option<u64>, BucketError> {
