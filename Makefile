@@ -6,7 +6,7 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 export NARTHEX_BIN ?= $(abspath $(TARGET)/release/narthex)
 
-.PHONY: help test peers verify fix build e2e cluster bench speed gate
+.PHONY: help test peers verify fix build e2e cluster differential bench speed gate
 
 help: ## list the verbs
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
@@ -43,6 +43,9 @@ speed: ## what single parts cost: chunks, commit, replay, placement (measurement
 	$(CARGO) test --release -p receiver --lib placement -- --ignored --nocapture --test-threads 1
 	$(CARGO) test --release -p cluster --lib group -- --ignored --nocapture --test-threads 1
 	$(CARGO) bench -p receiver
+
+differential: build ## thousands of generated queries to Narthex and to each Prometheus at hand (NARTHEX_PEERS names a folder of newer ones)
+	$(CARGO) test --release -p loadtest --test differential -- --ignored --nocapture --test-threads 1
 
 bench: build ## side by side with the peers that are installed: CPU-seconds per million samples, memory, disk
 	$(CARGO) run --release -p loadtest -- compare

@@ -458,4 +458,8 @@ impl Samples for Joined {
         chunks.dedup();
         Ok(chunks)
     }
+
+    fn held_bytes(&self) -> usize {
+        self.0.iter().map(|part| part.held_bytes()).sum()
+    }
 }

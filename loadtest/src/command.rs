@@ -162,15 +162,18 @@ pub struct CompareArguments {
     rounds: usize,
     #[command(flatten)]
     load: LoadArguments,
+    /// Leave out the queries after the load.
+    #[arg(long)]
+    no_queries: bool,
     /// Where servers keep their data while they run; needs room for some gigabytes on a real disk.
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     dir: PathBuf,
-    /// The Prometheus to compare with.
-    #[arg(long, default_value = crate::process::PROMETHEUS)]
-    prometheus: PathBuf,
-    /// The VictoriaMetrics to compare with.
-    #[arg(long, default_value = crate::process::VICTORIA_METRICS)]
-    victoria_metrics: PathBuf,
+    /// The Prometheus to compare with [default: that below the folder in NARTHEX_PEERS, or else Debian's].
+    #[arg(long)]
+    prometheus: Option<PathBuf>,
+    /// The VictoriaMetrics to compare with [default: that below the folder in NARTHEX_PEERS, or else Debian's].
+    #[arg(long)]
+    victoria_metrics: Option<PathBuf>,
     /// How often each of the questions of `loadtest query` is asked after the load; 0 leaves them out.
     #[arg(long, value_name = "TIMES", default_value_t = 20)]
     questions: u32,
@@ -373,9 +376,10 @@ impl WriteArguments {
 
 impl CompareArguments {
     fn run(self) -> anyhow::Result<bool> {
+        let installed = Binaries::default();
         let binaries = Binaries {
-            prometheus: self.prometheus.clone(),
-            victoria_metrics: self.victoria_metrics.clone(),
+            prometheus: self.prometheus.clone().unwrap_or(installed.prometheus),
+            victoria_metrics: self.victoria_metrics.clone().unwrap_or(installed.victoria_metrics),
         };
         // What is written for the mixed part comes after the load and must not lie in the future.
         let room = if self.mixed.is_some() { 3_600_000 } else { 0 };

@@ -9,7 +9,7 @@ use crate::{
     mixed::{Mixed, mixed},
     outcome::Outcome,
     population::Workload,
-    process::{Launch, PROMETHEUS, Server, VICTORIA_METRICS, narthex_binary},
+    process::{Launch, PROMETHEUS, Server, VICTORIA_METRICS, narthex_binary, newer_peer},
     questions::QUESTIONS,
     write::{Plan, tenant_name, write},
 };
@@ -49,8 +49,8 @@ pub struct Binaries {
 impl Default for Binaries {
     fn default() -> Self {
         Self {
-            prometheus: PROMETHEUS.into(),
-            victoria_metrics: VICTORIA_METRICS.into(),
+            prometheus: newer_peer("prometheus").unwrap_or_else(|| PROMETHEUS.into()),
+            victoria_metrics: newer_peer("victoria-metrics").unwrap_or_else(|| VICTORIA_METRICS.into()),
         }
     }
 }

@@ -316,6 +316,23 @@ pub fn narthex_binary() -> anyhow::Result<PathBuf> {
     Ok(binary)
 }
 
+/// A newer peer than Debian's: `NAME*/usr/bin/NAME` below the folder that the variable `NARTHEX_PEERS` names.
+pub fn newer_peer(name: &str) -> Option<PathBuf> {
+    let folder = PathBuf::from(std::env::var_os("NARTHEX_PEERS")?);
+    let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|folder| folder.to_string_lossy().starts_with(name))
+        })
+        .map(|path| path.join("usr/bin").join(name))
+        .filter(|path| path.is_file())
+        .collect();
+    found.sort();
+    found.pop()
+}
+
 /// A loopback port that is free now. Ports lie below the range from which the kernel takes the ports of outgoing
 /// connections, so that it stays free until a server takes it; every process begins at another place.
 pub fn free_port() -> anyhow::Result<u16> {

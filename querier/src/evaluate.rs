@@ -5,9 +5,16 @@
 
 use crate::gate::{Full, Gate};
 use futures::future::{Either, select};
+use hashbrown::HashMap;
 use model::{env::Env, select::Select, tenant::Tenant};
-use promql::engine::{Cancel, Engine, Query, QueryError, QueryResult};
-use std::{future::Future, pin::pin, time::Duration};
+use parking_lot::Mutex;
+use promql::engine::{Cancel, Engine, Pool, Query, QueryError, QueryResult};
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 use tokio::sync::oneshot;
 
 /// After its deadline an evaluation has this long to notice it, before the client is answered without it.
@@ -18,6 +25,38 @@ pub(crate) struct Evaluator {
     env: Env,
     engine: Engine,
     gate: Gate,
+    pools: Pools,
+}
+
+/// What all queries, and those of one tenant, may hold together.
+struct Pools {
+    all: Arc<Pool>,
+    tenant_samples_max: usize,
+    /// Pools of the tenants that have a query running.
+    tenants: Mutex<HashMap<Tenant, Weak<Pool>>>,
+}
+
+impl Pools {
+    /// Room for `samples_max` samples, but at least for those of the largest query.
+    fn new(samples_max: usize, query_samples_max: usize) -> Self {
+        Self {
+            all: Pool::new("this process", samples_max.max(query_samples_max)),
+            // So that no tenant takes the room of all others.
+            tenant_samples_max: (samples_max / 2).max(query_samples_max),
+            tenants: Mutex::default(),
+        }
+    }
+
+    fn of(&self, tenant: &Tenant) -> Arc<Pool> {
+        let mut tenants = self.tenants.lock();
+        if let Some(pool) = tenants.get(tenant).and_then(Weak::upgrade) {
+            return pool;
+        }
+        tenants.retain(|_, pool| pool.strong_count() > 0);
+        let pool = Pool::new(format!("tenant {}", tenant.as_str()), self.tenant_samples_max);
+        tenants.insert(tenant.clone(), Arc::downgrade(&pool));
+        pool
+    }
 }
 
 /// An answer and where the time went.
@@ -47,8 +86,15 @@ pub(crate) enum EvaluateError {
 }
 
 impl Evaluator {
-    pub(crate) fn new(env: Env, engine: Engine, gate: Gate) -> Self {
-        Self { env, engine, gate }
+    /// An evaluator whose queries hold `samples_max` samples together at most.
+    pub(crate) fn new(env: Env, engine: Engine, gate: Gate, samples_max: usize) -> Self {
+        let pools = Pools::new(samples_max, engine.options().samples_max);
+        Self {
+            env,
+            engine,
+            gate,
+            pools,
+        }
     }
 
     /// Evaluates `query` over what `source` gives, all within `timeout`.
@@ -63,6 +109,7 @@ impl Evaluator {
         let deadline = started + timeout;
         // Before the queue, so that a typo is told at once.
         let prepared = self.engine.prepare(&query)?;
+        let prepared = prepared.within(self.pools.all.clone()).within(self.pools.of(tenant));
         let parsed = self.env.clock.monotonic();
         let permit = self
             .until(deadline, self.gate.enter(tenant))

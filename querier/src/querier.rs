@@ -105,7 +105,8 @@ impl Querier {
         let lookups = gate("lookup", settings.lookups_max);
         let queries = gate("query", settings.queries_max);
         let reads = gate("read", settings.remote_reads_max);
-        let evaluator = Evaluator::new(env.clone(), Engine::new(engine_options(&settings)), queries);
+        let engine = Engine::new(engine_options(&settings));
+        let evaluator = Evaluator::new(env.clone(), engine, queries, settings.samples_together_max);
         let origins = settings.cors_origin.as_deref().and_then(Origins::new);
         let parser = ParserOptions {
             experimental_functions: settings.experimental_functions,

@@ -188,6 +188,10 @@ impl Samples for ReplicaSamples {
         chunks.sort_by_key(|chunk| (chunk.min_time, chunk.max_time));
         Ok(chunks)
     }
+
+    fn held_bytes(&self) -> usize {
+        self.replicas.iter().map(|part| part.held_bytes()).sum()
+    }
 }
 
 /// Appends the samples of `speaker`, and those of `other` in its gaps.

@@ -23,6 +23,8 @@ pub struct QuerierSettings {
     pub subquery_step: Duration,
     /// Samples that one query may hold in memory.
     pub samples_max: usize,
+    /// Samples that all queries may hold in memory together; those of one tenant may hold half of it.
+    pub samples_together_max: usize,
     /// Series that one call of `series` or `/federate` may return, and names or values one call for labels.
     pub items_max: usize,
     /// Remote reads that run at the same time; a streamed one counts until its last byte is sent.
@@ -57,6 +59,7 @@ impl Default for QuerierSettings {
             lookback: Duration::from_secs(300),
             subquery_step: Duration::from_secs(60),
             samples_max: 50_000_000,
+            samples_together_max: 200_000_000,
             items_max: 1_000_000,
             remote_reads_max: 10,
             remote_read_samples_max: 50_000_000,

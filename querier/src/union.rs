@@ -61,6 +61,10 @@ impl Samples for UnionSamples {
         chunks.dedup();
         Ok(chunks)
     }
+
+    fn held_bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.held_bytes()).sum()
+    }
 }
 
 /// Where the samples of this series begin in a shared buffer.

@@ -226,6 +226,10 @@ impl Samples for United {
         chunks.sort_by_key(|chunk| chunk.min_time);
         Ok(chunks)
     }
+
+    fn held_bytes(&self) -> usize {
+        self.0.iter().map(|part| part.held_bytes()).sum()
+    }
 }
 
 #[cfg(test)]

@@ -78,6 +78,12 @@ pub trait Samples: Send + Sync {
 
     /// The chunks that hold the samples, ascending by start; they may overlap and stretch beyond the asked range.
     fn chunks(&self) -> Result<Vec<Chunk>, SelectError>;
+
+    /// Bytes of chunks that live as long as this does and are not shared with the store, for the bounds of queries. A guess will do;
+    /// those that only point to what is there anyway hold none.
+    fn held_bytes(&self) -> usize {
+        0
+    }
 }
 
 /// A series of an answer.

@@ -3,17 +3,21 @@
 //! Three steps, so that callers decide where each runs: [`Engine::prepare`] makes a plan of a [`Query`], [`Prepared::load`] does all
 //! input and output, [`Loaded::evaluate`] computes, which takes processor time only and belongs on a thread that may be busy.
 
-pub use crate::query::{Cancel, EngineOptions, Query, QueryError, QueryResult, QueryStats, Times};
+pub use crate::query::{Cancel, EngineOptions, Pool, Query, QueryError, QueryResult, QueryStats, Times};
 
 use crate::{
     annotation::Annotations,
     ast::{Expr, ValueType},
-    operator::{self, Evaluator, Selected, Settings, Shared, budget::Budget},
+    operator::{
+        self, Evaluator, Selected, Settings, Shared,
+        budget::{Budget, Charge},
+    },
     parse::parse,
     plan::{Grid, Plan, PlanOptions, Selection},
 };
 use futures::future::try_join_all;
-use model::select::{Select, SelectError, SelectRequest};
+use model::select::{Select, SelectRequest, Series};
+use std::sync::Arc;
 
 /// Evaluates queries.
 #[derive(Debug, Clone, Default)]
@@ -28,13 +32,18 @@ pub struct Prepared {
     text: String,
     instant: bool,
     samples_max: usize,
+    bytes_max: usize,
+    pools: Vec<Arc<Pool>>,
     settings: Settings,
 }
 
 /// A query with all that must be read for it.
 pub struct Loaded {
     prepared: Prepared,
+    budget: Arc<Budget>,
     selected: Vec<Selected>,
+    /// What the selected series take of the budget.
+    charge: Charge,
     /// What makes the selections incomplete.
     warnings: Vec<String>,
 }
@@ -58,13 +67,13 @@ impl Engine {
     /// Parses, checks and plans a query.
     pub fn prepare(&self, query: &Query) -> Result<Prepared, QueryError> {
         let expr = self.parse(&query.text)?;
-        let (grid, step_ms) = match query.times {
-            Times::Instant(at) => (Grid::instant(at), 0),
+        let (grid, step_ms, end) = match query.times {
+            Times::Instant(at) => (Grid::instant(at), 0, at),
             Times::Range { step_ms, .. } if step_ms <= 0 => {
                 let text = "zero or negative query resolution step widths are not accepted. Try a positive integer";
                 return Err(QueryError::Parse(text.into()));
             }
-            Times::Range { start, end, step_ms } => (Grid::range(start, end, step_ms), step_ms),
+            Times::Range { start, end, step_ms } => (Grid::range(start, end, step_ms), step_ms, end),
         };
         let value_type = expr.value_type();
         let instant = step_ms == 0;
@@ -78,12 +87,15 @@ impl Engine {
             lookback_ms,
             subquery_step_ms: self.options.subquery_step_ms.max(1),
             step_ms,
+            end,
         };
         Ok(Prepared {
             plan: Plan::new(&expr, grid, options)?,
             text: query.text.clone(),
             instant,
             samples_max: query.samples_max.unwrap_or(usize::MAX).min(self.options.samples_max),
+            bytes_max: self.options.bytes_max,
+            pools: Vec::new(),
             settings: Settings {
                 lookback_ms,
                 delayed_name_removal: self.options.delayed_name_removal,
@@ -95,23 +107,48 @@ impl Engine {
 }
 
 impl Prepared {
-    /// Selects all series that the query needs, all selections at once.
+    /// Counts what the query holds in `pool` as well.
+    pub fn within(mut self, pool: Arc<Pool>) -> Self {
+        self.pools.push(pool);
+        self
+    }
+
+    /// Selects all series that the query needs, all selections at once. They are charged as they come, so that a selector of everything
+    /// fails before everything is there.
     pub async fn load(self, source: &dyn Select) -> Result<Loaded, QueryError> {
-        let loads = self.plan.selections.iter().map(|selection| load(source, selection));
+        let budget = Budget::new(self.samples_max, self.bytes_max, self.pools.clone());
+        let loads = self
+            .plan
+            .selections
+            .iter()
+            .map(|selection| load(source, selection, &budget));
         let loaded = try_join_all(loads).await?;
-        let (selected, warnings): (Vec<_>, Vec<_>) = loaded.into_iter().unzip();
-        let mut warnings = warnings.concat();
+        let (mut selected, mut warnings, mut charge) = (Vec::new(), Vec::new(), budget.nothing());
+        for (series, mut more, part) in loaded {
+            selected.push(series);
+            warnings.append(&mut more);
+            charge.join(part);
+        }
         warnings.sort_unstable();
         warnings.dedup();
         Ok(Loaded {
             prepared: self,
+            budget,
             selected,
+            charge,
             warnings,
         })
     }
 }
 
-async fn load(source: &dyn Select, selection: &Selection) -> Result<(Selected, Vec<String>), SelectError> {
+/// What a selected series takes besides its labels and the chunks that it holds: the handle and what it points to.
+const SERIES_BYTES: usize = 160;
+
+async fn load(
+    source: &dyn Select,
+    selection: &Selection,
+    budget: &Arc<Budget>,
+) -> Result<(Selected, Vec<String>, Charge), QueryError> {
     let request = SelectRequest {
         // The order in which the source has them is good enough; an order by labels costs a sort.
         sorted: false,
@@ -119,16 +156,19 @@ async fn load(source: &dyn Select, selection: &Selection) -> Result<(Selected, V
         ..SelectRequest::new(selection.matchers.clone(), selection.range)
     };
     let mut set = source.select(request).await?;
-    let mut series = Vec::new();
+    let (mut series, mut charge) = (Vec::new(), budget.nothing());
     while let Some(batch) = set.next().await {
-        series.append(&mut batch?);
+        let mut batch = batch?;
+        let bytes = |one: &Series| SERIES_BYTES + one.labels.text_len() + one.samples.held_bytes();
+        charge.grow_bytes(batch.iter().map(bytes).sum())?;
+        series.append(&mut batch);
     }
     let selected = Selected {
         series,
         range: selection.range,
         stats_only: selection.stats_only,
     };
-    Ok((selected, set.warnings()))
+    Ok((selected, set.warnings(), charge))
 }
 
 impl Loaded {
@@ -138,10 +178,10 @@ impl Loaded {
             plan,
             text,
             instant,
-            samples_max,
             settings,
+            ..
         } = self.prepared;
-        let budget = Budget::new(samples_max);
+        let budget = self.budget;
         let shared = Shared {
             settings,
             selected: &self.selected,
@@ -153,6 +193,7 @@ impl Loaded {
             notes: Annotations::default(),
         };
         let value = operator::value(&mut evaluator, &plan, instant)?;
+        drop(self.charge);
         let (notes, infos) = evaluator.notes.into_texts(&text);
         let stats = QueryStats {
             total_queryable_samples: budget.looked_at(),

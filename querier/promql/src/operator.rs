@@ -27,7 +27,7 @@ mod sort;
 use crate::{
     annotation::Annotations,
     operator::{
-        budget::Budget,
+        budget::{Budget, Charge},
         column::{Matrix, quieted},
     },
     plan::{Grid, Kind, Node},
@@ -94,6 +94,10 @@ pub(crate) struct Scratch {
 /// Fewer series than this are not worth waking other threads for.
 const PARALLEL_SERIES_MIN: usize = 64;
 
+/// Series that are spread over the threads at once. The threads are shared by all queries and finish what they have begun, so a
+/// query with more series comes back in line after each turn, and small ones get in between.
+const PARALLEL_SERIES_TURN: usize = 4096;
+
 /// Series that a thread takes at once.
 const PARALLEL_SERIES_CHUNK: usize = 32;
 
@@ -109,7 +113,7 @@ impl Evaluator<'_> {
             Kind::Instant(instant) => self.instant(instant, node.span, grid),
             Kind::Call(call) => self.call(call, node.span, grid),
             Kind::Info(info) => self.info(info, grid),
-            Kind::Aggregate(aggregate) => self.aggregate(aggregate, grid),
+            Kind::Aggregate(aggregate) => self.aggregate(aggregate, node.span, grid),
             Kind::Binary(binary) => self.binary(binary, node.span, grid),
             Kind::Negate(inner) => self.negate(inner, grid),
             Kind::Invariant(inner) => {
@@ -168,15 +172,17 @@ impl Evaluator<'_> {
                 .collect();
             (results, scratch.notes)
         };
-        let parts = if items.len() < PARALLEL_SERIES_MIN {
-            vec![run(items)]
-        } else {
-            items.par_chunks(PARALLEL_SERIES_CHUNK).map(run).collect()
-        };
         let mut all = Vec::with_capacity(items.len());
-        for (results, notes) in parts {
-            self.notes.merge(notes);
-            all.append(&mut results?);
+        for turn in items.chunks(PARALLEL_SERIES_TURN) {
+            let parts = if turn.len() < PARALLEL_SERIES_MIN {
+                vec![run(turn)]
+            } else {
+                turn.par_chunks(PARALLEL_SERIES_CHUNK).map(run).collect()
+            };
+            for (results, notes) in parts {
+                self.notes.merge(notes);
+                all.append(&mut results?);
+            }
         }
         Ok(all)
     }
@@ -219,7 +225,22 @@ impl Evaluator<'_> {
     }
 }
 
+/// The columns without what they took of the budget while they were made; whoever holds them charges them as a matrix.
+pub(crate) fn uncharged(columns: Vec<Option<(column::Column, Charge)>>) -> Vec<column::Column> {
+    columns.into_iter().flatten().map(|(column, _)| column).collect()
+}
+
 impl Shared<'_> {
+    /// A column of one series with its charge: many are made before they are a matrix, and must not be too many by then.
+    pub(crate) fn charged(
+        &self,
+        column: Option<column::Column>,
+    ) -> Result<Option<(column::Column, Charge)>, QueryError> {
+        let Some(column) = column else { return Ok(None) };
+        let charge = self.budget.take(column.cells.weight())?;
+        Ok(Some((column, charge)))
+    }
+
     /// Reads the samples of a series into the buffer, cleaned for evaluation.
     pub(crate) fn read(
         &self,

@@ -12,7 +12,11 @@ use crate::{
     ast::{AggregateOp, BinaryOp, Extension, Function, Matching, Span, StringLiteral, ValueType},
     query::QueryError,
 };
-use model::{matcher::Matcher, select::Hints, time::TimeRange};
+use model::{
+    matcher::Matcher,
+    select::Hints,
+    time::{TimeRange, Timestamp},
+};
 
 /// A query, ready to be loaded.
 #[derive(Debug)]
@@ -197,6 +201,8 @@ pub(crate) struct PlanOptions {
     pub(crate) subquery_step_ms: i64,
     /// Step of the query, 0 of an instant query.
     pub(crate) step_ms: i64,
+    /// End of the query as it was asked for; the last step may lie before it.
+    pub(crate) end: Timestamp,
 }
 
 impl Plan {

@@ -4,7 +4,7 @@ use crate::{ast::ParserOptions, value::Value};
 use model::{select::SelectError, time::Timestamp};
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 /// How an engine reads the language and bounds its work. The default is a Prometheus server without feature flags.
@@ -14,6 +14,8 @@ pub struct EngineOptions {
     pub lookback_ms: i64,
     /// Samples that a query may hold at once; a histogram counts as several.
     pub samples_max: usize,
+    /// Bytes that the series and the labels of a query may take, samples aside.
+    pub bytes_max: usize,
     /// Step of subqueries that state none.
     pub subquery_step_ms: i64,
     /// Drop metric names at the end of a query instead of in each function.
@@ -37,6 +39,7 @@ impl Default for EngineOptions {
         Self {
             lookback_ms: 300_000,
             samples_max: 50_000_000,
+            bytes_max: 1 << 30,
             subquery_step_ms: 60_000,
             delayed_name_removal: false,
             use_start_timestamps: false,
@@ -138,6 +141,19 @@ pub enum QueryError {
     /// More samples than a query may hold.
     #[error("query processing would load too many samples into memory in query execution")]
     TooManySamples,
+    /// More bytes of series and labels than a query may hold.
+    #[error(
+        "query processing would hold more than {0} bytes of series and labels in memory; select fewer series or make shorter labels"
+    )]
+    TooManyBytes(usize),
+    /// All queries together hold more than they may; the query may be asked again.
+    #[error("all queries of {name} together would hold more than {samples_max} samples in memory; try again later")]
+    PoolExhausted {
+        /// Who shares the bound.
+        name: String,
+        /// The bound.
+        samples_max: usize,
+    },
     /// Time was up; says during what.
     #[error("query timed out in {0}")]
     Timeout(String),
@@ -150,6 +166,48 @@ pub enum QueryError {
     /// The engine is at fault.
     #[error("unexpected error: {0}")]
     Internal(String),
+}
+
+/// A bound on the samples that several queries hold together: those of a tenant, or all of a process.
+#[derive(Debug)]
+pub struct Pool {
+    name: String,
+    samples_max: usize,
+    samples: AtomicUsize,
+}
+
+impl Pool {
+    /// A pool of `samples_max` samples; `name` says in errors whose it is.
+    pub fn new(name: impl Into<String>, samples_max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            name: name.into(),
+            samples_max,
+            samples: AtomicUsize::new(0),
+        })
+    }
+
+    /// Samples that are held now.
+    pub fn samples(&self) -> usize {
+        self.samples.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn take(&self, samples: usize) {
+        self.samples.fetch_add(samples, Ordering::Relaxed);
+    }
+
+    pub(crate) fn give_back(&self, samples: usize) {
+        self.samples.fetch_sub(samples, Ordering::Relaxed);
+    }
+
+    pub(crate) fn check(&self) -> Result<(), QueryError> {
+        if self.samples() > self.samples_max {
+            return Err(QueryError::PoolExhausted {
+                name: self.name.clone(),
+                samples_max: self.samples_max,
+            });
+        }
+        Ok(())
+    }
 }
 
 /// Stops an evaluation from outside. Clones share their state; every long loop looks at it.

@@ -363,8 +363,31 @@ fn odd_bits_are_values_and_only_the_stale_marker_is_not() {
         assert!(floats[1].1.is_nan());
     }
 }
+
 #[test]
-fn a_pairing_is_ambiguous_whatever_the_values_are() {
+fn the_end_of_a_query_is_the_one_asked_for() {
+    let source = memory(1);
+    let times = Times::Range {
+        start: 0,
+        end: 99_999,
+        step_ms: 30_000,
+    };
+    let first_value = |text: &str| {
+        let engine = Engine::new(EngineOptions::everything());
+        match run(&engine, &source, &query(text, times)).unwrap().value {
+            Value::Matrix(series) => (series[0].floats.len(), series[0].floats[0].1),
+            other => panic!("{other:?}"),
+        }
+    };
+    // The last step is at 90 s; the sample at 100 s is not yet there at the end.
+    assert_eq!(first_value("metric @ end() offset -1ms"), (4, 10.0));
+    assert_eq!(first_value("metric @ end()"), (4, 9.0));
+    assert_eq!(first_value("vector(end())"), (4, 99.999));
+    assert_eq!(first_value("vector(range())"), (4, 99.999));
+}
+
+#[test]
+fn a_pairing_is_ambiguous_only_if_two_series_have_results() {
     let mut source = Memory::new();
     for (name, label, value) in [("many", "a", 0.0), ("many", "b", 1.0), ("one", "", 1.0)] {
         let mut samples = SampleBuffer::default();
@@ -372,20 +395,35 @@ fn a_pairing_is_ambiguous_whatever_the_values_are() {
         let labels = Labels::new([("__name__", name), ("job", "x"), ("label", label)]).unwrap();
         source.load(LoadedSeries { labels, samples }).unwrap();
     }
-    for op in ["==", ">", "<", "+", "== bool"] {
-        let text = format!("many {op} on(job) one");
-        let error = run(&Engine::default(), &source, &query(&text, Times::Instant(0)))
-            .unwrap_err()
-            .to_string();
+    let outcome = |text: String| {
+        let outcome = run(&Engine::default(), &source, &query(&text, Times::Instant(0)));
+        outcome
+            .map_err(|error| error.to_string())
+            .map(|result| match result.value {
+                Value::Vector(vector) => vector.len(),
+                other => panic!("{other:?}"),
+            })
+    };
+    for (op, results) in [("==", 1), (">", 0), ("<", 1), ("!=", 1)] {
+        assert_eq!(outcome(format!("many {op} on(job) one")), Ok(results), "{op}");
+    }
+    for op in ["<=", "+", "== bool"] {
         let expected = "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)";
-        assert_eq!(error, expected, "{text}");
-        let text = format!("one {op} on(job) many");
-        let error = run(&Engine::default(), &source, &query(&text, Times::Instant(0)))
-            .unwrap_err()
-            .to_string();
+        assert_eq!(
+            outcome(format!("many {op} on(job) one")),
+            Err(expected.to_owned()),
+            "{op}"
+        );
+    }
+    // The side "one" must be unique whatever the values are.
+    for op in ["==", ">", "<", "+", "== bool"] {
         let expected = "found duplicate series for the match group {job=\"x\"} on the right hand-side of the operation: \
                         [{__name__=\"many\", job=\"x\", label=\"a\"}, {__name__=\"many\", job=\"x\", label=\"b\"}]\
                         ;many-to-many matching not allowed: matching labels must be unique on one side";
-        assert_eq!(error, expected, "{text}");
+        assert_eq!(
+            outcome(format!("one {op} on(job) many")),
+            Err(expected.to_owned()),
+            "{op}"
+        );
     }
 }

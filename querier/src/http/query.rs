@@ -197,7 +197,10 @@ impl From<EvaluateError> for ApiError {
             EvaluateError::Full(full) => return full.into(),
             EvaluateError::Query(QueryError::Parse(text)) => return ApiError::parameter("query", text),
             EvaluateError::Query(QueryError::Select(error)) => ApiError::from(error).kind,
-            EvaluateError::Query(QueryError::Execution(_) | QueryError::TooManySamples) => ErrorKind::Execution,
+            EvaluateError::Query(
+                QueryError::Execution(_) | QueryError::TooManySamples | QueryError::TooManyBytes(_),
+            ) => ErrorKind::Execution,
+            EvaluateError::Query(QueryError::PoolExhausted { .. }) => ErrorKind::Unavailable,
             EvaluateError::Query(QueryError::Timeout(_)) => ErrorKind::Timeout,
             EvaluateError::Query(QueryError::Canceled(_)) => ErrorKind::Canceled,
             EvaluateError::Query(QueryError::Internal(_)) => ErrorKind::Internal,

@@ -38,4 +38,9 @@ impl Samples for ChunkSamples {
     fn chunks(&self) -> Result<Vec<Chunk>, SelectError> {
         Ok(self.chunks.clone())
     }
+
+    fn held_bytes(&self) -> usize {
+        let bytes = |chunk: &Chunk| size_of::<Chunk>() + chunk.data.len();
+        self.chunks.iter().map(bytes).sum()
+    }
 }

@@ -58,18 +58,22 @@ fn date(seconds: f64) -> Date {
     Date::of(if is_time { seconds as i64 } else { i64::MAX })
 }
 
-/// The lesser of two; NaN when either is NaN.
+/// The lesser of two; NaN when either is NaN, but nothing is less than -Inf.
 pub(crate) fn least(left: f64, right: f64) -> f64 {
-    if left.is_nan() || right.is_nan() {
+    if left == f64::NEG_INFINITY || right == f64::NEG_INFINITY {
+        f64::NEG_INFINITY
+    } else if left.is_nan() || right.is_nan() {
         f64::NAN
     } else {
         left.min(right)
     }
 }
 
-/// The greater of two; NaN when either is NaN.
+/// The greater of two; NaN when either is NaN, but nothing is greater than +Inf.
 pub(crate) fn greatest(left: f64, right: f64) -> f64 {
-    if left.is_nan() || right.is_nan() {
+    if left == f64::INFINITY || right == f64::INFINITY {
+        f64::INFINITY
+    } else if left.is_nan() || right.is_nan() {
         f64::NAN
     } else {
         left.max(right)
@@ -105,6 +109,14 @@ pub(crate) fn quantile(phi: f64, values: &mut [f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn infinity_is_an_end_even_for_nan() {
+        assert_eq!(greatest(f64::NAN, f64::INFINITY), f64::INFINITY);
+        assert_eq!(least(f64::NEG_INFINITY, f64::NAN), f64::NEG_INFINITY);
+        assert!(greatest(f64::NAN, f64::NEG_INFINITY).is_nan() && least(1.0, f64::NAN).is_nan());
+        assert_eq!((greatest(1.0, 2.0), least(1.0, 2.0)), (2.0, 1.0));
+    }
 
     #[test]
     fn rounding_goes_half_up() {

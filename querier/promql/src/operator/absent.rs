@@ -14,6 +14,7 @@ use model::{
     label::{Labels, METRIC_NAME},
     matcher::{MatchOp, Matcher},
 };
+use std::collections::{BTreeMap, btree_map::Entry};
 
 impl Evaluator<'_> {
     pub(super) fn absent(&mut self, call: &Call, grid: Grid) -> Result<Matrix, QueryError> {
@@ -68,7 +69,7 @@ fn only_arg(call: &Call) -> Result<&Node, QueryError> {
         .ok_or_else(|| QueryError::Internal(format!("{} without an argument", call.function)))
 }
 
-/// The labels that a selector fixes by equality, each if it is named once. Anything but a selector fixes none.
+/// The labels that a selector fixes by equality, each if it is not named again. Anything but a selector fixes none.
 fn labels_asked_for(arg: &Node) -> Labels {
     let matchers: &[Matcher] = match &arg.kind {
         Kind::Instant(instant) => &instant.matchers,
@@ -76,11 +77,20 @@ fn labels_asked_for(arg: &Node) -> Labels {
         Kind::Invariant(inner) => return labels_asked_for(inner),
         _ => &[],
     };
-    let named_once = |name: &str| matchers.iter().filter(|matcher| &*matcher.name == name).count() == 1;
-    let fixed = matchers
-        .iter()
-        .filter(|matcher| matcher.op == MatchOp::Equal && &*matcher.name != METRIC_NAME && named_once(&matcher.name));
-    Labels::new(fixed.map(|matcher| (&*matcher.name, &*matcher.value))).unwrap_or_default()
+    // In the order of the query: whatever comes behind the first equality takes the label away again, what came before does not count.
+    let mut fixed: BTreeMap<&str, Option<&str>> = BTreeMap::new();
+    for matcher in matchers.iter().filter(|matcher| &*matcher.name != METRIC_NAME) {
+        match fixed.entry(&matcher.name) {
+            Entry::Vacant(entry) if matcher.op == MatchOp::Equal => {
+                entry.insert(Some(&matcher.value));
+            }
+            Entry::Vacant(_) => {}
+            Entry::Occupied(mut entry) => {
+                entry.insert(None);
+            }
+        }
+    }
+    Labels::new(fixed.into_iter().filter_map(|(name, value)| Some((name, value?)))).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -98,6 +108,8 @@ mod tests {
             Matcher::equal("job", "a"),
             Matcher::equal("twice", "a"),
             Matcher::not_equal("twice", "b"),
+            Matcher::not_equal("after", "b"),
+            Matcher::equal("after", "a"),
             Matcher::not_equal("other", "b"),
         ];
         let instant = Instant {
@@ -111,7 +123,7 @@ mod tests {
             span: Span::default(),
             kind: Kind::Instant(instant),
         };
-        assert_eq!(labels_asked_for(&node).to_string(), "{job=\"a\"}");
+        assert_eq!(labels_asked_for(&node).to_string(), "{after=\"a\", job=\"a\"}");
         assert!(
             labels_asked_for(&Node {
                 span: Span::default(),

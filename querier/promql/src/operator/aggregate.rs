@@ -27,10 +27,10 @@ use model::label::Labels;
 const BATCH: usize = 512;
 
 impl Evaluator<'_> {
-    pub(super) fn aggregate(&mut self, aggregate: &Aggregate, grid: Grid) -> Result<Matrix, QueryError> {
+    pub(super) fn aggregate(&mut self, aggregate: &Aggregate, span: Span, grid: Grid) -> Result<Matrix, QueryError> {
         use AggregateOp as Op;
         match aggregate.op {
-            Op::TopK | Op::BottomK | Op::LimitK | Op::LimitRatio => self.choose(aggregate, grid),
+            Op::TopK | Op::BottomK | Op::LimitK | Op::LimitRatio => self.choose(aggregate, span, grid),
             Op::CountValues => self.count_values(aggregate, grid),
             Op::Quantile => self.quantile(aggregate, grid),
             Op::Avg | Op::Count | Op::Group | Op::Max | Op::Min | Op::StdDev | Op::StdVar | Op::Sum => {

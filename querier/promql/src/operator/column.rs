@@ -213,6 +213,12 @@ impl Cells {
         cells
     }
 
+    /// How many samples the cells count as while they are made: memory that is taken for absent cells counts, too.
+    pub(crate) fn weight(&self) -> usize {
+        // A sample stands for 16 bytes, a cell takes 8.
+        self.samples().max(self.values.capacity() / 2)
+    }
+
     /// How many samples the cells count as, see [`histogram_samples`].
     pub(crate) fn samples(&self) -> usize {
         if self.histograms.is_empty() {

@@ -30,6 +30,8 @@ impl Evaluator<'_> {
         }
         let matrix = self.vector(&aggregate.inner, grid)?;
         let mut counts: HashMap<Labels, Counts, foldhash::fast::RandomState> = HashMap::default();
+        // A group for each value: label text is what there may be too much of.
+        let mut charge = self.shared.budget.nothing();
         for column in &matrix.columns {
             self.shared.cancel.check()?;
             for (step, cell) in column.cells.iter() {
@@ -39,7 +41,7 @@ impl Evaluator<'_> {
                     Cell::Absent => continue,
                 };
                 let labels = group_labels(&column.labels.with(target, &value), &grouping, aggregate.without);
-                let order = counts.len();
+                let (order, text) = (counts.len(), labels.text_len());
                 let counts = counts.entry(labels).or_insert_with(|| Counts {
                     order,
                     drop_name: false,
@@ -47,6 +49,10 @@ impl Evaluator<'_> {
                 });
                 counts.drop_name |= column.drop_name;
                 *counts.steps.entry(step).or_default() += 1.0;
+                // Its first count makes a group new.
+                if counts.order == order {
+                    charge.grow_bytes(GROUP_BYTES + text)?;
+                }
             }
             self.shared.budget.check(counts.len())?;
         }
@@ -65,9 +71,14 @@ impl Evaluator<'_> {
                 cells,
             }
         };
-        self.matrix(counted.into_iter().map(column).collect())
+        let mut matrix = self.matrix(counted.into_iter().map(column).collect())?;
+        matrix.charge.join(charge);
+        Ok(matrix)
     }
 }
+
+/// What a group takes besides its labels.
+const GROUP_BYTES: usize = 256;
 
 /// How many series of a group had a value, by step.
 struct Counts {

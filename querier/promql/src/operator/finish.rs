@@ -8,7 +8,7 @@ use crate::{
     },
     operator::{
         Evaluator, Scratch,
-        column::{Cell, Column, Matrix, join_same_labels, same_labelset, without_metadata},
+        column::{Cell, Column, Matrix, histogram_samples, join_same_labels, same_labelset, without_metadata},
         range::for_each_window,
     },
     plan::{Grid, Kind, Node, Plan},
@@ -123,15 +123,20 @@ fn windows(evaluator: &mut Evaluator<'_>, node: &Node, grid: Grid) -> Result<Val
             series.histograms = histograms.map(|sample| (sample.at, sample.histogram.clone())).collect();
             shared.budget.check(window.samples.len())
         })?;
-        Ok(Some(series).filter(|series| !series.floats.is_empty() || !series.histograms.is_empty()))
+        let histograms = series.histograms.iter();
+        let histograms: usize = histograms.map(|(_, histogram)| histogram_samples(histogram)).sum();
+        let charge = shared.budget.take(series.floats.len() + histograms)?;
+        let series = Some(series).filter(|series| !series.floats.is_empty() || !series.histograms.is_empty());
+        Ok(series.map(|series| (series, charge)))
     })?;
-    let named = found.into_iter().zip(&items).filter_map(|(series, item)| {
+    let named = found.into_iter().zip(&items).filter_map(|(found, item)| {
+        let (series, _charge) = found?;
         let labels = if item.drop_name() {
             without_metadata(item.labels())
         } else {
             item.labels().clone()
         };
-        Some(MatrixSeries { labels, ..series? })
+        Some(MatrixSeries { labels, ..series })
     });
     let mut all: Vec<MatrixSeries> = named.collect();
     all.sort_by(|a, b| a.labels.cmp(&b.labels));

@@ -7,7 +7,7 @@ use crate::{
     operator::{
         Evaluator, Scratch, Selected, Shared,
         column::{Cells, Column, Matrix},
-        forget_stale, metric_name,
+        forget_stale, metric_name, uncharged,
     },
     plan::{Grid, Instant, Yield},
     query::QueryError,
@@ -25,13 +25,14 @@ impl Evaluator<'_> {
         let selected = &self.shared.selected[instant.selection];
         let columns = self.each(&selected.series, |shared, series, scratch: &mut Scratch| {
             let cells = series_cells(shared, selected, series, instant, span, grid, scratch)?;
-            Ok((!cells.is_empty()).then(|| Column {
+            let column = (!cells.is_empty()).then(|| Column {
                 labels: series.labels.clone(),
                 drop_name: false,
                 cells,
-            }))
+            });
+            shared.charged(column)
         })?;
-        let columns: Vec<Column> = columns.into_iter().flatten().collect();
+        let columns = uncharged(columns);
         match instant.yields {
             Yield::Value => self.matrix(columns),
             Yield::Timestamp | Yield::Start => self.without_names(columns),

@@ -61,14 +61,20 @@ impl Evaluator<'_> {
     ) -> Result<Matrix, QueryError> {
         let mut columns = matrix.columns;
         drop(matrix.charge);
+        // Values are made of values and of the text of the query, so they may grow out of all proportion.
+        let mut charge = self.shared.budget.nothing();
         for column in &mut columns {
+            self.shared.cancel.check()?;
             let Some(value) = value(column) else { continue };
+            charge.grow_bytes(column.labels.text_len() + value.len())?;
             column.labels = column.labels.with(target, &value);
             if target == METRIC_NAME {
                 column.drop_name = false;
             }
         }
-        self.matrix(join_same_labels(columns)?)
+        let mut matrix = self.matrix(join_same_labels(columns)?)?;
+        matrix.charge.join(charge);
+        Ok(matrix)
     }
 }
 

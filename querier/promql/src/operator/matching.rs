@@ -101,6 +101,8 @@ struct Group {
 /// The two sides of an operator. The side "one" is the right one except for `group_right`.
 struct Sides<'a> {
     binary: &'a Binary,
+    /// Whether results of a comparison lose their names at once, so that they must not be the only difference.
+    names_go: bool,
     many: &'a [Column],
     one: &'a [Column],
     groups: Vec<Group>,
@@ -127,7 +129,8 @@ impl Evaluator<'_> {
         let left = self.vector(&binary.left, grid)?;
         let right = self.vector(&binary.right, grid)?;
         let signatures = signatures(&binary.matching, &left, &right);
-        let sides = Sides::new(binary, &left, &right, signatures, grid);
+        let mut sides = Sides::new(binary, &left, &right, signatures, grid);
+        sides.names_go = binary.return_bool && !self.shared.settings.delayed_name_removal;
         if let Some(ambiguity) = sides.duplicates_on_side_one() {
             let earlier = sides.ambiguous_matches().filter(|other| other.step < ambiguity.step);
             return Err(QueryError::Execution(earlier.unwrap_or(ambiguity).text));
@@ -192,6 +195,7 @@ impl<'a> Sides<'a> {
         let (many, one) = (&*many.columns, &*one.columns);
         Self {
             binary,
+            names_go: false,
             many,
             one,
             groups,
@@ -206,7 +210,7 @@ impl<'a> Sides<'a> {
     /// Two series of the side "one" with the same matching labels at the same step.
     fn duplicates_on_side_one(&self) -> Option<Ambiguity> {
         let groups = self.groups.iter().filter(|group| group.one.len() > 1);
-        let overlaps = groups.filter_map(|group| first_overlap(self.one, &group.one, |step| self.active[step]));
+        let overlaps = groups.filter_map(|group| first_overlap(self.one, &group.one, |_, step| self.active[step]));
         let (step, first, second) = overlaps.min_by_key(|(step, ..)| *step)?;
         let matching = &self.binary.matching;
         let mut pair = [&self.one[first].labels, &self.one[second].labels];
@@ -231,7 +235,7 @@ impl<'a> Sides<'a> {
         let mut first: Option<usize> = None;
         for group in self.groups.iter().filter(|group| group.many.len() > 1) {
             let matched = self.matched_steps(group);
-            let is_matched = |step: usize| matched[step];
+            let is_matched = |many: usize, step: usize| matched[step] && self.gives_value(group, many, step);
             let step = if explicit {
                 self.same_results(group)
                     .filter_map(|same| first_overlap(self.many, &same, is_matched))
@@ -265,6 +269,22 @@ impl<'a> Sides<'a> {
         matched
     }
 
+    /// Whether a series of the side "many" has a result at a step. What a comparison filters away is in nobody's way.
+    fn gives_value(&self, group: &Group, many: usize, step: usize) -> bool {
+        let partners = group.one.iter().map(|&index| self.one[index].cells.at(step));
+        let filled = self.fill_one.map(Cell::Float);
+        let Some(one) = partners.into_iter().find(|cell| cell.is_present()).or(filled) else {
+            return false;
+        };
+        let (left, right) = self.in_order(self.many[many].cells.at(step), one);
+        element(self.binary.op, left, right, &mut |_| {}).is_some_and(|(_, holds)| holds || self.binary.return_bool)
+    }
+
+    /// Cells of the sides "many" and "one" as left and right operand.
+    fn in_order<'c>(&self, many: Cell<'c>, one: Cell<'c>) -> (Cell<'c>, Cell<'c>) {
+        if self.is_swapped() { (one, many) } else { (many, one) }
+    }
+
     /// Sets of series of the side "many" that have the same result labels as one another.
     fn same_results(&self, group: &Group) -> impl Iterator<Item = Vec<usize>> {
         let one = group
@@ -273,9 +293,11 @@ impl<'a> Sides<'a> {
             .map_or_else(Labels::empty, |&index| self.one[index].labels.clone());
         let mut sets: HashMap<Labels, Vec<usize>, foldhash::fast::RandomState> = HashMap::default();
         for &index in &group.many {
-            sets.entry(result_labels(self.binary, &self.many[index].labels, &one))
-                .or_default()
-                .push(index);
+            let mut labels = result_labels(self.binary, &self.many[index].labels, &one);
+            if self.names_go {
+                labels = without_metadata(&labels);
+            }
+            sets.entry(labels).or_default().push(index);
         }
         sets.into_values().filter(|set| set.len() > 1)
     }
@@ -370,7 +392,7 @@ impl<'a> Sides<'a> {
     ) -> Option<Column> {
         let mut cells = Cells::default();
         for (step, many, one) in pairs {
-            let (left, right) = if self.is_swapped() { (one, many) } else { (many, one) };
+            let (left, right) = self.in_order(many, one);
             let Some((point, holds)) = element(self.binary.op, left, right, note) else {
                 continue;
             };
@@ -388,16 +410,16 @@ impl<'a> Sides<'a> {
     }
 }
 
-/// The first step at which two of the columns have a value, among the steps that count, and which two.
+/// The first step at which two of the columns have a value, among the columns and steps that count, and which two.
 fn first_overlap(
     columns: &[Column],
     indexes: &[usize],
-    counts: impl Fn(usize) -> bool,
+    counts: impl Fn(usize, usize) -> bool,
 ) -> Option<(usize, usize, usize)> {
     let mut owners: HashMap<usize, usize, foldhash::fast::RandomState> = HashMap::default();
     let mut first: Option<(usize, usize, usize)> = None;
     for &index in indexes {
-        for (step, _) in columns[index].cells.iter().filter(|(step, _)| counts(*step)) {
+        for (step, _) in columns[index].cells.iter().filter(|(step, _)| counts(index, *step)) {
             match owners.get(&step) {
                 Some(&owner) if first.is_none_or(|(known, ..)| step < known) => first = Some((step, owner, index)),
                 Some(_) => {}

@@ -14,6 +14,7 @@ use crate::{
         column::{Cell, Cells, Column, Matrix, histogram_samples},
         forget_stale, metric_name,
         scalar::Scalars,
+        uncharged,
     },
     plan::{self, Call, Grid, Kind, Node, Shift, Subquery},
     query::QueryError,
@@ -216,7 +217,8 @@ impl<'a> Evaluator<'a> {
                     shift: subquery.shift,
                     range_ms: subquery.range_ms,
                     extension: None,
-                    span: node.span,
+                    // Where Prometheus says that notes about windows of a subquery belong: at the beginning of the query.
+                    span: Span::default(),
                 };
                 Ok((Source::Evaluated(matrix, inner), frame))
             }
@@ -254,11 +256,6 @@ impl<'a> Evaluator<'a> {
         let Some(range) = range else {
             return Err(QueryError::Internal(format!("{function} without a range vector")));
         };
-        if let (Function::DoubleExponentialSmoothing, [smoothing, trend]) = (function, params.as_slice()) {
-            for step in 0..grid.count {
-                regression::check_smoothing(smoothing.at(step), trend.at(step))?;
-            }
-        }
         let (source, mut frame) = self.source(range, grid)?;
         if function == Function::QuantileOverTime {
             frame.span = call.args[0].span;
@@ -279,13 +276,14 @@ impl<'a> Evaluator<'a> {
         let columns = self.each(&items, |shared, item, scratch: &mut Scratch| {
             let cells = call.cells(shared, item, grid, scratch)?;
             let drop_name = item.drop_name();
-            Ok((!cells.is_empty()).then(|| Column {
+            let column = (!cells.is_empty()).then(|| Column {
                 labels: item.labels().clone(),
                 drop_name,
                 cells,
-            }))
+            });
+            shared.charged(column)
         })?;
-        let columns: Vec<Column> = columns.into_iter().flatten().collect();
+        let columns = uncharged(columns);
         if call.keeps_name() {
             self.matrix(columns)
         } else {
@@ -322,12 +320,12 @@ impl RangeCall<'_> {
         if buffer.is_empty() {
             return Ok(Cells::default());
         }
-        let (cells, floats) = match self.swept(shared, buffer) {
+        let cells = match self.swept(shared, buffer) {
             Some(flavour) => self.sweep(shared, buffer, grid, flavour)?,
             None => self.window_by_window(shared, buffer, grid, metric_name(item.labels()), notes)?,
         };
         let expects_counter = matches!(self.function, Function::Rate | Function::Increase | Function::Irate);
-        if expects_counter && floats && !cells.is_empty() {
+        if expects_counter && cells.floats().next().is_some() {
             note_doubtful_counter(shared, notes, item.labels(), self.frame.span);
         }
         Ok(cells)
@@ -347,14 +345,14 @@ impl RangeCall<'_> {
         }
     }
 
-    /// The cells, and whether any window had floats.
+    /// The cells of a series of floats.
     fn sweep(
         &self,
         shared: &Shared<'_>,
         buffer: &SampleBuffer,
         grid: Grid,
         flavour: Flavour,
-    ) -> Result<(Cells, bool), QueryError> {
+    ) -> Result<Cells, QueryError> {
         let series = sweep::Series {
             times: &buffer.timestamps,
             values: &buffer.values,
@@ -366,10 +364,10 @@ impl RangeCall<'_> {
         });
         shared.budget.check(looked.most)?;
         shared.budget.count_looked_at(looked.samples);
-        Ok((cells, looked.samples > 0))
+        Ok(cells)
     }
 
-    /// The cells, and whether any window had floats.
+    /// The cells of any series.
     fn window_by_window(
         &self,
         shared: &Shared<'_>,
@@ -377,9 +375,9 @@ impl RangeCall<'_> {
         grid: Grid,
         metric: &str,
         notes: &mut Annotations,
-    ) -> Result<(Cells, bool), QueryError> {
+    ) -> Result<Cells, QueryError> {
         let mut cells = Cells::default();
-        let (mut floats, mut looked_at, mut unchecked) = (false, 0, 0);
+        let (mut looked_at, mut unchecked) = (0, 0);
         let mut notes = Notes {
             all: notes,
             metric,
@@ -404,10 +402,13 @@ impl RangeCall<'_> {
                     unchecked = 0;
                     shared.cancel.check()?;
                 }
-                floats |= !window.samples.times.is_empty();
                 window.trust_starts = trust_starts;
                 for (param, scalars) in window.params.iter_mut().zip(&self.params) {
                     *param = scalars.at(step);
+                }
+                if self.function == Function::DoubleExponentialSmoothing {
+                    let [smoothing, trend] = window.params;
+                    regression::check_smoothing(smoothing, trend)?;
                 }
                 if let Some(point) = (self.kernel)(&window, &mut notes) {
                     cells.push(step, point);
@@ -416,7 +417,7 @@ impl RangeCall<'_> {
             },
         )?;
         shared.budget.count_looked_at(looked_at);
-        Ok((cells, floats))
+        Ok(cells)
     }
 }
 

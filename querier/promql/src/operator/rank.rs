@@ -19,22 +19,23 @@ use std::cmp::Ordering;
 use xxhash_rust::xxh64::xxh64;
 
 impl Evaluator<'_> {
-    pub(super) fn choose(&mut self, aggregate: &Aggregate, grid: Grid) -> Result<Matrix, QueryError> {
+    pub(super) fn choose(&mut self, aggregate: &Aggregate, span: Span, grid: Grid) -> Result<Matrix, QueryError> {
         let Some(param) = &aggregate.param else {
             return Err(QueryError::Internal(format!("{} without a parameter", aggregate.op)));
         };
         let params = self.scalar(param, grid)?;
+        // Evaluated even if nothing is chosen: what there is to say about it is said.
+        let mut matrix = self.vector(&aggregate.inner, grid)?;
         if !self.check_param(aggregate.op, &params, param.span)? {
             return Ok(Matrix::default());
         }
-        let mut matrix = self.vector(&aggregate.inner, grid)?;
         let groups = groups(&matrix.columns, &aggregate.grouping, aggregate.without);
         let chosen = match aggregate.op {
             AggregateOp::LimitRatio => by_ratio(&matrix, &params),
             AggregateOp::LimitK => first_of_groups(&matrix, &groups, &params, grid),
             op => {
                 if matrix.columns.iter().any(|column| column.cells.has_histograms()) {
-                    self.notes.add(Note::HistogramIgnored(op), aggregate.inner_span);
+                    self.notes.add(Note::HistogramIgnored(op), span);
                 }
                 best_of_groups(&matrix, &groups, &params, grid, op == AggregateOp::TopK)
             }

@@ -24,12 +24,17 @@ const INFO_PATTERN: &str = ".+_info";
 pub(super) fn plan(expr: &Expr, grid: Grid, options: PlanOptions) -> Result<Plan, QueryError> {
     let span = grid.span();
     let step_ms = options.step_ms;
+    // `end()` is the end that was asked for, though the last step may lie before it.
+    let query = TimeSpan {
+        first: span.first,
+        last: options.end,
+    };
     let durations = DurationTimes {
         step_ms,
-        range_ms: span.last.saturating_sub(span.first),
+        range_ms: query.last.saturating_sub(query.first),
     };
     let mut builder = Builder {
-        query: span,
+        query,
         durations,
         options,
         selections: Vec::new(),
@@ -59,7 +64,7 @@ pub(super) fn plan(expr: &Expr, grid: Grid, options: PlanOptions) -> Result<Plan
 }
 
 struct Builder {
-    /// First and last step of the query.
+    /// Start and end of the query.
     query: TimeSpan,
     /// What durations may refer to.
     durations: DurationTimes,

@@ -1,0 +1,176 @@
+//! Differences that are right: where an older Prometheus answers otherwise than the one whose language this is, and where the
+//! language leaves the answer open. What is not in this table fails the test.
+
+use crate::compare::{Aspect, Difference};
+
+/// A reason why answers may differ.
+pub(crate) struct Known {
+    pub(crate) reason: &'static str,
+    /// Which peers; all when `None`.
+    peer: Option<&'static str>,
+    applies: fn(&str, &Difference) -> bool,
+}
+
+/// Name of Debian's peer in the table.
+pub(crate) const OLD: &str = "2.42";
+/// Name of the peer of the third generation.
+pub(crate) const NEW: &str = "3.5";
+
+/// The reason of a difference, if it is a known one.
+pub(crate) fn reason(peer: &str, query: &str, difference: &Difference) -> Option<&'static str> {
+    let known = KNOWN.iter().filter(|known| known.peer.is_none_or(|name| name == peer));
+    known
+        .into_iter()
+        .find(|known| (known.applies)(query, difference))
+        .map(|known| known.reason)
+}
+
+/// Whether a function of exactly this name is called.
+pub(crate) fn calls(query: &str, name: &str) -> bool {
+    query.match_indices(name).any(|(at, _)| {
+        let before = query[..at].chars().next_back();
+        let after = query[at + name.len()..].trim_start();
+        before.is_none_or(|c| !c.is_alphanumeric() && c != '_')
+            && ["(", "by", "without"].iter().any(|start| after.starts_with(start))
+    })
+}
+
+const KNOWN: &[Known] = &[
+    Known {
+        reason: "limitk takes the first series in the order of storage, which is nobody's business",
+        peer: None,
+        applies: |query, difference| query.contains("limitk") && difference.aspect == Aspect::Value,
+    },
+    Known {
+        reason: "which of equal values topk and bottomk take is open",
+        peer: None,
+        applies: |query, difference| {
+            (query.contains("topk") || query.contains("bottomk")) && difference.aspect == Aspect::Value
+        },
+    },
+    Known {
+        reason: "3.5 does not say that sorting a range query has no effect",
+        peer: Some(NEW),
+        applies: |_, difference| {
+            difference
+                .detail
+                .starts_with("only ours: PromQL warning: sort is ineffective")
+        },
+    },
+    Known {
+        reason: "3.5 does not compare hints about counter resets",
+        peer: Some(NEW),
+        applies: |_, difference| {
+            difference
+                .detail
+                .starts_with("only ours: PromQL warning: conflicting counter resets")
+        },
+    },
+    Known {
+        reason: "3.5 numbers the token @ in syntax errors instead of naming it",
+        peer: Some(NEW),
+        applies: |_, difference| difference.aspect == Aspect::ErrorText && difference.detail.contains("\"<Item "),
+    },
+    Known {
+        reason: "3.5 extrapolates rates of histograms below zero",
+        peer: Some(NEW),
+        applies: |query, difference| {
+            let rates = calls(query, "rate") || calls(query, "increase");
+            let native = NATIVE.iter().any(|name| query.contains(name));
+            rates && native && difference.aspect == Aspect::Value
+        },
+    },
+    Known {
+        reason: "3.5 does not reconcile custom buckets",
+        peer: Some(NEW),
+        applies: |query, difference| {
+            let note = [
+                "mismatched custom buckets",
+                "incompatible bucket layout",
+                "incompatible custom buckets",
+                "incompatible sample types",
+                "encountered a mix",
+            ];
+            query.contains("custom_seconds")
+                && (difference.aspect == Aspect::Value || note.iter().any(|note| difference.detail.contains(note)))
+        },
+    },
+    Known {
+        reason: "3.5 does not look at the names of what irate is taken of",
+        peer: Some(NEW),
+        applies: |query, difference| {
+            query.contains("irate(")
+                && difference
+                    .detail
+                    .starts_with("only ours: PromQL info: metric might not be")
+        },
+    },
+    Known {
+        reason: "3.5 says with other words that buckets are not monotonic",
+        peer: Some(NEW),
+        applies: |_, difference| difference.detail.contains("needed to be fixed for monotonicity"),
+    },
+    Known {
+        reason: "3.5 names the metric of a bad bucket even if it has no name",
+        peer: Some(NEW),
+        applies: |_, difference| {
+            difference
+                .detail
+                .contains("bucket label \"le\" is missing or has a malformed value")
+        },
+    },
+    Known {
+        reason: "2.42 reads no numbers with underscores",
+        peer: Some(OLD),
+        applies: |query, difference| {
+            query.contains("1_000") && matches!(difference.aspect, Aspect::Refusal | Aspect::ErrorClass)
+        },
+    },
+    Known {
+        reason: "atan2 of two vectors kept the name in 2.42",
+        peer: Some(OLD),
+        applies: |query, difference| {
+            query.contains(" atan2 ") && matches!(difference.aspect, Aspect::Value | Aspect::Refusal)
+        },
+    },
+    Known {
+        reason: "2.42 takes predict_linear for the same at every step",
+        peer: Some(OLD),
+        applies: |query, difference| {
+            query.contains("predict_linear") && query.contains('@') && difference.aspect == Aspect::Value
+        },
+    },
+    Known {
+        reason: "2.42 finds a spread of 0 or NaN where there is none and where values overflow",
+        peer: Some(OLD),
+        applies: |query, difference| {
+            ["stdvar", "stddev"].iter().any(|name| query.contains(name)) && difference.aspect == Aspect::Value
+        },
+    },
+    Known {
+        reason: "2.42 extrapolates rates to zero before it looks at gaps",
+        peer: Some(OLD),
+        applies: |query, difference| {
+            let rates = calls(query, "rate") || calls(query, "increase");
+            rates && difference.aspect == Aspect::Value
+        },
+    },
+    Known {
+        reason: "2.42 takes fractions of native histograms only",
+        peer: Some(OLD),
+        applies: |query, difference| query.contains("histogram_fraction") && difference.aspect == Aspect::Value,
+    },
+    Known {
+        reason: "the dot of a regular expression does not match a line break in 2.42",
+        peer: Some(OLD),
+        applies: |query, difference| query.contains("words") && difference.detail.contains("line\\nbreak"),
+    },
+    Known {
+        reason: "3.5 looks for info metrics at another time than @ says",
+        peer: Some(NEW),
+        applies: |query, difference| calls(query, "info") && query.contains('@') && difference.aspect == Aspect::Value,
+    },
+];
+
+/// Metrics that are or hold native histograms.
+const NATIVE: [&str; 4] = ["native_seconds", "native_gauge", "mixed", "custom_seconds"];
