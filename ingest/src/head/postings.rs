@@ -55,7 +55,9 @@ impl Posting {
                     sorted.insert(place, id);
                 }
             }
-            Self::Many(bitmap) => add(bitmap, id),
+            Self::Many(bitmap) => {
+                bitmap.insert(id);
+            }
         }
     }
 
@@ -96,14 +98,6 @@ impl Posting {
     }
 }
 
-/// Adds an id. New series mostly have the highest one, which goes to the end without a search.
-#[inline]
-fn add(bitmap: &mut RoaringBitmap, id: u32) {
-    if bitmap.try_push(id).is_err() {
-        bitmap.insert(id);
-    }
-}
-
 /// The values of one label name.
 #[derive(Debug, Default)]
 struct NameIndex {
@@ -122,10 +116,11 @@ pub(crate) struct Postings {
 impl Postings {
     /// Adds a series with its label pairs.
     pub(crate) fn insert(&mut self, id: u32, pairs: impl Iterator<Item = (u32, u32)>) {
-        add(&mut self.all, id);
+        // Not `try_push`: to find the highest id it walks down a bitmap, 15 times a series.
+        self.all.insert(id);
         for (name, value) in pairs {
             let index = self.names.entry(name).or_default();
-            add(&mut index.all, id);
+            index.all.insert(id);
             index.values.entry(value).or_insert_with(Posting::empty).insert(id);
         }
     }
