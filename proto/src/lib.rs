@@ -1,4 +1,4 @@
-//! Wire forms: remote write 1.0 and 2.0, remote read, capped decompression, conversions.
+//! Wire forms: remote write 1.0 and 2.0, remote read, capped decompression, Thanos's gRPC, conversions.
 //!
 //! Only this crate knows protobuf and compression. The hot path (remote write) is decoded by hand, in place: a
 //! generated decoder allocates each label of each sample, which costs more than everything else a receiver does.
@@ -12,5 +12,7 @@ pub mod histogram;
 pub mod remote_write;
 pub mod remote_read;
 pub mod push;
+#[cfg(feature = "grpc")]
+pub mod thanos;
 #[cfg(feature = "grpc")]
 pub mod grpc;

@@ -66,9 +66,26 @@ impl Source {
 
 /// Several sources that look like one. Sources may be changed while questions are answered.
 pub struct Fanout {
-    sources: RwLock<Arc<[Source]>>,
+    groups: RwLock<Groups>,
     rules: Rules,
 }
+
+/// Sources by who looks after them, and all of them in one list.
+#[derive(Default)]
+struct Groups {
+    by_name: BTreeMap<&'static str, Vec<Source>>,
+    all: Arc<[Source]>,
+}
+
+impl Groups {
+    fn set(&mut self, name: &'static str, sources: Vec<Source>) {
+        self.by_name.insert(name, sources);
+        self.all = self.by_name.values().flatten().cloned().collect();
+    }
+}
+
+/// The group of the sources that a fan-out began with. Its name sorts before all others, so they are preferred.
+const FIRST_GROUP: &str = "";
 
 /// How to treat sources; the same for all questions.
 #[derive(Clone, Default)]
@@ -88,8 +105,10 @@ impl Fanout {
             .iter()
             .map(|(name, select)| Source::sole(name, select.clone()))
             .collect();
+        let mut groups = Groups::default();
+        groups.set(FIRST_GROUP, sources);
         Self {
-            sources: RwLock::new(sources.into()),
+            groups: RwLock::new(groups),
             rules: Rules::default(),
         }
     }
@@ -116,12 +135,23 @@ impl Fanout {
     /// fail before the answer counts as incomplete: write quorum minus one, when the ring is as large as it should be.
     pub fn set_sources(&self, sources: Vec<Source>, replicas_spare: usize) {
         *self.rules.replicas_spare.write() = replicas_spare;
-        *self.sources.write() = sources.into();
+        self.set_group(FIRST_GROUP, sources);
+    }
+
+    /// Replaces the sources of one group, such as the endpoints of a file, and leaves the others. Groups are asked in the order of
+    /// their names.
+    pub fn set_group(&self, group: &'static str, sources: Vec<Source>) {
+        self.groups.write().set(group, sources);
+    }
+
+    /// Says how many replicated sources may fail before an answer counts as incomplete.
+    pub fn set_replicas_spare(&self, replicas_spare: usize) {
+        *self.rules.replicas_spare.write() = replicas_spare;
     }
 
     /// The sources as they are now.
     pub fn sources(&self) -> Arc<[Source]> {
-        self.sources.read().clone()
+        self.groups.read().all.clone()
     }
 }
 
@@ -295,7 +325,7 @@ impl SeriesSet for TimedSet {
 }
 
 /// Waits for `answer`, not longer than allowed.
-async fn within<T>(
+pub(crate) async fn within<T>(
     timeout: Option<(Arc<dyn Clock>, Duration)>,
     answer: BoxFuture<'_, Result<T, SelectError>>,
 ) -> Result<T, SelectError> {

@@ -6,7 +6,7 @@ use crate::{
     gate::{Bounds, Full, Gate, Permit},
     metrics::Metrics,
     replica::Deduplicated,
-    settings::QuerierSettings,
+    settings::{Dedup, QuerierSettings},
     status::StatusProvider,
 };
 use futures::future::{Either, select};
@@ -71,6 +71,8 @@ pub(crate) struct Reading {
     pub(crate) partial: bool,
     /// Labels in which the series of HA pairs differ.
     pub(crate) replica_labels: Arc<[String]>,
+    /// How they become one.
+    pub(crate) dedup: Dedup,
 }
 
 /// Why something was not done in time.
@@ -134,7 +136,7 @@ impl Querier {
         } else {
             Arc::new(Whole::new(select))
         };
-        Deduplicated::wrap(select, reading.replica_labels.clone())
+        Deduplicated::wrap(select, reading.replica_labels.clone(), reading.dedup)
     }
 
     /// Runs a request for names, series or the like: when its turn comes, and not for longer than allowed.

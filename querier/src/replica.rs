@@ -5,7 +5,11 @@
 //! usual interval, or says that the series ended while another still sees it. What is chosen depends on the samples nearby only, so
 //! that overlapping questions get equal answers. Replicas with equal timestamps need none of this; [`crate::union`] merges those.
 
-use crate::union::Cursor;
+use crate::{
+    penalty::{PenaltySamples, lifts_counters},
+    settings::Dedup,
+    union::{Cursor, UnionSamples},
+};
 use futures::future::BoxFuture;
 use model::{
     label::Labels,
@@ -36,15 +40,20 @@ const DISTANCES_MAX: usize = 64;
 pub struct Deduplicated {
     inner: Arc<dyn Select>,
     replica_labels: Arc<[String]>,
+    dedup: Dedup,
 }
 
 impl Deduplicated {
     /// Wraps `inner`; without replica labels it is handed back.
-    pub fn wrap(inner: Arc<dyn Select>, replica_labels: Arc<[String]>) -> Arc<dyn Select> {
+    pub fn wrap(inner: Arc<dyn Select>, replica_labels: Arc<[String]>, dedup: Dedup) -> Arc<dyn Select> {
         if replica_labels.is_empty() {
             inner
         } else {
-            Arc::new(Self { inner, replica_labels })
+            Arc::new(Self {
+                inner,
+                replica_labels,
+                dedup,
+            })
         }
     }
 
@@ -62,6 +71,7 @@ impl Select for Deduplicated {
     fn select(&self, request: SelectRequest) -> BoxFuture<'_, Result<Box<dyn SeriesSet>, SelectError>> {
         Box::pin(async move {
             let limit = request.limit;
+            let counter = lifts_counters(&request.hints.function);
             // A limit counts series as they come out, and sorting decides which replica speaks first.
             let mut set = self
                 .inner
@@ -81,7 +91,7 @@ impl Select for Deduplicated {
             }
             // Without a label the order is another. The sort is stable: replicas stay in the order of their names.
             all.sort_by(|a, b| a.0.cmp(&b.0));
-            let mut series = join_replicas(all);
+            let mut series = join_replicas(all, self.dedup, counter);
             if limit > 0 {
                 series.truncate(limit);
             }
@@ -122,7 +132,7 @@ impl Select for Deduplicated {
 }
 
 /// Neighbours with equal labels become one series.
-fn join_replicas(all: Vec<(Labels, Box<dyn Samples>)>) -> Vec<Series> {
+fn join_replicas(all: Vec<(Labels, Box<dyn Samples>)>, dedup: Dedup, counter: bool) -> Vec<Series> {
     let mut series: Vec<Series> = Vec::new();
     let mut replicas: Vec<Box<dyn Samples>> = Vec::new();
     let mut all = all.into_iter().peekable();
@@ -131,19 +141,22 @@ fn join_replicas(all: Vec<(Labels, Box<dyn Samples>)>) -> Vec<Series> {
         if all.peek().is_none_or(|(next, _)| *next != labels) {
             series.push(Series {
                 labels,
-                samples: joined(std::mem::take(&mut replicas)),
+                samples: joined(std::mem::take(&mut replicas), dedup, counter),
             });
         }
     }
     series
 }
 
-fn joined(mut replicas: Vec<Box<dyn Samples>>) -> Box<dyn Samples> {
+fn joined(mut replicas: Vec<Box<dyn Samples>>, dedup: Dedup, counter: bool) -> Box<dyn Samples> {
     match replicas.pop() {
         Some(lone) if replicas.is_empty() => lone,
         last => {
             replicas.extend(last);
-            Box::new(ReplicaSamples { replicas })
+            match dedup {
+                Dedup::Gaps => Box::new(ReplicaSamples { replicas }),
+                Dedup::Penalty => Box::new(PenaltySamples::new(replicas, counter)),
+            }
         }
     }
 }
@@ -172,7 +185,13 @@ impl Samples for ReplicaSamples {
                 continue;
             }
             let mut filled = SampleBuffer::default();
-            fill_gaps(range, &speaker, &other, &mut filled);
+            if are_copies(&speaker, &other) {
+                let parts: Vec<Box<dyn Samples>> =
+                    vec![Box::new(Held(speaker)), Box::new(Held(std::mem::take(&mut other)))];
+                UnionSamples::join(parts).read(range, &mut filled)?;
+            } else {
+                fill_gaps(range, &speaker, &other, &mut filled);
+            }
             speaker = filled;
         }
         Cursor::new(&speaker).append_to(buffer);
@@ -192,6 +211,37 @@ impl Samples for ReplicaSamples {
     fn held_bytes(&self) -> usize {
         self.replicas.iter().map(|part| part.held_bytes()).sum()
     }
+}
+
+/// Samples that are read already, inside of the range.
+struct Held(SampleBuffer);
+
+impl Samples for Held {
+    fn read(&self, _range: TimeRange, buffer: &mut SampleBuffer) -> Result<(), SelectError> {
+        Cursor::new(&self.0).append_to(buffer);
+        Ok(())
+    }
+
+    fn chunks(&self) -> Result<Vec<Chunk>, SelectError> {
+        Ok(Vec::new())
+    }
+}
+
+/// Whether the two are copies of one scrape, as receivers keep them, and not two scrapes: half of the samples of the smaller have
+/// the other's timestamps. Of copies, no sample may be left out.
+fn are_copies(a: &SampleBuffer, b: &SampleBuffer) -> bool {
+    let (mut ours, mut theirs) = (Cursor::new(a), Cursor::new(b));
+    let mut common = 0;
+    while let (Some(our), Some(their)) = (ours.time(), theirs.time()) {
+        common += usize::from(our == their);
+        if our <= their {
+            ours.skip();
+        }
+        if their <= our {
+            theirs.skip();
+        }
+    }
+    common > 0 && common * 2 >= a.len().min(b.len())
 }
 
 /// Appends the samples of `speaker`, and those of `other` in its gaps.

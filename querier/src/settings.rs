@@ -2,6 +2,27 @@
 
 use std::time::Duration;
 
+/// How the series of an HA pair become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dedup {
+    /// One replica speaks, the others fill its gaps; replicas with equal timestamps give their union.
+    #[default]
+    Gaps,
+    /// As Thanos does by default, its faults included.
+    Penalty,
+}
+
+impl Dedup {
+    /// The algorithm of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "gaps" => Some(Dedup::Gaps),
+            "penalty" => Some(Dedup::Penalty),
+            _ => None,
+        }
+    }
+}
+
 /// Bounds and habits of a querier; the defaults are those of a Prometheus server.
 #[derive(Debug, Clone)]
 pub struct QuerierSettings {
@@ -39,6 +60,8 @@ pub struct QuerierSettings {
     /// Labels in which the series of HA pairs differ; they are dropped and the pair becomes one series (a request can say otherwise
     /// with `dedup` and `replicaLabels[]`).
     pub replica_labels: Vec<String>,
+    /// How they become one (a request can say otherwise by giving `dedup` the name of an algorithm).
+    pub dedup: Dedup,
     /// Parts of PromQL that are experimental.
     pub experimental_functions: bool,
     /// Origins (an anchored regular expression) whose pages may read answers; `None` sends no CORS headers. It must compile.
@@ -66,6 +89,7 @@ impl Default for QuerierSettings {
             remote_read_frame_bytes_max: 1 << 20,
             partial_response: true,
             replica_labels: Vec::new(),
+            dedup: Dedup::Gaps,
             experimental_functions: false,
             cors_origin: Some(".*".to_owned()),
             slow_query: Duration::from_secs(10),

@@ -240,7 +240,7 @@ fn pair() -> Memory {
 
 #[tokio::test]
 async fn series_lose_their_replica_label_and_stay_sorted() {
-    let select = Deduplicated::wrap(Arc::new(pair()), ["replica".to_owned()].into());
+    let select = Deduplicated::wrap(Arc::new(pair()), ["replica".to_owned()].into(), querier::Dedup::Gaps);
     let request = SelectRequest::new(vec![Matcher::equal("__name__", "up")], TimeRange::ALL);
     let mut set = select.select(request.clone()).await.unwrap();
     let series = collect(&mut *set).await.unwrap();

@@ -13,17 +13,20 @@ use prometheus_client::registry::Registry;
 use serde_json::json;
 use std::{net::SocketAddr, sync::Arc};
 use storage::gateway::Gateway;
+use tokio::sync::watch;
 
 /// What the routes need.
 pub struct Admin {
-    /// Whose readiness and cut this is.
-    pub ingester: Arc<Ingester>,
-    /// Told to look again after a cut.
-    pub gateway: Arc<Gateway>,
+    /// Whether everything is served.
+    pub ready: watch::Receiver<bool>,
+    /// Whose progress and cut this is, in a process that takes samples.
+    pub ingester: Option<Arc<Ingester>>,
+    /// Told to look again after a cut, in a process that reads the bucket.
+    pub gateway: Option<Arc<Gateway>>,
     /// What `/metrics` shows.
     pub registry: Registry,
-    /// Without a ring there is nowhere to write.
-    pub membership: Arc<Membership>,
+    /// Without a ring there is nowhere to write; none in a process that takes no samples.
+    pub membership: Option<Arc<Membership>>,
     /// For the hints on the first page.
     pub address: SocketAddr,
     /// Whether operations that change data are served.
@@ -51,20 +54,28 @@ async fn first_page(State(admin): State<Arc<Admin>>) -> String {
     )
 }
 
-/// 200 once writes and queries are served, before that 503 with the progress of the replay.
+/// 200 once everything is served, before that 503 with the progress of the start.
 async fn ready(State(admin): State<Arc<Admin>>) -> Response {
-    if admin.ingester.is_ready() && !admin.membership.is_placed() {
-        let text = "Narthex is starting: it has not heard of its ring yet.\n";
-        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], text).into_response();
-    }
-    if admin.ingester.is_ready() {
+    if *admin.ready.borrow() {
         return "Narthex is ready.\n".into_response();
     }
-    let progress = admin.ingester.progress();
-    let text = format!(
-        "Narthex is starting: {} of {} bytes of the write-ahead log are replayed.\n",
-        progress.bytes_done, progress.bytes_total
-    );
+    let is_placed = admin
+        .membership
+        .as_ref()
+        .is_none_or(|membership| membership.is_placed());
+    let text = match &admin.ingester {
+        Some(ingester) if ingester.is_ready() && !is_placed => {
+            "Narthex is starting: it has not heard of its ring yet.\n".to_owned()
+        }
+        Some(ingester) => {
+            let progress = ingester.progress();
+            format!(
+                "Narthex is starting: {} of {} bytes of the write-ahead log are replayed.\n",
+                progress.bytes_done, progress.bytes_total
+            )
+        }
+        None => "Narthex is starting: it looks through the bucket or asks its endpoints.\n".to_owned(),
+    };
     (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], text).into_response()
 }
 
@@ -85,11 +96,17 @@ async fn cut(State(admin): State<Arc<Admin>>, uri: Uri) -> Response {
         let text = format!("{} is off; start with --web.enable-admin-api to serve it", uri.path());
         return error(StatusCode::FORBIDDEN, "unavailable", &text);
     }
-    let blocks = match admin.ingester.cut_now().await {
+    let Some(ingester) = &admin.ingester else {
+        let text = "this process takes no samples and has nothing to cut";
+        return error(StatusCode::NOT_FOUND, "not_found", text);
+    };
+    let blocks = match ingester.cut_now().await {
         Ok(blocks) => blocks,
         Err(failure) => return error(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &failure.to_string()),
     };
-    if let Err(failure) = admin.gateway.sync().await {
+    if let Some(gateway) = &admin.gateway
+        && let Err(failure) = gateway.sync().await
+    {
         tracing::warn!(error = %failure, "the bucket could not be listed after a cut; the next look will find the blocks");
     }
     let blocks: Vec<_> = blocks

@@ -4,8 +4,10 @@
 
 use crate::{
     admin::{self, Admin},
-    objstore,
+    discover::{self, Discovery, SystemDns},
+    members, objstore,
     ring::Membership,
+    role::Role,
     settings::Settings,
     status::Status,
 };
@@ -17,12 +19,16 @@ use model::{
     label::Labels,
     select::{Select, SelectTenants},
     tenant::Tenant,
+    time::TimeRange,
 };
 use prometheus_client::registry::Registry;
-use proto::grpc::Routes;
-use querier::{Fanout, Querier, QuerierSettings};
+use proto::{
+    grpc::Routes,
+    thanos::{Description, StoreService},
+};
+use querier::{EndpointSet, Fanout, Policy, Querier, QuerierSettings, Source};
 use receiver::{Receiver, ReceiverSettings};
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 use storage::{
     external::WithExternalLabels,
     gateway::{Gateway, GatewaySettings},
@@ -33,6 +39,9 @@ use tokio_util::sync::CancellationToken;
 /// What a power loss may take under `--wal.sync interval`.
 const SYNC_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How soon a bucket that could not be listed is tried again, at most.
+const SYNC_RETRY_PAUSE: Duration = Duration::from_secs(5);
+
 /// How often a replay is asked whether it is over.
 const READINESS_PAUSE: Duration = Duration::from_millis(20);
 
@@ -42,11 +51,11 @@ pub struct Assembly {
     pub router: Router,
     /// Everything it answers over gRPC.
     pub services: Routes,
-    /// The bucket in words.
+    /// The bucket in words; empty without one.
     pub bucket_shown: String,
     ready: watch::Receiver<bool>,
-    ingester: Arc<Ingester>,
-    membership: Arc<Membership>,
+    ingester: Option<Arc<Ingester>>,
+    membership: Option<Arc<Membership>>,
 }
 
 /// Where a process listens.
@@ -59,20 +68,34 @@ pub struct Addresses {
 }
 
 impl Assembly {
-    /// Becomes true once writes and queries are served.
+    /// Becomes true once everything is served.
     pub fn readiness(&self) -> watch::Receiver<bool> {
         self.ready.clone()
     }
 
     /// Call after the last request has ended. It is quick: nothing is uploaded, and a kill instead of it loses nothing acknowledged.
     pub async fn shutdown(&self) {
-        self.membership.shutdown().await;
-        self.ingester.shutdown().await;
+        if let Some(membership) = &self.membership {
+            membership.shutdown().await;
+        }
+        if let Some(ingester) = &self.ingester {
+            ingester.shutdown().await;
+        }
     }
 }
 
-/// Builds all roles in one process, which will be reached at `addresses`. Background work ends when `stop` is cancelled.
+/// What a process reads from by itself.
+struct Local {
+    ingester: Option<Arc<Ingester>>,
+    gateway: Option<Arc<Gateway>>,
+    bucket_shown: String,
+    /// External labels of the head.
+    external: Labels,
+}
+
+/// Builds a process with this role, which will be reached at `addresses`. Background work ends when `stop` is cancelled.
 pub async fn assemble(
+    role: Role,
     settings: &Settings,
     addresses: Addresses,
     env: Env,
@@ -80,67 +103,212 @@ pub async fn assemble(
 ) -> anyhow::Result<Assembly> {
     let mut registry = Registry::default();
     crate::metrics::register(&mut registry, env.clock.now() as f64 / 1000.0);
-
-    let bucket = objstore::open(settings, &env)?;
-    let gateway = Gateway::new(
+    let local = open_local(role, settings, &env, &mut registry)?;
+    let policy = match settings.query_partial_response {
+        true => Policy::Partial,
+        false => Policy::Strict,
+    };
+    let fanout = Fanout::new(Vec::new()).with_policy(policy).with_metrics(&mut registry);
+    fanout.set_sources(local.sources(), 0);
+    let fanout = Arc::new(fanout);
+    let endpoints = Arc::new(EndpointSet::new(
         env.clone(),
-        bucket.store.clone(),
-        gateway_settings(settings),
-        &mut registry,
-    );
-    let gateway = Arc::new(gateway);
-    let ingester = Ingester::open(env.clone(), ingest_settings(settings), bucket.store, &mut registry)?;
-    let membership = Membership::open(settings, addresses.grpc, ingester.clone(), &env, &mut registry).await?;
-    let receiver = Receiver::new(
-        env.clone(),
-        receiver_settings(settings),
-        membership.replicator.clone(),
-        &mut registry,
-    );
-    receiver.limit_by(membership.clone());
+        discover::endpoint_settings(settings, &*env.fs)?,
+        "endpoints",
+        false,
+        fanout.clone(),
+    ));
+    let discovered = follow_endpoints(role, settings, &endpoints, &env, &stop)?;
+    let synced = local
+        .gateway
+        .clone()
+        .map(|gateway| follow_bucket(gateway, settings.store_sync_interval, &env, stop.clone()));
+    let synced = synced.filter(|_| role == Role::Store);
+    let membership = match &local.ingester {
+        Some(ingester) => {
+            Some(Membership::open(settings, addresses.grpc, ingester.clone(), &env, &mut registry).await?)
+        }
+        None => None,
+    };
+    if let Some(membership) = &membership {
+        membership.follow(settings, stop.clone());
+        let members = EndpointSet::new(
+            env.clone(),
+            discover::endpoint_settings(settings, &*env.fs)?,
+            "ring",
+            true,
+            fanout.clone(),
+        );
+        let (members, interval) = (Arc::new(members), settings.endpoint_interval);
+        members::follow(
+            membership.clone(),
+            members,
+            fanout.clone(),
+            interval,
+            &env,
+            stop.clone(),
+        );
+    }
+    let parts = [discovered, synced];
+    let ready = follow_readiness(local.ingester.clone(), membership.clone(), parts, &env, stop.clone());
 
-    let external = Labels::new(settings.labels.iter().map(|(name, value)| (name, value)))
-        .context("the labels given by --label")?;
-    let head = Arc::new(HeadWithLabels {
-        ingester: ingester.clone(),
-        external,
-    });
-    let sources: Vec<(String, Arc<dyn SelectTenants>)> =
-        vec![("head".to_owned(), head), ("bucket".to_owned(), gateway.clone())];
-    let fanout = Fanout::new(sources).with_metrics(&mut registry);
-    let status = Arc::new(Status::new(settings, &env, ingester.clone()));
-    let querier = Querier::new(
-        env.clone(),
-        querier_settings(settings),
-        Arc::new(fanout),
-        status,
-        &mut registry,
-    );
+    // Endpoints are not passed on by a process that has data of its own: two that name each other would ask in circles.
+    let shared: Arc<dyn SelectTenants> = match role {
+        Role::Query => fanout.clone(),
+        Role::All | Role::Receive | Role::Store => {
+            let own = Fanout::new(Vec::new()).with_policy(policy);
+            own.set_sources(local.sources(), 0);
+            Arc::new(own)
+        }
+    };
+    let describe = describe(role, &local, &endpoints, ready.clone());
+    let service = StoreService::new(shared, describe, querier::endpoint::selectors_of);
 
-    let ready = follow_readiness(ingester.clone(), membership.clone(), &env, stop.clone());
-    membership.follow(settings, stop.clone());
-    follow_bucket(gateway.clone(), settings.store_sync_interval, &env, stop);
+    let mut router = Router::new();
+    if let Some(membership) = &membership {
+        let settings = receiver_settings(settings);
+        let receiver = Receiver::new(env.clone(), settings, membership.replicator.clone(), &mut registry);
+        receiver.limit_by(membership.clone());
+        router = router.merge(receiver::http::routes(receiver));
+        router = router.merge(crate::ring::http::routes(membership.clone()));
+    }
+    if role.queries() {
+        let status = Arc::new(Status::new(settings, &env, local.ingester.clone()));
+        let settings = querier_settings(settings);
+        let querier = Querier::new(env.clone(), settings, fanout, status, &mut registry);
+        router = router.merge(querier::http::routes(querier));
+    }
     let admin = Arc::new(Admin {
-        ingester: ingester.clone(),
-        gateway,
+        ready: ready.clone(),
+        ingester: local.ingester.clone(),
+        gateway: local.gateway.clone(),
         registry,
         address: addresses.http,
         membership: membership.clone(),
         admin_api: settings.web_enable_admin_api,
     });
-    let router = Router::new()
-        .merge(receiver::http::routes(receiver))
-        .merge(querier::http::routes(querier))
-        .merge(crate::ring::http::routes(membership.clone()))
-        .merge(admin::routes(admin));
     Ok(Assembly {
-        router,
-        services: membership.services(),
-        bucket_shown: bucket.shown,
+        router: router.merge(admin::routes(admin)),
+        services: services_of(service, membership.as_deref()),
+        bucket_shown: local.bucket_shown,
         ready,
-        ingester,
+        ingester: local.ingester,
         membership,
     })
+}
+
+/// Opens what the role keeps or reads by itself.
+fn open_local(role: Role, settings: &Settings, env: &Env, registry: &mut Registry) -> anyhow::Result<Local> {
+    let mut local = Local {
+        ingester: None,
+        gateway: None,
+        bucket_shown: String::new(),
+        external: Labels::new(settings.labels.iter().map(|(name, value)| (name, value)))
+            .context("the labels given by --label")?,
+    };
+    let configured = settings.objstore_config.is_some() || settings.objstore_config_file.is_some();
+    if !role.reads_bucket(configured) {
+        return Ok(local);
+    }
+    let bucket = objstore::open(settings, env)?;
+    let gateway = Gateway::new(env.clone(), bucket.store.clone(), gateway_settings(settings), registry);
+    local.gateway = Some(Arc::new(gateway));
+    local.bucket_shown = bucket.shown;
+    if role.ingests() {
+        let ingester = Ingester::open(env.clone(), ingest_settings(settings), bucket.store, registry)?;
+        local.ingester = Some(ingester);
+    }
+    Ok(local)
+}
+
+impl Local {
+    /// The head is one of the copies that the members of a ring hold.
+    fn sources(&self) -> Vec<Source> {
+        let mut sources = Vec::new();
+        if let Some(ingester) = &self.ingester {
+            let head = HeadWithLabels {
+                ingester: ingester.clone(),
+                external: self.external.clone(),
+            };
+            sources.push(Source::replica("head", Arc::new(head)));
+        }
+        if let Some(gateway) = &self.gateway {
+            sources.push(Source::sole("bucket", gateway.clone()));
+        }
+        sources
+    }
+}
+
+/// Everything that is answered over gRPC.
+fn services_of(service: StoreService, membership: Option<&Membership>) -> Routes {
+    let store = proto::thanos::routes(service);
+    match membership {
+        Some(membership) => Routes::from(membership.services().into_axum_router().merge(store)),
+        None => Routes::from(store),
+    }
+}
+
+/// What the process says of itself to queriers; nothing until it is ready.
+fn describe(
+    role: Role,
+    local: &Local,
+    endpoints: &Arc<EndpointSet>,
+    ready: watch::Receiver<bool>,
+) -> impl Fn() -> Option<Description> + Send + Sync + 'static {
+    let (gateway, endpoints) = (local.gateway.clone(), endpoints.clone());
+    let head = local.ingester.is_some().then(|| local.external.clone());
+    move || {
+        if !*ready.borrow() {
+            return None;
+        }
+        let mut sets: BTreeSet<Labels> = head.iter().cloned().collect();
+        // What is in the head cannot be told without looking at every series.
+        let mut range = head.as_ref().map_or(NOTHING, |_| TimeRange::ALL);
+        if let Some((labels, blocks)) = gateway.as_ref().map(|gateway| gateway.holds()) {
+            sets.extend(labels);
+            range = TimeRange::new(range.min.min(blocks.min), range.max.max(blocks.max));
+        }
+        let mut label_sets: Vec<Labels> = sets.into_iter().collect();
+        if role == Role::Query {
+            let (labels, held) = endpoints.holds();
+            range = TimeRange::new(range.min.min(held.min), range.max.max(held.max));
+            // No label sets mean that anything may be there, which must not be narrowed.
+            match labels.is_empty() && held != NOTHING {
+                true => label_sets.clear(),
+                false => label_sets.extend(labels),
+            }
+        }
+        Some(Description {
+            component: role.component(),
+            label_sets,
+            range,
+        })
+    }
+}
+
+/// The span that holds nothing.
+const NOTHING: TimeRange = TimeRange::new(i64::MAX, i64::MIN);
+
+/// Begins to look for endpoints, where the role has any; the answer turns true after the first round.
+fn follow_endpoints(
+    role: Role,
+    settings: &Settings,
+    endpoints: &Arc<EndpointSet>,
+    env: &Env,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<watch::Receiver<bool>>> {
+    if !role.queries() || (settings.endpoints.is_empty() && settings.endpoint_files.is_empty()) {
+        return Ok(None);
+    }
+    let discovery = Discovery::new(settings, env.fs.clone(), Arc::new(SystemDns::new()?))?;
+    let interval = settings.endpoint_interval;
+    Ok(Some(discover::follow(
+        discovery,
+        endpoints.clone(),
+        interval,
+        env,
+        stop.clone(),
+    )))
 }
 
 fn gateway_settings(settings: &Settings) -> GatewaySettings {
@@ -178,6 +346,7 @@ fn querier_settings(settings: &Settings) -> QuerierSettings {
         timeout: settings.query_timeout,
         lookback: settings.query_lookback_delta,
         samples_max: settings.query_max_samples,
+        partial_response: settings.query_partial_response,
         replica_labels: settings.query_replica_labels.clone(),
         experimental_functions: settings.query_experimental_functions,
         cors_origin: settings.web_cors_origin.clone(),
@@ -185,14 +354,20 @@ fn querier_settings(settings: &Settings) -> QuerierSettings {
     }
 }
 
-/// Turns true when the replay is over and the ring is known.
+/// Turns true when the replay is over, the ring is known, and every part in `parts` is.
 fn follow_readiness(
-    ingester: Arc<Ingester>,
-    membership: Arc<Membership>,
+    ingester: Option<Arc<Ingester>>,
+    membership: Option<Arc<Membership>>,
+    parts: [Option<watch::Receiver<bool>>; 2],
     env: &Env,
     stop: CancellationToken,
 ) -> watch::Receiver<bool> {
-    let is_ready = move || ingester.is_ready() && membership.is_placed();
+    let is_ready = move || {
+        let part_is_ready = |part: &watch::Receiver<bool>| *part.borrow();
+        let placed = membership.as_ref().is_none_or(|membership| membership.is_placed());
+        let replayed = ingester.as_ref().is_none_or(|ingester| ingester.is_ready());
+        placed && replayed && parts.iter().flatten().all(part_is_ready)
+    };
     let (told, ready) = watch::channel(is_ready());
     let clock = env.clock.clone();
     let follow = async move {
@@ -207,18 +382,32 @@ fn follow_readiness(
     ready
 }
 
-/// Looks for new blocks now and every `interval`.
-fn follow_bucket(gateway: Arc<Gateway>, interval: Duration, env: &Env, stop: CancellationToken) {
+/// Looks for new blocks now and every `interval`; the answer turns true after the first time that went well.
+fn follow_bucket(
+    gateway: Arc<Gateway>,
+    interval: Duration,
+    env: &Env,
+    stop: CancellationToken,
+) -> watch::Receiver<bool> {
+    let (told, synced) = watch::channel(false);
     let clock = env.clock.clone();
     let follow = async move {
         loop {
-            if let Err(error) = gateway.sync().await {
-                tracing::warn!(%error, "the bucket could not be listed; blocks known so far are served");
-            }
-            tokio::select! { () = clock.sleep(interval) => {}, () = stop.cancelled() => return }
+            let pause = match gateway.sync().await {
+                Ok(_) => {
+                    told.send_replace(true);
+                    interval
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the bucket could not be listed; blocks known so far are served");
+                    interval.min(SYNC_RETRY_PAUSE)
+                }
+            };
+            tokio::select! { () = clock.sleep(pause) => {}, () = stop.cancelled() => return }
         }
     };
     env.spawn.task("gateway-sync", Box::pin(follow));
+    synced
 }
 
 /// The head under the external labels of this process, so that a series has the same labels before and after its block is cut.

@@ -1,6 +1,6 @@
 //! The first thing that a person sees: where to send, where to ask, where data lies, how to stop. And the log behind it.
 
-use crate::settings::Settings;
+use crate::{role::Role, settings::Settings};
 use anyhow::Context;
 use std::{io::IsTerminal, net::SocketAddr};
 use tracing_subscriber::EnvFilter;
@@ -27,7 +27,7 @@ pub fn remote_write_block(address: SocketAddr) -> String {
 }
 
 /// What is printed at the start.
-pub fn welcome(settings: &Settings, address: SocketAddr, bucket: &str) -> String {
+pub fn welcome(role: Role, settings: &Settings, address: SocketAddr, bucket: &str) -> String {
     let block = remote_write_block(address)
         .lines()
         .map(|line| format!("      {line}\n"))
@@ -37,14 +37,25 @@ pub fn welcome(settings: &Settings, address: SocketAddr, bucket: &str) -> String
     } else {
         "open to the network WITHOUT authentication"
     };
+    let send = format!("  Send     paste into prometheus.yml:\n\n{block}\n");
+    let query =
+        format!("  Query    http://{address}   (Prometheus API; in Grafana a data source of type Prometheus)\n");
+    let store = format!(
+        "  StoreAPI {}   (for `narthex query --endpoint`, or a Thanos querier)\n",
+        settings.grpc_address
+    );
+    let data = settings.data_dir.display();
+    let data = match bucket {
+        "" => String::new(),
+        bucket => format!("  Data     {data}   (bucket: {bucket})\n"),
+    };
+    let (shown, stop) = match role {
+        Role::All | Role::Receive => (format!("{send}{query}{data}"), "; nothing acknowledged is ever lost"),
+        Role::Store => (format!("{store}{data}"), ""),
+        Role::Query => (format!("{query}{store}{data}"), ""),
+    };
     format!(
-        "\nnarthex {version}: all roles in one process\n\n\
-         \x20 Send     paste into prometheus.yml:\n\n{block}\n\
-         \x20 Query    http://{address}   (Prometheus API; in Grafana a data source of type Prometheus)\n\
-         \x20 Data     {data}   (bucket: {bucket})\n\
-         \x20 Reach    {reach}\n\
-         \x20 Stop     Ctrl-C; nothing acknowledged is ever lost\n\n",
+        "\nnarthex {version}: {role}\n\n{shown}  Reach    {reach}\n  Stop     Ctrl-C{stop}\n\n",
         version = env!("CARGO_PKG_VERSION"),
-        data = settings.data_dir.display(),
     )
 }

@@ -1,6 +1,6 @@
 //! The command line: serving without a word, everything else as a subcommand.
 
-use crate::{assemble, banner, env, serve, settings, settings::Settings, tools};
+use crate::{assemble, banner, env, role::Role, serve, settings, settings::Settings, tools};
 use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::{ffi::OsString, net::SocketAddr, process::ExitCode};
@@ -27,6 +27,10 @@ struct CommandLine {
 enum Command {
     /// Take writes for a ring: route, replicate, store, and answer queries
     Receive(Box<Settings>),
+    /// Serve the blocks of a bucket over StoreAPI, nothing else
+    Store(Box<Settings>),
+    /// Answer PromQL from other processes (--endpoint) and, where one is configured, from a bucket; keeps no data
+    Query(Box<Settings>),
     /// Tools for operators and developers
     #[command(subcommand)]
     Tools(tools::Tool),
@@ -64,8 +68,10 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode
     let matches = command.args_override_self(true).get_matches_from(arguments);
     let parsed = CommandLine::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match parsed.command {
-        None => runtime()?.block_on(run_server(parsed.settings)),
-        Some(Command::Receive(settings)) => runtime()?.block_on(run_server(*settings)),
+        None => runtime()?.block_on(run_server(Role::All, parsed.settings)),
+        Some(Command::Receive(settings)) => runtime()?.block_on(run_server(Role::Receive, *settings)),
+        Some(Command::Store(settings)) => runtime()?.block_on(run_server(Role::Store, *settings)),
+        Some(Command::Query(settings)) => runtime()?.block_on(run_server(Role::Query, *settings)),
         Some(Command::Tools(tool)) => tool.run(&runtime()?),
         Some(Command::Healthcheck(healthcheck)) => runtime()?.block_on(healthcheck.run()),
         Some(Command::Check(Check::Config { file })) => check_config(&file),
@@ -80,7 +86,7 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 /// Serves until SIGTERM or SIGINT.
-async fn run_server(settings: Settings) -> anyhow::Result<ExitCode> {
+async fn run_server(role: Role, settings: Settings) -> anyhow::Result<ExitCode> {
     banner::start_logging(&settings)?;
     let env = env::real(tokio::runtime::Handle::current());
     let stop = CancellationToken::new();
@@ -92,8 +98,8 @@ async fn run_server(settings: Settings) -> anyhow::Result<ExitCode> {
         http: address,
         grpc: rpc_address,
     };
-    let assembly = assemble::assemble(&settings, addresses, env.clone(), stop.clone()).await?;
-    print!("{}", banner::welcome(&settings, address, &assembly.bucket_shown));
+    let assembly = assemble::assemble(role, &settings, addresses, env.clone(), stop.clone()).await?;
+    print!("{}", banner::welcome(role, &settings, address, &assembly.bucket_shown));
     stop_on_signal(stop.clone())?;
     serve::serve_rpc(
         rpc_listener,

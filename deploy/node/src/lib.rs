@@ -3,14 +3,17 @@
 //! Parts become a process here: only this crate knows the receiver, the ingester and the querier at once, binds sockets,
 //! reads settings and touches the real clock, disk and network (see [`env`]).
 
+pub mod role;
 pub mod settings;
 pub mod env;
 pub mod objstore;
+pub mod discover;
 pub mod metrics;
 pub mod serve;
 pub mod status;
 pub mod banner;
 pub mod ring;
+pub mod members;
 pub mod admin;
 pub mod assemble;
 pub mod tools;

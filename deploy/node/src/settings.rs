@@ -1,6 +1,7 @@
 //! What an operator can set. Each setting is a flag `--a.b`, a variable `NARTHEX_A_B` and a key `a: {b: …}` of the file that
 //! `--config.file` names; the flag wins over the variable, the variable over the file. Nothing has to be set.
 
+use crate::role::Role;
 use anyhow::{Context, bail};
 use clap::{Args, Command};
 use serde_json::Value;
@@ -43,7 +44,8 @@ pub struct Settings {
     )]
     pub http_address: SocketAddr,
 
-    /// Address of gRPC: what the members of a ring say to each other, and the standard health service
+    /// Address of gRPC: StoreAPI for queriers of Narthex and Thanos, what the members of a ring say to each other, and the standard health
+    /// service
     #[arg(
         long = "grpc.address",
         env = "NARTHEX_GRPC_ADDRESS",
@@ -256,6 +258,82 @@ pub struct Settings {
     #[arg(long = "query.experimental-functions", env = "NARTHEX_QUERY_EXPERIMENTAL_FUNCTIONS", num_args = 0..=1, default_value_t = false, default_missing_value = "true", help_heading = "Querying")]
     pub query_experimental_functions: bool,
 
+    /// Whether an answer may lack what a failing source holds, with a warning; a request can say otherwise with `partial_response`
+    #[arg(long = "query.partial-response", env = "NARTHEX_QUERY_PARTIAL_RESPONSE", num_args = 0..=1, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set, help_heading = "Querying")]
+    pub query_partial_response: bool,
+
+    /// Another process to read from, by its gRPC address: HOST:PORT, dns+HOST:PORT (all its addresses) or dnssrv+NAME; anything that
+    /// speaks Thanos's StoreAPI (repeatable)
+    #[arg(
+        long = "endpoint",
+        env = "NARTHEX_ENDPOINT",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        help_heading = "Endpoints"
+    )]
+    pub endpoints: Vec<String>,
+
+    /// YAML or JSON file with more of them: a list of addresses, or of `targets` as in Prometheus's file discovery; read again when it
+    /// changes (repeatable)
+    #[arg(
+        long = "endpoint.file",
+        env = "NARTHEX_ENDPOINT_FILE",
+        value_name = "FILE",
+        value_delimiter = ',',
+        help_heading = "Endpoints"
+    )]
+    pub endpoint_files: Vec<PathBuf>,
+
+    /// How often endpoints are looked up and asked what they hold
+    #[arg(long = "endpoint.interval", env = "NARTHEX_ENDPOINT_INTERVAL", value_name = "DURATION", default_value = "5s", value_parser = duration, help_heading = "Endpoints")]
+    pub endpoint_interval: Duration,
+
+    /// How long a call to an endpoint, or one batch of its answer, may take
+    #[arg(long = "endpoint.timeout", env = "NARTHEX_ENDPOINT_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = duration, help_heading = "Endpoints")]
+    pub endpoint_timeout: Duration,
+
+    /// Speak TLS to endpoints
+    #[arg(long = "endpoint.tls", env = "NARTHEX_ENDPOINT_TLS", num_args = 0..=1, default_value_t = false, default_missing_value = "true", help_heading = "Endpoints")]
+    pub endpoint_tls: bool,
+
+    /// PEM file with the authorities that sign certificates of endpoints; default: those of the system
+    #[arg(
+        long = "endpoint.tls-ca",
+        env = "NARTHEX_ENDPOINT_TLS_CA",
+        value_name = "FILE",
+        help_heading = "Endpoints"
+    )]
+    pub endpoint_tls_ca: Option<PathBuf>,
+
+    /// PEM file with our certificate, for endpoints that ask for one
+    #[arg(
+        long = "endpoint.tls-cert",
+        env = "NARTHEX_ENDPOINT_TLS_CERT",
+        value_name = "FILE",
+        requires = "endpoint_tls_key",
+        help_heading = "Endpoints"
+    )]
+    pub endpoint_tls_cert: Option<PathBuf>,
+
+    /// PEM file with the key of that certificate
+    #[arg(
+        long = "endpoint.tls-key",
+        env = "NARTHEX_ENDPOINT_TLS_KEY",
+        value_name = "FILE",
+        requires = "endpoint_tls_cert",
+        help_heading = "Endpoints"
+    )]
+    pub endpoint_tls_key: Option<PathBuf>,
+
+    /// The name in the certificates of endpoints when it is not that of their address
+    #[arg(
+        long = "endpoint.tls-server-name",
+        env = "NARTHEX_ENDPOINT_TLS_SERVER_NAME",
+        value_name = "NAME",
+        help_heading = "Endpoints"
+    )]
+    pub endpoint_tls_server_name: Option<String>,
+
     /// Origins (an anchored regular expression) whose web pages may read answers; none by default
     #[arg(
         long = "web.cors.origin",
@@ -292,6 +370,10 @@ impl Settings {
             ("cluster.zone", self.cluster_zone.clone()),
             ("config.file", path(&self.config_file)),
             ("data.dir", self.data_dir.display().to_string()),
+            ("endpoint", self.endpoints.join(",")),
+            ("endpoint.interval", seconds(self.endpoint_interval)),
+            ("endpoint.timeout", seconds(self.endpoint_timeout)),
+            ("endpoint.tls", self.endpoint_tls.to_string()),
             ("grpc.address", self.grpc_address.to_string()),
             ("http.address", self.http_address.to_string()),
             ("label", labels.join(",")),
@@ -305,6 +387,7 @@ impl Settings {
             ),
             ("query.lookback-delta", seconds(self.query_lookback_delta)),
             ("query.max-samples", self.query_max_samples.to_string()),
+            ("query.partial-response", self.query_partial_response.to_string()),
             (
                 "query.remote-read-concurrency",
                 self.query_remote_read_concurrency.to_string(),
@@ -388,7 +471,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// Whether a word of the command line names a role, which takes the same settings as a process of all roles.
 pub fn is_role(word: &OsStr) -> bool {
-    word == "receive"
+    word.to_str().is_some_and(|word| Role::named(word).is_some())
 }
 
 /// Turns the settings file that `arguments` or the environment name into flags that stand before `arguments`, so that one parser

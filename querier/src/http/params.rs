@@ -5,7 +5,10 @@ use super::{
     catalogue::Call,
     time::{TIME_MAX, TIME_MIN, parse_duration, parse_time},
 };
-use crate::{querier::Reading, settings::QuerierSettings};
+use crate::{
+    querier::Reading,
+    settings::{Dedup, QuerierSettings},
+};
 use ::http::{HeaderMap, Method, header, request::Parts};
 use axum::{
     body::to_bytes,
@@ -188,7 +191,8 @@ impl Asked {
         usize::try_from(number).map_err(|_| ApiError::parameter("limit", "limit must be non-negative"))
     }
 
-    /// How series are to be read: `partial_response`, `dedup` and `replicaLabels[]`, as in Thanos.
+    /// How series are to be read: `partial_response`, `dedup` and `replicaLabels[]`, as in Thanos; `dedup` also takes the name of an
+    /// algorithm.
     pub(crate) fn reading(&self, settings: &QuerierSettings) -> Result<Reading, ApiError> {
         self.reading_or(settings, settings.partial_response)
     }
@@ -201,7 +205,9 @@ impl Asked {
     fn reading_or(&self, settings: &QuerierSettings, partial: bool) -> Result<Reading, ApiError> {
         let partial = self.flag("partial_response", partial)?;
         let asked: Vec<String> = self.all("replicaLabels[]").map(str::to_owned).collect();
-        let replica_labels = match (self.flag("dedup", true)?, asked.is_empty()) {
+        let named = Dedup::named(self.first("dedup"));
+        let wanted = named.is_some() || self.flag("dedup", true)?;
+        let replica_labels = match (wanted, asked.is_empty()) {
             (false, _) => Vec::new(),
             (true, true) => settings.replica_labels.clone(),
             (true, false) => asked,
@@ -209,6 +215,7 @@ impl Asked {
         Ok(Reading {
             partial,
             replica_labels: replica_labels.into(),
+            dedup: named.unwrap_or(settings.dedup),
         })
     }
 

@@ -18,15 +18,17 @@ pub use sync::SyncReport;
 use crate::{block::BlockMeta, bucket::BucketError, metrics::GatewayMetrics};
 use model::{
     env::Env,
+    label::Labels,
     select::{Select, SelectTenants},
     tenant::Tenant,
+    time::TimeRange,
 };
 use object_store::ObjectStore;
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
 use select::TenantBlocks;
 use state::State;
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 use ulid::Ulid;
 
 /// Serves the blocks of a bucket. Clones share everything.
@@ -81,6 +83,18 @@ impl Gateway {
         let mut metas: Vec<BlockMeta> = self.shared.state().blocks().map(|block| block.meta.clone()).collect();
         metas.sort_by_key(|meta| (meta.min_time, meta.ulid));
         metas
+    }
+
+    /// The external labels that series show, and the span of all blocks that are served, for queriers that choose whom to ask.
+    pub fn holds(&self) -> (BTreeSet<Labels>, TimeRange) {
+        let mut labels = BTreeSet::new();
+        let mut range = TimeRange::new(i64::MAX, i64::MIN);
+        for block in self.shared.state().blocks() {
+            let held = block.meta.range();
+            range = TimeRange::new(range.min.min(held.min), range.max.max(held.max));
+            labels.insert(block.visible.clone());
+        }
+        (labels, range)
     }
 
     /// Blocks that cannot be served, with the reason.

@@ -1,0 +1,264 @@
+//! Thanos's way to make one series of several replicas, for who needs the very numbers that Thanos gives.
+//!
+//! It sticks to a replica until that one has a gap, and is off whenever [`crate::replica`] would do: it needs two intervals to notice
+//! a gap, and after a switch it skips samples of the other side. Who held a sample does not matter to it: chunks are dealt to
+//! imaginary replicas so that those of one never overlap. Counters are lifted at a switch so that they do not seem to be reset.
+
+use model::{
+    sample::{HistogramSample, SampleBuffer},
+    select::{Chunk, Samples, SelectError},
+    time::{TimeRange, Timestamp},
+};
+use storage::chunk::ChunkSamples;
+
+/// How long the side that was not taken first has to wait, when nothing is known of the interval yet.
+const FIRST_PENALTY_MS: i64 = 5000;
+
+/// Functions that look at increases, for which counters are lifted.
+const COUNTER_FUNCTIONS: [&str; 4] = ["increase", "rate", "irate", "resets"];
+
+/// Whether a selector inside of this function has its counters lifted.
+pub(crate) fn lifts_counters(function: &str) -> bool {
+    COUNTER_FUNCTIONS.contains(&function)
+}
+
+/// Samples of a series as several replicas saw it, joined as Thanos does.
+pub(crate) struct PenaltySamples {
+    replicas: Vec<Box<dyn Samples>>,
+    counter: bool,
+}
+
+impl PenaltySamples {
+    /// Joins the replicas of a series; with `counter` its values are lifted where the replica changes.
+    pub(crate) fn new(replicas: Vec<Box<dyn Samples>>, counter: bool) -> Self {
+        Self { replicas, counter }
+    }
+
+    /// The chunks with something in the range, dealt so that those of one pile do not overlap.
+    fn piles(&self, range: TimeRange) -> Result<Vec<Vec<Chunk>>, SelectError> {
+        let mut chunks = self.chunks()?;
+        chunks.retain(|chunk| range.overlaps(TimeRange::new(chunk.min_time, chunk.max_time)));
+        chunks.dedup();
+        let mut piles: Vec<Vec<Chunk>> = Vec::new();
+        for chunk in chunks {
+            let fits = |pile: &&mut Vec<Chunk>| pile.last().is_none_or(|last| last.max_time < chunk.min_time);
+            match piles.iter_mut().find(fits) {
+                Some(pile) => pile.push(chunk),
+                None => piles.push(vec![chunk]),
+            }
+        }
+        Ok(piles)
+    }
+}
+
+impl Samples for PenaltySamples {
+    fn read(&self, range: TimeRange, buffer: &mut SampleBuffer) -> Result<(), SelectError> {
+        let mut joined: Option<Vec<Sample>> = None;
+        for pile in self.piles(range)? {
+            let mut samples = SampleBuffer::default();
+            ChunkSamples::new(pile, "replica".into()).read(range, &mut samples)?;
+            let samples = in_order(samples);
+            joined = Some(match joined {
+                None => samples,
+                Some(before) => join(before, samples, self.counter),
+            });
+        }
+        for sample in joined.unwrap_or_default() {
+            match sample.value {
+                Value::Float { value, start } => buffer.push_float_started(sample.at, value, start),
+                Value::Histogram(histogram) => buffer.histograms.push(histogram),
+            }
+        }
+        Ok(())
+    }
+
+    fn chunks(&self) -> Result<Vec<Chunk>, SelectError> {
+        let mut chunks = Vec::new();
+        for replica in &self.replicas {
+            chunks.extend(replica.chunks()?);
+        }
+        chunks.sort_by_key(|chunk| (chunk.min_time, chunk.max_time));
+        Ok(chunks)
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.replicas.iter().map(|part| part.held_bytes()).sum()
+    }
+}
+
+/// A sample of either kind.
+struct Sample {
+    at: Timestamp,
+    value: Value,
+}
+
+enum Value {
+    Float { value: f64, start: Timestamp },
+    Histogram(HistogramSample),
+}
+
+/// Both columns of a buffer in the order of time.
+fn in_order(samples: SampleBuffer) -> Vec<Sample> {
+    let SampleBuffer {
+        timestamps,
+        values,
+        starts,
+        histograms,
+    } = samples;
+    let floats = timestamps.into_iter().zip(values).enumerate();
+    let floats = floats.map(|(index, (at, value))| Sample {
+        at,
+        value: Value::Float {
+            value,
+            start: starts.get(index).copied().unwrap_or(0),
+        },
+    });
+    let histograms = histograms.into_iter().map(|histogram| Sample {
+        at: histogram.at,
+        value: Value::Histogram(histogram),
+    });
+    let mut all: Vec<Sample> = floats.chain(histograms).collect();
+    all.sort_by_key(|sample| sample.at);
+    all
+}
+
+/// One of the two replicas that are joined.
+struct Side {
+    samples: std::iter::Peekable<std::vec::IntoIter<Sample>>,
+    /// How far behind the last sample taken its next one must lie.
+    penalty: i64,
+    /// What its counter is lifted by.
+    lift: f64,
+}
+
+impl Side {
+    fn new(samples: Vec<Sample>) -> Self {
+        Self {
+            samples: samples.into_iter().peekable(),
+            penalty: 0,
+            lift: 0.0,
+        }
+    }
+
+    /// Passes over what comes too early, and tells the time of the next sample.
+    fn seek(&mut self, last: Option<Timestamp>) -> Option<Timestamp> {
+        if let Some(last) = last {
+            let earliest = last.saturating_add(1).saturating_add(self.penalty);
+            while self.samples.next_if(|sample| sample.at < earliest).is_some() {}
+        }
+        self.samples.peek().map(|sample| sample.at)
+    }
+
+    /// Lifts the counter to where the answer already is.
+    fn lift_to(&mut self, last_value: f64) {
+        if let Some(Sample {
+            value: Value::Float { value, .. },
+            ..
+        }) = self.samples.peek()
+        {
+            let value = value + self.lift;
+            if last_value > value {
+                self.lift += last_value - value;
+            }
+        }
+    }
+
+    fn take(&mut self) -> Option<Sample> {
+        self.samples.next().map(|mut sample| {
+            if let Value::Float { value, .. } = &mut sample.value {
+                *value += self.lift;
+            }
+            sample
+        })
+    }
+}
+
+/// Joins two replicas: the one that speaks goes on, the other may take over only two intervals after its last sample.
+fn join(a: Vec<Sample>, b: Vec<Sample>, counter: bool) -> Vec<Sample> {
+    let mut out: Vec<Sample> = Vec::with_capacity(a.len().max(b.len()));
+    let (mut a, mut b) = (Side::new(a), Side::new(b));
+    let mut a_speaks = true;
+    loop {
+        let last = out.last().map(|sample| sample.at);
+        let (at_a, at_b) = (a.seek(last), b.seek(last));
+        let a_spoke = a_speaks;
+        match (at_a, at_b) {
+            (None, None) => return out,
+            (Some(_), None) => a_speaks = true,
+            (None, Some(_)) => a_speaks = false,
+            (Some(at_a), Some(at_b)) => {
+                a_speaks = at_a <= at_b;
+                let (at, other) = if a_speaks { (at_a, &mut b) } else { (at_b, &mut a) };
+                other.penalty = last.map_or(FIRST_PENALTY_MS, |last| at.saturating_sub(last).saturating_mul(2));
+            }
+        }
+        let last_value = match out.last().map(|sample| &sample.value) {
+            Some(Value::Float { value, .. }) if counter && a_spoke != a_speaks => Some(*value),
+            _ => None,
+        };
+        let speaker = if a_speaks { &mut a } else { &mut b };
+        speaker.penalty = 0;
+        if let Some(last_value) = last_value {
+            speaker.lift_to(last_value);
+        }
+        out.extend(speaker.take());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn floats(samples: &[(i64, f64)]) -> Vec<Sample> {
+        let sample = |&(at, value): &(i64, f64)| Sample {
+            at,
+            value: Value::Float { value, start: 0 },
+        };
+        samples.iter().map(sample).collect()
+    }
+
+    fn joined(a: &[(i64, f64)], b: &[(i64, f64)], counter: bool) -> Vec<(i64, f64)> {
+        let read = |sample: Sample| match sample.value {
+            Value::Float { value, .. } => (sample.at, value),
+            Value::Histogram(_) => panic!("no histogram was given"),
+        };
+        join(floats(a), floats(b), counter).into_iter().map(read).collect()
+    }
+
+    #[test]
+    fn the_first_speaks_until_it_has_a_gap_of_two_intervals() {
+        let a = [
+            (10_000, 1.0),
+            (20_000, 2.0),
+            (30_000, 3.0),
+            (80_000, 8.0),
+            (90_000, 9.0),
+        ];
+        let b: Vec<(i64, f64)> = (1..10).map(|i| (i * 10_000 + 3000, i as f64 + 0.5)).collect();
+        let expected = [
+            (10_000, 1.0),
+            (20_000, 2.0),
+            (30_000, 3.0),
+            (53_000, 5.5),
+            (63_000, 6.5),
+            (73_000, 7.5),
+            (83_000, 8.5),
+            (93_000, 9.5),
+        ];
+        assert_eq!(joined(&a, &b, false), expected);
+    }
+
+    #[test]
+    fn counters_never_fall_where_the_speaker_changes() {
+        let a = [(10_000, 100.0), (20_000, 200.0)];
+        let b = [
+            (13_000, 5.0),
+            (23_000, 6.0),
+            (33_000, 7.0),
+            (43_000, 8.0),
+            (53_000, 9.0),
+        ];
+        let expected = [(10_000, 100.0), (20_000, 200.0), (43_000, 200.0), (53_000, 201.0)];
+        assert_eq!(joined(&a, &b, true), expected);
+    }
+}
