@@ -1,7 +1,11 @@
 //! The ring changes under load: nodes join, leave, are lost and replaced; the number of copies changes. Nothing is lost or refused.
 
-use crate::ring::{Cluster, Load, under_load};
+use crate::ring::{Cluster, Load, PATIENCE, under_load};
 use serde_json::json;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 const SAMPLES: u64 = 15_000;
 
@@ -50,7 +54,7 @@ fn nodes_come_and_go_under_load() -> anyhow::Result<()> {
     );
     let drained = cluster.nodes[2].server.take();
     if let Some(server) = drained {
-        server.terminate(std::time::Duration::from_secs(10))?;
+        server.terminate(Duration::from_secs(10))?;
     }
     let findings = cluster.verify(&written.ledger, 1)?;
     println!("{findings}");
