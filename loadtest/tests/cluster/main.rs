@@ -11,3 +11,4 @@ mod stop;
 mod change;
 mod partition;
 mod resend;
+mod cost;
