@@ -3,13 +3,13 @@
 //! Client and server speak on one stream for as long as the connection lives, a *session*. The server begins with [`ServerMessage::Hello`].
 //! A series crosses with its labels once; the answer gives it a number of this session, and from then on the number is all. A message is
 //! protobuf on the outside, so that fields can be added; inside, samples lie in columns: numbers and timestamps as differences, values as
-//! their significant bytes. A sample of a steady series takes two bytes and its value.
+//! their significant bytes. A sample of a steady series takes a byte and a half and its value.
 //!
 //! ```text
 //! series   one varint each: (difference of number, zigzag) << 2 | counts? << 1 | labels?
 //!          then, with counts: how many floats, histograms, exemplars; without: one float and nothing else
 //! labels   for each series with labels: how many, then length and text of each name and value
-//! times    zigzag difference to the timestamp before; the first one to the time of arrival
+//! times    zigzag difference to the timestamp before; the first one to the time of arrival; zeros at the end are left out
 //! lengths  for each float how many bytes of its value stand in `values`, four bits each, the lower ones first
 //! values   the bits of each float, highest byte first, without the zero bytes at the end
 //! starts   zigzag difference to the sample's timestamp; absent when no start is known

@@ -141,6 +141,8 @@ impl Numbered {
             return;
         }
         let tenant = self.tenant(tenant);
+        // In the order of the batch, so that the numbers of series that travel together are neighbours.
+        outcome.refs.sort_unstable();
         outcome.refs.retain_mut(|(_, reference)| {
             let next = self.series.len();
             let known = self.numbers.get(&(tenant, *reference)).copied();

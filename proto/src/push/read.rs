@@ -93,7 +93,7 @@ impl Columns<'_> {
         if histograms != batch.histograms.len() || exemplars != batch.exemplars.len() {
             return Err(MessageError::Column("the counts of histograms or exemplars do not fit"));
         }
-        if self.lengths.len() != floats.div_ceil(2) || self.times.len() < floats {
+        if self.lengths.len() != floats.div_ceil(2) {
             return Err(MessageError::Column("the count of floats does not fit"));
         }
         batch.floats.reserve_exact(floats);
@@ -101,7 +101,9 @@ impl Columns<'_> {
         let mut starts = self.starts.map(Reader::new);
         let mut at = received;
         for index in 0..floats {
-            at = at.wrapping_add(unzigzag(times.varint().map_err(inside)?));
+            if !times.rest().is_empty() {
+                at = at.wrapping_add(unzigzag(times.varint().map_err(inside)?));
+            }
             let length = usize::from(self.lengths[index / 2] >> (index % 2 * 4) & 0xf);
             let value;
             (value, values) = float(values, length)?;

@@ -110,7 +110,7 @@ fn a_steady_series_takes_few_bytes() {
     }
     let written = PushWriter::default().write(1, &batch, NOW, 0, &numbered(&batch));
     let each = written.message.len() as f64 / 2000.0;
-    assert!(each < 7.0, "{each} bytes");
+    assert!(each < 6.0, "{each} bytes");
 }
 
 #[test]

@@ -40,6 +40,8 @@ pub struct PushWriter {
     scratch: Vec<u8>,
     floats: usize,
     has_starts: bool,
+    /// Differences of zero that are not written yet; those at the end never are.
+    same_times: usize,
     number: u32,
     at: Timestamp,
 }
@@ -151,6 +153,7 @@ impl PushWriter {
             column.clear();
         }
         (self.floats, self.has_starts, self.number, self.at) = (0, false, 0, received);
+        self.same_times = 0;
     }
 
     /// Adds a series with its samples; false when it is left out.
@@ -196,8 +199,14 @@ impl PushWriter {
 
     #[inline]
     fn float(&mut self, sample: &FloatSample) {
-        put_varint(&mut self.times, zigzag(sample.at.wrapping_sub(self.at)));
-        self.at = sample.at;
+        if sample.at == self.at {
+            self.same_times += 1;
+        } else {
+            self.times.resize(self.times.len() + self.same_times, 0);
+            self.same_times = 0;
+            put_varint(&mut self.times, zigzag(sample.at.wrapping_sub(self.at)));
+            self.at = sample.at;
+        }
         let bits = sample.value.to_bits();
         let significant = 8 - (bits.trailing_zeros() / 8).min(8) as usize;
         self.values.extend_from_slice(&bits.to_be_bytes()[..significant]);
