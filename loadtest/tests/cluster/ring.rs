@@ -178,7 +178,7 @@ impl Cluster {
         Ok(taken)
     }
 
-    /// Compares what the running nodes hold with the ledger.
+    /// Compares what the running nodes answer with the ledger. Where nodes ask each other, each answers with what all of them hold.
     pub(crate) fn verify(&self, ledger: &Ledger, copies_min: usize) -> anyhow::Result<Findings> {
         let running = self.nodes.iter().filter_map(|node| node.server.as_ref());
         let mut apis: Vec<Api> = running.map(Server::api).collect();
