@@ -5,7 +5,7 @@
 //! imaginary replicas so that those of one never overlap. Counters are lifted at a switch so that they do not seem to be reset.
 
 use model::{
-    sample::{HistogramSample, SampleBuffer},
+    sample::{HistogramSample, SampleBuffer, is_stale},
     select::{Chunk, Samples, SelectError},
     time::{TimeRange, Timestamp},
 };
@@ -165,7 +165,10 @@ impl Side {
 
     fn take(&mut self) -> Option<Sample> {
         self.samples.next().map(|mut sample| {
-            if let Value::Float { value, .. } = &mut sample.value {
+            // Adding anything, even 0, would make an ordinary NaN of a stale marker.
+            if let Value::Float { value, .. } = &mut sample.value
+                && !is_stale(*value)
+            {
                 *value += self.lift;
             }
             sample
@@ -193,7 +196,7 @@ fn join(a: Vec<Sample>, b: Vec<Sample>, counter: bool) -> Vec<Sample> {
             }
         }
         let last_value = match out.last().map(|sample| &sample.value) {
-            Some(Value::Float { value, .. }) if counter && a_spoke != a_speaks => Some(*value),
+            Some(Value::Float { value, .. }) if counter && !is_stale(*value) && a_spoke != a_speaks => Some(*value),
             _ => None,
         };
         let speaker = if a_speaks { &mut a } else { &mut b };
@@ -246,6 +249,12 @@ mod tests {
             (93_000, 9.5),
         ];
         assert_eq!(joined(&a, &b, false), expected);
+    }
+
+    #[test]
+    fn stale_markers_stay_stale() {
+        let a = [(10_000, 1.0), (20_000, model::sample::STALE_NAN)];
+        assert!(is_stale(joined(&a, &[(13_000, 1.0)], true)[1].1));
     }
 
     #[test]
