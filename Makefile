@@ -6,7 +6,7 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 export NARTHEX_BIN ?= $(abspath $(TARGET)/release/narthex)
 
-.PHONY: help test peers verify fix build e2e cluster differential bench speed gate
+.PHONY: help test peers verify fix build e2e cluster differential bench speed gate model crash
 
 help: ## list the verbs
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
@@ -46,6 +46,14 @@ speed: ## what single parts cost: chunks, commit, replay, placement (measurement
 
 differential: build ## thousands of generated queries to Narthex and to each Prometheus at hand (NARTHEX_PEERS names a folder of newer ones)
 	$(CARGO) test --release -p loadtest --test differential -- --ignored --nocapture --test-threads 1
+
+model: ## ten thousand random lives of an ingester against a map (an hour or less)
+	NARTHEX_SEEDS=$${NARTHEX_SEEDS:-10000} $(CARGO) test --release -p ingest --test model
+
+crash: ## power losses, kills, faults and flipped bits by the thousand (an hour or less)
+	NARTHEX_SEEDS=6 $(CARGO) test --release -p ingest --test crash at_every_step
+	NARTHEX_SEEDS=1000 $(CARGO) test --release -p ingest --test crash -- --skip at_every_step --skip flipped_bit
+	NARTHEX_SEEDS=10000 $(CARGO) test --release -p ingest --test crash flipped_bit
 
 bench: build ## side by side with the peers that are installed: CPU-seconds per million samples, memory, disk
 	$(CARGO) run --release -p loadtest -- compare

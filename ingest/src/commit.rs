@@ -12,7 +12,7 @@ use crate::{
         late::LateValue,
         shard::{Shard, place, shard_of},
     },
-    late::{Judged, LateStep},
+    late::{self, Judged, LateStep},
     wal::{
         floats::FloatsEncoder,
         format::RecordKind,
@@ -114,7 +114,7 @@ pub(crate) fn commit_late(core: &Core, batch: &WriteBatch, committed: &mut Commi
     let mut late = LateStep::new(core, &batch.tenant, acceptable, Some(read_until));
     for doubt in std::mem::take(&mut committed.doubtful) {
         let exception = &mut committed.outcome.exceptions[doubt.exception as usize];
-        match step.open_sample(&committer, exception, &mut late) {
+        match step.open_sample(&committer, exception, doubt, &mut late) {
             Some(Judged::Verdict(verdict)) => exception.verdict = verdict,
             Some(Judged::Open { verdict, storable }) => {
                 exception.verdict = verdict;
@@ -123,7 +123,7 @@ pub(crate) fn commit_late(core: &Core, batch: &WriteBatch, committed: &mut Commi
                 }
             }
             // The series went meanwhile; the sender comes again and begins it anew.
-            None => committed.refused = true,
+            None => committed.refused |= doubt.storable,
         }
     }
     step.late(late, &mut committer, &mut log, committed);
@@ -333,7 +333,7 @@ impl Step<'_> {
         }
         // Only the first sample of a series can be too old: each later one is newer than one that was taken.
         if at < self.acceptable.min && hot.last_at == NEVER {
-            return Judged::Verdict(Verdict::Rejected(Reason::TooOld));
+            return open(Verdict::Rejected(Reason::TooOld));
         }
         let base = if hot.epoch == epoch { hot.last_bits } else { 0 };
         let number = hot.number;
@@ -346,7 +346,13 @@ impl Step<'_> {
     }
 
     /// A sample that an earlier commit left open; `None` when its series is not there any more.
-    fn open_sample(&self, committer: &Committer, exception: &Exception, late: &mut LateStep<'_>) -> Option<Judged> {
+    fn open_sample(
+        &self,
+        committer: &Committer,
+        exception: &Exception,
+        doubt: Doubt,
+        late: &mut LateStep<'_>,
+    ) -> Option<Judged> {
         let series = self.batch.series.get(exception.series as usize)?;
         let (slot, generation) = match &series.id {
             SeriesId::Known(known) => {
@@ -372,7 +378,12 @@ impl Step<'_> {
             }
             SampleKind::Exemplar => return None,
         };
-        Some(late.sample(&mut shard, place, at, value))
+        if doubt.storable {
+            return Some(late.sample(&mut shard, place, at, value));
+        }
+        // Too old to be stored; but it may repeat one of this batch that was stored by now.
+        let verdict = late::known(&shard, place, at, &value).unwrap_or(exception.verdict);
+        Some(Judged::Verdict(verdict))
     }
 
     /// Writes down the late samples that were taken.

@@ -269,18 +269,17 @@ impl Ingester {
     /// Looks up samples that the head knows no more in the local blocks: what is there was stored before. Leaves in doubt what is not
     /// there and can be stored.
     async fn ask_blocks(&self, batch: &WriteBatch, committed: &mut Committed) {
-        let doubtful = std::mem::take(&mut committed.doubtful);
-        let is_open = |doubt: &&Doubt| doubt.storable;
-        let open: Vec<Doubt> = doubtful.iter().filter(is_open).copied().collect();
+        let mut doubtful = std::mem::take(&mut committed.doubtful);
         let known = self.known_in_blocks(batch, committed, &doubtful).await;
         for &(position, verdict) in &known {
             committed.outcome.exceptions[position].verdict = verdict;
         }
         let known: HashSet<usize> = known.into_iter().map(|(position, _)| position).collect();
-        committed.doubtful = open;
-        committed
-            .doubtful
-            .retain(|doubt| !known.contains(&(doubt.exception as usize)));
+        doubtful.retain(|doubt| !known.contains(&(doubt.exception as usize)));
+        // What is not stored in any case is only looked at again beside something that is.
+        if doubtful.iter().any(|doubt| doubt.storable) {
+            committed.doubtful = doubtful;
+        }
     }
 
     /// Verdicts for doubtful samples that local blocks know, by the index of their exception.

@@ -64,16 +64,10 @@ impl<'a> LateStep<'a> {
 
     /// Judges a sample that is not newer than the newest of its series and, when it is new, stores it.
     pub(crate) fn sample(&mut self, shard: &mut Shard, place: usize, at: Timestamp, value: LateValue) -> Judged {
-        let same = match (shard.lookup(place, at), &value) {
-            (Lookup::Absent, _) => return self.absent(shard, place, at, value),
-            (Lookup::Float(known), LateValue::Float(bits)) => known == *bits,
-            (Lookup::Histogram(known), LateValue::Histogram(histogram)) => is_same_histogram(&known, histogram),
-            _ => false,
-        };
-        Judged::Verdict(match same {
-            true => Verdict::Duplicate,
-            false => Verdict::Rejected(Reason::DuplicateTimestamp),
-        })
+        match known(shard, place, at, &value) {
+            Some(verdict) => Judged::Verdict(verdict),
+            None => self.absent(shard, place, at, value),
+        }
     }
 
     fn absent(&mut self, shard: &mut Shard, place: usize, at: Timestamp, value: LateValue) -> Judged {
@@ -121,6 +115,20 @@ impl<'a> LateStep<'a> {
         });
         unread.iter().any(|local| local.range().contains(at))
     }
+}
+
+/// The verdict for a sample at a time at which the head knows one.
+pub(crate) fn known(shard: &Shard, place: usize, at: Timestamp, value: &LateValue) -> Option<Verdict> {
+    let same = match (shard.lookup(place, at), value) {
+        (Lookup::Absent, _) => return None,
+        (Lookup::Float(known), LateValue::Float(bits)) => known == *bits,
+        (Lookup::Histogram(known), LateValue::Histogram(histogram)) => is_same_histogram(&known, histogram),
+        _ => false,
+    };
+    Some(match same {
+        true => Verdict::Duplicate,
+        false => Verdict::Rejected(Reason::DuplicateTimestamp),
+    })
 }
 
 /// Puts a late sample of the log back into its series, unless it is there; tells whether it did.

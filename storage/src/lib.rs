@@ -9,6 +9,7 @@ mod cursor;
 mod sink;
 pub mod index;
 pub mod block;
+pub mod prometheus;
 pub mod external;
 pub mod bucket;
 mod metrics;
