@@ -14,11 +14,12 @@ use model::{
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 use storage::{
     block::Block,
     disk::Disk,
-    prometheus::{WalCompression, read_head},
+    prometheus::{Import, WalCompression, read_head},
 };
 use ulid::Ulid;
 
@@ -187,6 +188,7 @@ fn check(version: &str, kinds: &[&str]) {
         assert_eq!(times(&stored[labels]), times(samples), "{version}: {labels}");
         assert!(stored[labels] == *samples, "{version}: values of {labels}");
     }
+    imported_equals(version, &folder, &expected);
     // A part of the time costs memory for that part only.
     let part = TimeRange::new(T0 + 260 * MINUTE, T0 + 270 * MINUTE);
     let (some, _) = read_head(&Disk, &folder, part, decompress).unwrap();
@@ -195,6 +197,43 @@ fn check(version: &str, kinds: &[&str]) {
             .all(|samples| samples.timestamps.iter().all(|&at| part.contains(at)))
     );
     assert_eq!(some.len(), expected.len());
+}
+
+/// Blocks and log become blocks with external labels that hold each sample once.
+fn imported_equals(version: &str, data: &Path, expected: &Stored) {
+    let dir = tempfile::tempdir().unwrap();
+    let import = Import {
+        fs: Arc::new(Disk),
+        data,
+        folder: dir.path(),
+        labels: BTreeMap::from([("tenant_id".to_owned(), "x".to_owned())]),
+    };
+    let mut unpack = decompress;
+    let imported = import
+        .run(&|window| Ulid::from_parts(window as u64, 1), &mut unpack)
+        .unwrap();
+    assert_eq!(imported.unreadable, [""; 0]);
+    let mut samples = 0;
+    let mut stored = Stored::new();
+    for meta in &imported.blocks {
+        let block = Block::open(&Disk, &dir.path().join(meta.ulid.to_string())).unwrap();
+        samples += meta.stats.num_samples as usize;
+        assert_eq!(block.meta().thanos.as_ref().unwrap().labels, import.labels);
+        let mut set = block_on(block.select(SelectRequest::new(vec![], TimeRange::ALL))).unwrap();
+        while let Some(batch) = block_on(set.next()) {
+            for series in batch.unwrap() {
+                let mut samples = SampleBuffer::default();
+                series.samples.read(TimeRange::ALL, &mut samples).unwrap();
+                add(&mut stored, series.labels, &samples);
+            }
+        }
+    }
+    assert!(stored == *expected, "{version}: what was brought along");
+    assert_eq!(
+        samples,
+        expected.values().map(BTreeMap::len).sum::<usize>(),
+        "each once"
+    );
 }
 
 #[test]

@@ -183,7 +183,9 @@ impl Prometheus {
             });
             let labels = &series["metric"];
             let key = labels["number"].as_str().or(labels["kind"].as_str()).unwrap();
-            all.insert(key.to_owned(), floats.chain(histograms).collect());
+            // Old versions show stale histograms.
+            let samples = floats.chain(histograms).filter(|(_, text)| !text.contains("NaN"));
+            all.insert(key.to_owned(), samples.collect());
         }
         all
     }

@@ -3,6 +3,7 @@
 pub mod promqltest;
 pub mod cut;
 pub mod healthcheck;
+pub mod import;
 pub mod ring;
 
 use clap::Subcommand;
@@ -16,6 +17,8 @@ pub enum Tool {
     Promqltest(promqltest::Promqltest),
     /// Cut the head of a running process into blocks and ship them now, instead of every two hours
     Cut(cut::Cut),
+    /// Bring along the data of a Prometheus that does not run: blocks and write-ahead log go into the bucket
+    Import(Box<import::Import>),
     /// Show or change the ring of a running process
     Ring(ring::Ring),
 }
@@ -26,6 +29,7 @@ impl Tool {
         match self {
             Tool::Promqltest(tool) => tool.run(),
             Tool::Cut(tool) => runtime.block_on(tool.run()),
+            Tool::Import(tool) => runtime.block_on(tool.run()),
             Tool::Ring(tool) => runtime.block_on(tool.run()),
         }
     }

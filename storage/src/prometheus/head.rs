@@ -31,6 +31,8 @@ pub struct HeadReport {
     pub samples_of_unknown_series: u64,
     /// Places where something was lost, in words.
     pub damage: Vec<String>,
+    /// Oldest and newest time of all samples, those outside of the range included.
+    pub span: Option<(Timestamp, Timestamp)>,
 }
 
 /// The samples of a series as they come.
@@ -172,6 +174,8 @@ impl Reader {
     }
 
     fn gathered(&mut self, reference: u64, at: Timestamp) -> Option<&mut Gathered> {
+        let (oldest, newest) = self.report.span.unwrap_or((at, at));
+        self.report.span = Some((oldest.min(at), newest.max(at)));
         if !self.range.contains(at) {
             return None;
         }

@@ -13,6 +13,8 @@
 mod frames;
 mod records;
 mod head;
+mod import;
 
 pub use frames::WalCompression;
 pub use head::{HeadReport, read_head};
+pub use import::{Import, ImportError, Imported};
