@@ -11,6 +11,7 @@ pub mod union;
 mod penalty;
 pub mod replica;
 pub mod merge;
+mod peeked;
 pub mod fanout;
 pub mod endpoint;
 pub mod gate;

@@ -241,6 +241,34 @@ async fn series_of_all_sources_are_merged() {
 }
 
 #[tokio::test]
+async fn nothing_is_sorted_for_a_merge_with_nothing() {
+    let lone = || Memory {
+        unsorted: true,
+        ..source("a")
+    };
+    let answer = async |other: Memory, policy: Policy| {
+        let sources = vec![("a".into(), lone().shared()), ("b".into(), other.shared())];
+        let fanout = Fanout::new(sources).with_policy(policy);
+        let request = SelectRequest {
+            sorted: false,
+            ..request()
+        };
+        let mut set = select(&fanout).select(request).await?;
+        let series = collect(&mut *set).await?;
+        Ok::<_, SelectError>((series, set.warnings()))
+    };
+    let (series, warnings) = answer(Memory::new(), Policy::Strict).await.unwrap();
+    assert_eq!((series.len(), warnings), (20, vec![]));
+    assert!(
+        series.first().unwrap().0 > series.last().unwrap().0,
+        "the order was changed"
+    );
+    // A source that may hold something is no reason to give up the merge, and its failure is told.
+    let error = answer(Memory::failing(refused()), Policy::Strict).await.unwrap_err();
+    assert_eq!(error.to_string(), "source b failed: connection refused");
+}
+
+#[tokio::test]
 async fn a_lone_source_is_handed_through() {
     let lone = Memory {
         unsorted: true,
