@@ -49,6 +49,15 @@ const KNOWN: &[Known] = &[
         },
     },
     Known {
+        reason: "older versions see many-to-one matches only if the comparison lets two of them pass",
+        peer: None,
+        applies: |_, difference| {
+            let text = "many-to-one matching must be explicit";
+            let classes = [Aspect::Refusal, Aspect::ErrorClass, Aspect::ErrorText];
+            classes.contains(&difference.aspect) && difference.detail.contains(text)
+        },
+    },
+    Known {
         reason: "3.5 does not say that sorting a range query has no effect",
         peer: Some(NEW),
         applies: |_, difference| {

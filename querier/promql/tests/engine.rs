@@ -387,7 +387,7 @@ fn the_end_of_a_query_is_the_one_asked_for() {
 }
 
 #[test]
-fn a_pairing_is_ambiguous_only_if_two_series_have_results() {
+fn a_pairing_without_grouping_is_ambiguous_whatever_the_values_are() {
     let mut source = Memory::new();
     for (name, label, value) in [("many", "a", 0.0), ("many", "b", 1.0), ("one", "", 1.0)] {
         let mut samples = SampleBuffer::default();
@@ -404,16 +404,18 @@ fn a_pairing_is_ambiguous_only_if_two_series_have_results() {
                 other => panic!("{other:?}"),
             })
     };
-    for (op, results) in [("==", 1), (">", 0), ("<", 1), ("!=", 1)] {
-        assert_eq!(outcome(format!("many {op} on(job) one")), Ok(results), "{op}");
-    }
-    for op in ["<=", "+", "== bool"] {
+    for op in ["==", ">", "<", "!=", "<=", "+", "== bool"] {
         let expected = "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)";
         assert_eq!(
             outcome(format!("many {op} on(job) one")),
             Err(expected.to_owned()),
             "{op}"
         );
+    }
+    // With grouping it depends on the results: what the comparison filters away is in nobody's way.
+    for (op, results) in [("==", 1), (">", 0), ("<", 1)] {
+        let text = format!("many {op} on(job) group_left(label) one");
+        assert_eq!(outcome(text), Ok(results), "{op}");
     }
     // The side "one" must be unique whatever the values are.
     for op in ["==", ">", "<", "+", "== bool"] {

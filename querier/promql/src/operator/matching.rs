@@ -230,12 +230,16 @@ impl<'a> Sides<'a> {
     }
 
     /// Series of the side "many" that must not meet the same series of the side "one" at the same step.
+    ///
+    /// Without grouping, what a comparison filters away counts as well: whether a query is an error must not hang on values. With
+    /// grouping, only results can collide.
     fn ambiguous_matches(&self) -> Option<Ambiguity> {
         let explicit = self.binary.matching.cardinality != Cardinality::OneToOne;
         let mut first: Option<usize> = None;
         for group in self.groups.iter().filter(|group| group.many.len() > 1) {
             let matched = self.matched_steps(group);
-            let is_matched = |many: usize, step: usize| matched[step] && self.gives_value(group, many, step);
+            let is_matched =
+                |many: usize, step: usize| matched[step] && (!explicit || self.gives_value(group, many, step));
             let step = if explicit {
                 self.same_results(group)
                     .filter_map(|same| first_overlap(self.many, &same, is_matched))
