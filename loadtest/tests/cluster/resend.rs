@@ -34,7 +34,7 @@ fn lost_answers_leave_no_duplicates() -> anyhow::Result<()> {
         ..Load::default()
     };
     let written = under_load(&mut cluster, &load, |cluster, progress| {
-        cluster.balancer.lose_answers(50);
+        cluster.balancer.lose_answers(250);
         progress.wait(60_000)?;
         cluster.balancer.lose_answers(0);
         Ok(())

@@ -78,7 +78,9 @@ async fn writer() {
     }
 }
 
-#[tokio::test]
+// The test waits for lines of the other process with its thread; what is left of a group must be able to end meanwhile, and let go of the
+// folder.
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_agreed_on_survives_a_killed_process() {
     let dir = tempfile::tempdir().unwrap();
     let mut agreed = (0, 0);
