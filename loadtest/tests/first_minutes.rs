@@ -89,6 +89,11 @@ fn the_banner_holds_the_block_to_paste() -> anyhow::Result<()> {
         log.contains(&server.launch().data.display().to_string()),
         "the banner does not say where data lies:\n{log}"
     );
+    assert!(
+        !server.log().contains("RaftState"),
+        "a library chats:\n{}",
+        server.log()
+    );
     Ok(())
 }
 

@@ -5,9 +5,12 @@ use anyhow::Context;
 use std::{io::IsTerminal, net::SocketAddr};
 use tracing_subscriber::EnvFilter;
 
+/// Libraries that tell at "info" what only their authors read. A directive of the settings for one of them wins.
+const QUIET: &str = "openraft=warn,sled=warn";
+
 /// Sends log lines to standard error, as the settings say.
 pub fn start_logging(settings: &Settings) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&settings.log_level)
+    let filter = EnvFilter::try_new(format!("{QUIET},{}", settings.log_level))
         .with_context(|| format!("{:?} is no log filter (--log.level)", settings.log_level))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
