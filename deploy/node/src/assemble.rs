@@ -126,7 +126,7 @@ pub async fn assemble(
     let synced = synced.filter(|_| role == Role::Store);
     let membership = match &local.ingester {
         Some(ingester) => {
-            Some(Membership::open(settings, addresses.grpc, ingester.clone(), &env, &mut registry).await?)
+            Some(Membership::open(role, settings, addresses.grpc, ingester.clone(), &env, &mut registry).await?)
         }
         None => None,
     };

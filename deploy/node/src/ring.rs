@@ -1,20 +1,23 @@
 //! This process's place in its ring: who the others are, and what becomes of this node among them.
 //!
-//! There are two kinds of ring. Usually the members agree on a document by consensus ([`cluster::group`]); a process without
+//! There are two kinds of ring. Usually the members agree on a document by consensus ([`cluster::group`]); a receiver without
 //! `--cluster.join` and without data founds a ring of one, which others can join. With `--ring.file` a static file in Thanos's schema says
 //! who there is. In both cases the replicator is told of every change, and placement goes on with what it knew last.
+//!
+//! A process that holds all roles and names no other is alone: a ring of one that nobody agreed on. Agreement needs a database, which costs
+//! more memory than all the rest of an idle process.
 
 mod file;
 pub mod http;
 mod life;
 
-use crate::settings::Settings;
+use crate::{role::Role, settings::Settings};
 use anyhow::{Context, bail};
 use cluster::{
     document::Document,
     group::{Group, GroupEnv, GroupSettings},
     limits::Limits,
-    member::{MemberId, check_address},
+    member::{Member, MemberId, State, check_address},
     peers::MESSAGE_BYTES_MAX,
 };
 use futures::future::BoxFuture;
@@ -51,6 +54,12 @@ use tokio_util::sync::CancellationToken;
 /// Series whose numbers at other nodes are remembered, about 80 bytes each; as many again may be about to be forgotten.
 const SERIES_MAX: usize = 8 << 20;
 
+/// The folder of the group's database, in the data folder.
+const RING_DIR: &str = "ring";
+
+/// The member that is alone.
+const ALONE: MemberId = MemberId::FIRST;
+
 /// How long the founding of a ring, which needs nobody else, may take to show.
 const FOUND_TIME_MAX: Duration = Duration::from_secs(20);
 
@@ -58,10 +67,12 @@ const FOUND_TIME_MAX: Duration = Duration::from_secs(20);
 pub struct Membership {
     /// Takes writes for the ring.
     pub replicator: Arc<Replicator>,
-    /// The group that agrees on the ring; none with a ring file.
+    /// The group that agrees on the ring; none with a ring file, and none when alone.
     pub group: Option<Group>,
     /// Where others reach this node.
     pub address: String,
+    /// Whether a file says who is in the ring.
+    pub from_file: bool,
     ingester: Arc<Ingester>,
     /// Lets in what other nodes push.
     gate: Arc<Gate>,
@@ -95,6 +106,7 @@ impl Push for Gate {
 impl Membership {
     /// Opens the ring that the settings and the data directory speak of. `listening` is where gRPC is served.
     pub async fn open(
+        role: Role,
         settings: &Settings,
         listening: SocketAddr,
         ingester: Arc<Ingester>,
@@ -108,14 +120,15 @@ impl Membership {
         });
         let connect = Arc::new(GrpcConnect::new(env.clone(), registry));
         let replicator = Replicator::new(env.clone(), gate.clone(), connect, SERIES_MAX, registry);
-        let group = match &settings.ring_file {
-            Some(_) => None,
-            None => Some(open_group(settings, env, registry).await?),
+        let group = match settings.ring_file.is_some() || is_alone(role, settings, env) {
+            true => None,
+            false => Some(open_group(settings, env, registry).await?),
         };
         let membership = Arc::new(Self {
             replicator,
             group,
             address,
+            from_file: settings.ring_file.is_some(),
             ingester,
             gate,
             env: env.clone(),
@@ -129,7 +142,11 @@ impl Membership {
 
     /// Founds a ring unless there is one to join or to go on with, and places series by what is known.
     async fn begin(&self, settings: &Settings) -> anyhow::Result<()> {
-        let Some(group) = &self.group else { return Ok(()) };
+        let Some(group) = &self.group else {
+            let alone = ring_of_one(&self.address, settings);
+            self.place(Arc::new(alone), Some(ALONE)).await;
+            return Ok(());
+        };
         if group.document().epoch == 0 && settings.cluster_join.is_empty() {
             let factor = settings.cluster_replication_factor;
             let founding = group.found(&self.address, &settings.cluster_zone, settings.cluster_weight, factor);
@@ -137,7 +154,7 @@ impl Membership {
             let document = group.wait_for(epoch, FOUND_TIME_MAX).await;
             document.context("the ring was founded, but its document does not come")?;
         }
-        self.place(group.document()).await;
+        self.place(group.document(), self.id()).await;
         Ok(())
     }
 
@@ -145,10 +162,13 @@ impl Membership {
     pub fn services(&self) -> Routes {
         let push = PushService::new(self.gate.clone(), self.env.spawn.clone());
         let routes = Routes::default().add_service(push);
-        let Some(group) = self.group.clone() else { return routes };
+        let (group, unasked) = (self.group.clone(), self.no_group());
         let answerer: Answerer = Arc::new(move |question| {
             let group = group.clone();
-            Box::pin(async move { group.answer(&question).await.map_err(|error| error.to_string()) })
+            Box::pin(async move {
+                let group = group.ok_or(unasked)?;
+                group.answer(&question).await.map_err(|error| error.to_string())
+            })
         });
         routes.add_service(AskService::new(answerer, MESSAGE_BYTES_MAX))
     }
@@ -166,13 +186,23 @@ impl Membership {
         self.replicator.placement().is_some()
     }
 
+    /// Why nobody agrees here on the ring, and what to do; said where there is no group.
+    pub fn no_group(&self) -> &'static str {
+        match self.from_file {
+            true => "the ring comes from a file: change the file (--ring.file)",
+            false => {
+                "this process is alone, with all roles: start it as `narthex receive`, on the same data, to found a ring"
+            }
+        }
+    }
+
     /// The member that this node is.
     pub fn id(&self) -> Option<MemberId> {
         self.group.as_ref().map(Group::id)
     }
 
     /// Places series by `document` from now on; before the ring is founded there is nothing to place by.
-    async fn place(&self, document: Arc<Document>) {
+    async fn place(&self, document: Arc<Document>, id: Option<MemberId>) {
         if document.epoch == 0 {
             return;
         }
@@ -182,7 +212,7 @@ impl Membership {
         let build = move || *result.lock() = Some(Ring::new(document));
         self.env.spawn.blocking("ring", Box::new(build)).await;
         let Some(ring) = built.lock().take() else { return };
-        let own = ring.nodes().iter().position(|node| node.id == self.id());
+        let own = ring.nodes().iter().position(|node| node.id == id);
         tracing::info!(
             epoch = ring.document().epoch,
             nodes = ring.nodes().len(),
@@ -200,8 +230,37 @@ impl Membership {
     }
 }
 
+/// Whether this process has no ring: it holds all roles, and nothing says that it is or was one of several.
+fn is_alone(role: Role, settings: &Settings, env: &Env) -> bool {
+    let asked = !settings.cluster_join.is_empty() || settings.cluster_replication_factor != 1;
+    role == Role::All
+        && !asked
+        && !env
+            .fs
+            .list(&settings.data_dir.join(RING_DIR))
+            .is_ok_and(|held| !held.is_empty())
+}
+
+/// The ring of a process that is alone.
+fn ring_of_one(address: &str, settings: &Settings) -> Document {
+    let member = Member {
+        id: ALONE,
+        address: address.to_owned(),
+        zone: settings.cluster_zone.clone(),
+        weight: settings.cluster_weight,
+        state: State::Active,
+        since_epoch: 1,
+    };
+    Document {
+        epoch: 1,
+        replication_factor: 1,
+        members: vec![member],
+        ..Document::default()
+    }
+}
+
 async fn open_group(settings: &Settings, env: &Env, registry: &mut Registry) -> anyhow::Result<Group> {
-    let dir = settings.data_dir.join("ring");
+    let dir = settings.data_dir.join(RING_DIR);
     env.fs
         .create_dir(&dir)
         .with_context(|| format!("create the folder {}", dir.display()))?;

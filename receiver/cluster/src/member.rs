@@ -22,6 +22,9 @@ pub const MEMBER_ID_MAX: u64 = (1 << 53) - 1;
 pub struct MemberId(u64);
 
 impl MemberId {
+    /// The smallest id.
+    pub const FIRST: Self = Self(1);
+
     /// Makes an id of 64 random bits.
     pub fn from_random(bits: u64) -> Self {
         Self((bits & MEMBER_ID_MAX).max(1))

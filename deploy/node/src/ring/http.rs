@@ -48,7 +48,7 @@ fn shown(membership: &Membership) -> Value {
     let up: HashMap<String, bool> = membership.replicator.peers().into_iter().collect();
     let reachable = |address: &str| up.get(address).copied().unwrap_or(address == membership.address);
     let Some(group) = &membership.group else {
-        return shown_file(membership, reachable);
+        return shown_placement(membership, reachable);
     };
     let document = group.document();
     let status = group.status();
@@ -69,7 +69,7 @@ fn shown(membership: &Membership) -> Value {
     shown
 }
 
-fn shown_file(membership: &Membership, reachable: impl Fn(&str) -> bool) -> Value {
+fn shown_placement(membership: &Membership, reachable: impl Fn(&str) -> bool) -> Value {
     let placement = membership.replicator.placement();
     let nodes = placement.iter().flat_map(|placement| placement.nodes());
     let members: Vec<Value> = nodes
@@ -84,7 +84,7 @@ fn shown_file(membership: &Membership, reachable: impl Fn(&str) -> bool) -> Valu
         "epoch": 0,
         "replication_factor": placement.as_ref().map_or(1, |placement| placement.replication_factor()),
         "members": members,
-        "source": "file",
+        "source": if membership.from_file { "file" } else { "alone" },
         "this": membership.address,
     })
 }
@@ -138,10 +138,7 @@ async fn change(
     Json(wish): Json<Wish>,
 ) -> Response {
     let Some(group) = &membership.group else {
-        return refused(
-            StatusCode::CONFLICT,
-            "the ring comes from a file: change the file (--ring.file)",
-        );
+        return refused(StatusCode::CONFLICT, membership.no_group());
     };
     let command = match command(&change, wish, &group.document()) {
         Ok(command) => command,

@@ -94,7 +94,7 @@ impl Me {
         loop {
             let current = document.borrow_and_update().clone();
             if current.epoch != placed {
-                self.membership.place(Arc::clone(&current)).await;
+                self.membership.place(Arc::clone(&current), Some(self.group.id())).await;
                 placed = current.epoch;
             }
             let again = match self.state(&current) {
