@@ -5,17 +5,17 @@
 //! it, as a seed says. It can also run out of space, fail to write, and fail to sync; a failed sync loses the pages that it was for, as
 //! on Linux, so that asking again reports a success that is none.
 
+mod surviving;
+
 use super::{Entry, File, Fs, Mapped};
 use parking_lot::Mutex;
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     io::{self, ErrorKind},
     path::{Component, Path, PathBuf},
     sync::Arc,
 };
-
-/// A disk keeps or loses this much at once.
-const SECTOR: usize = 512;
+use surviving::{Content, Folder, Luck, NameChange};
 
 /// A file system in memory. Clones are the same one, seen by the same process.
 #[derive(Clone)]
@@ -49,31 +49,6 @@ struct Faults {
 enum Node {
     Folder(Folder),
     File(Content),
-}
-
-#[derive(Default)]
-struct Folder {
-    names: BTreeMap<String, usize>,
-    safe_names: BTreeMap<String, usize>,
-    /// Changes of names since the last sync, in order.
-    pending: Vec<NameChange>,
-}
-
-#[derive(Clone)]
-enum NameChange {
-    Add(String, usize),
-    Remove(String),
-    Rename(String, String, usize),
-}
-
-#[derive(Default)]
-struct Content {
-    seen: Vec<u8>,
-    safe: Vec<u8>,
-    /// Up to here `seen` and `safe` are the same.
-    common: usize,
-    /// Ranges that a failed sync dropped from the list of what must be written.
-    lost: Vec<(usize, usize)>,
 }
 
 impl Default for MemoryFs {
@@ -278,88 +253,6 @@ impl State {
                 children.into_iter().for_each(|child| self.release(child));
             }
         }
-    }
-}
-
-impl Folder {
-    fn apply(names: &mut BTreeMap<String, usize>, change: &NameChange) {
-        match change {
-            NameChange::Add(name, id) => {
-                names.insert(name.clone(), *id);
-            }
-            NameChange::Remove(name) => {
-                names.remove(name);
-            }
-            NameChange::Rename(from, to, id) => {
-                names.remove(from);
-                names.insert(to.clone(), *id);
-            }
-        }
-    }
-
-    fn lose(&mut self, luck: &mut Luck) {
-        // A journal keeps the order of changes: the later ones are lost.
-        let kept = luck.below(self.pending.len() as u64 + 1) as usize;
-        self.pending[..kept]
-            .iter()
-            .for_each(|change| Self::apply(&mut self.safe_names, change));
-        self.pending.clear();
-        self.names = self.safe_names.clone();
-    }
-}
-
-impl Content {
-    fn sync(&mut self) {
-        self.safe.truncate(self.common);
-        self.safe.extend_from_slice(&self.seen[self.common..]);
-        for &(begin, end) in &self.lost {
-            let end = end.min(self.safe.len());
-            self.safe[begin.min(end)..end].fill(0);
-        }
-        self.common = self.seen.len();
-    }
-
-    fn truncate(&mut self, len: usize) {
-        self.seen.truncate(len);
-        self.common = self.common.min(len);
-        self.lost.retain_mut(|(begin, end)| {
-            *end = (*end).min(len);
-            begin < end
-        });
-    }
-
-    fn lose(&mut self, luck: &mut Luck) {
-        let same = self.common.min(self.safe.len());
-        if self.seen.len() >= self.safe.len() && same == self.safe.len() {
-            // Of what was appended since the last sync some sectors made it, in any order, and the length is any.
-            let reached = same + luck.below((self.seen.len() - same) as u64 + 1) as usize;
-            let mut survived = self.seen[..reached].to_vec();
-            survived[..same].copy_from_slice(&self.safe[..same]);
-            let mut at = same;
-            while at < reached {
-                let end = ((at / SECTOR + 1) * SECTOR).min(reached);
-                if luck.below(3) == 0 {
-                    survived[at..end].fill(0);
-                }
-                at = end;
-            }
-            self.safe = survived;
-        }
-        self.seen = self.safe.clone();
-        self.common = self.seen.len();
-        self.lost.clear();
-    }
-}
-
-/// Numbers drawn from a seed.
-struct Luck(u64);
-
-impl Luck {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ mixed >> 31) % bound
     }
 }
 
@@ -614,127 +507,4 @@ impl Fs for MemoryFs {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn path(text: &str) -> &Path {
-        Path::new(text)
-    }
-
-    fn write(fs: &MemoryFs, name: &str, content: &[u8], sync: bool) -> Box<dyn File> {
-        let mut file = fs.create(path(name)).unwrap();
-        file.append(content).unwrap();
-        if sync {
-            file.sync().unwrap();
-        }
-        file
-    }
-
-    #[test]
-    fn only_what_was_synced_is_certain() {
-        let (mut lost, mut kept) = (false, false);
-        for seed in 0..50 {
-            let fs = MemoryFs::new();
-            fs.create_dir(path("/d")).unwrap();
-            fs.sync_dir(path("/")).unwrap();
-            let mut file = write(&fs, "/d/a", b"safe", true);
-            fs.sync_dir(path("/d")).unwrap();
-            file.append(b" and not").unwrap();
-            write(&fs, "/d/b", b"no name", true);
-            let old = fs.clone();
-            let fs = fs.power_loss(seed);
-            assert!(
-                old.read(path("/d/a")).is_err() && file.append(b"x").is_err(),
-                "that process is gone"
-            );
-            let a = fs.read(path("/d/a")).unwrap();
-            assert!(a.starts_with(b"safe"));
-            match fs.read(path("/d/b")) {
-                Ok(bytes) => {
-                    assert_eq!(bytes, b"no name");
-                    kept = true;
-                }
-                Err(_) => lost = true,
-            }
-        }
-        assert!(lost && kept, "a name that was not synced may go either way");
-    }
-
-    #[test]
-    fn a_failed_sync_is_never_made_good() {
-        let fs = MemoryFs::new();
-        let mut file = write(&fs, "/a", b"first", true);
-        fs.sync_dir(path("/")).unwrap();
-        fs.fail_syncs(1);
-        file.append(b"second").unwrap();
-        assert!(file.sync().is_err());
-        file.append(b"third").unwrap();
-        file.sync().unwrap();
-        assert_eq!(
-            fs.read(path("/a")).unwrap(),
-            b"firstsecondthird",
-            "the page cache looks fine"
-        );
-        let fs = fs.power_loss(1);
-        assert_eq!(fs.read(path("/a")).unwrap(), b"first\0\0\0\0\0\0third");
-    }
-
-    #[test]
-    fn renames_are_one_step_and_folders_move_with_their_content() {
-        for seed in 0..20 {
-            let fs = MemoryFs::new();
-            fs.create_dir(path("/tmp/chunks")).unwrap();
-            for dir in ["/", "/tmp"] {
-                fs.sync_dir(path(dir)).unwrap();
-            }
-            write(&fs, "/tmp/chunks/1", b"x", true);
-            fs.sync_dir(path("/tmp/chunks")).unwrap();
-            fs.rename(path("/tmp"), path("/block")).unwrap();
-            assert_eq!(fs.read(path("/block/chunks/1")).unwrap(), b"x");
-            let fs = fs.power_loss(seed);
-            let both = [fs.read(path("/tmp/chunks/1")), fs.read(path("/block/chunks/1"))];
-            assert_eq!(both.iter().filter(|read| read.is_ok()).count(), 1);
-        }
-    }
-
-    #[test]
-    fn space_runs_out_and_comes_back() {
-        let fs = MemoryFs::new();
-        fs.set_capacity(Some(10));
-        let mut file = write(&fs, "/a", b"12345678", true);
-        assert_eq!(file.append(b"9abc").unwrap_err().kind(), ErrorKind::StorageFull);
-        assert_eq!(fs.read(path("/a")).unwrap(), b"123456789a", "half of it was written");
-        file.truncate(8).unwrap();
-        assert_eq!((fs.used(), fs.free_space(path("/")).unwrap()), (8, 2));
-        fs.remove_file(path("/a")).unwrap();
-        write(&fs, "/b", b"0123456789", true);
-        fs.tamper(path("/b"), |bytes| bytes.truncate(3)).unwrap();
-        assert_eq!(fs.used(), 3);
-    }
-
-    #[test]
-    fn the_power_goes_at_a_chosen_step() {
-        let fs = MemoryFs::new();
-        fs.stop_at(fs.steps() + 3);
-        let mut file = fs.create(path("/a")).unwrap();
-        file.append(b"x").unwrap();
-        assert!(file.append(b"y").is_err() && file.sync().is_err());
-        assert!(fs.power_loss(0).create(path("/c")).is_ok());
-    }
-
-    #[test]
-    fn locks_go_with_their_process() {
-        let fs = MemoryFs::new();
-        let lock = fs.lock(path("/lock")).unwrap();
-        assert_eq!(fs.lock(path("/lock")).err().unwrap().kind(), ErrorKind::WouldBlock);
-        let after = fs.kill();
-        let held = after.lock(path("/lock")).unwrap();
-        drop(lock);
-        assert!(
-            after.lock(path("/lock")).is_err(),
-            "the old process frees nothing of the new one"
-        );
-        drop(held);
-        after.lock(path("/lock")).unwrap();
-    }
-}
+mod tests;
