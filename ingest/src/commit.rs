@@ -178,18 +178,19 @@ impl Step<'_> {
         log: &mut Log,
         committed: &mut Committed,
     ) {
-        let limit = self.core.settings.tenant_series_max;
+        let settings = &self.core.settings;
+        let (limit, limit_of_all) = (settings.tenant_series_max(&self.batch.tenant), settings.series_max());
         let mut created = Vec::new();
         for &(position, hash, labels) in missing {
             // The batch may name a new series twice.
             let index = self.core.head.index.read();
             let known = index.find_hashed(hash, self.tenant, labels);
-            let count = index.tenant_series(self.tenant);
+            let (count, count_of_all) = (index.tenant_series(self.tenant), index.len() as u64);
             drop(index);
             let slot = match known {
                 Some(slot) => slot,
                 None if !self.has_acceptable(position) => continue,
-                None if limit > 0 && count >= limit => {
+                None if count >= limit || count_of_all >= limit_of_all => {
                     resolved[position] = TOO_MANY;
                     continue;
                 }

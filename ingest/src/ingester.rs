@@ -164,6 +164,15 @@ impl Ingester {
         stats::stats(&self.core, tenant, limit)
     }
 
+    /// How many series of each tenant are in the head.
+    pub fn series_by_tenant(&self) -> Vec<(Tenant, u64)> {
+        let index = self.core.head.index.read();
+        let tenants = index.tenants().iter().zip(0u32..);
+        tenants
+            .map(|(tenant, id)| (tenant.tenant.clone(), index.tenant_series(id)))
+            .collect()
+    }
+
     /// Cuts everything that the head holds into blocks, also windows that are not over, and answers when they are in the bucket.
     /// Blocks that had waited for their upload before are in the list as well.
     pub async fn cut_now(&self) -> Result<Vec<CutBlock>, CutError> {

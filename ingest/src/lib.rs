@@ -34,5 +34,5 @@ mod bench;
 pub use cut::CutBlock;
 pub use ingester::{Ingester, OpenError, ReplayProgress};
 pub use maintain::CutError;
-pub use settings::{IngestSettings, OutOfOrderWindows, SyncPolicy};
+pub use settings::{IngestSettings, OutOfOrderWindows, SeriesLimits, SyncPolicy};
 pub use stats::{Cardinality, HeadStats};

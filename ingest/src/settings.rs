@@ -60,6 +60,42 @@ impl fmt::Debug for OutOfOrderWindows {
     }
 }
 
+/// Series that tenants may have in the head, and all of them together. Only new series are refused at a limit. 0 is without bound.
+///
+/// Limits may change while the process runs, so they are asked for with each new series and never remembered.
+#[derive(Clone, Default)]
+pub struct SeriesLimits {
+    of_tenant: Option<Arc<TenantSeries>>,
+    of_process: Option<Arc<ProcessSeries>>,
+}
+
+/// The limit of a tenant that has one of its own.
+type TenantSeries = dyn Fn(&Tenant) -> Option<u64> + Send + Sync;
+
+/// The limit of all tenants together.
+type ProcessSeries = dyn Fn() -> Option<u64> + Send + Sync;
+
+impl SeriesLimits {
+    /// Asks these. They are called for each batch with new series, so they must be quick.
+    pub fn new(
+        of_tenant: impl Fn(&Tenant) -> Option<u64> + Send + Sync + 'static,
+        of_process: impl Fn() -> Option<u64> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            of_tenant: Some(Arc::new(of_tenant)),
+            of_process: Some(Arc::new(of_process)),
+        }
+    }
+}
+
+impl fmt::Debug for SeriesLimits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SeriesLimits")
+            .field("set", &self.of_tenant.is_some())
+            .finish()
+    }
+}
+
 /// Settings of an [`crate::Ingester`].
 #[derive(Debug, Clone)]
 pub struct IngestSettings {
@@ -84,8 +120,10 @@ pub struct IngestSettings {
     pub out_of_order_bytes_max: usize,
     /// Samples that came after their window was cut wait so long for others, so that they share a block.
     pub out_of_order_cut_delay: Duration,
-    /// Series that one tenant may have in the head, 0 for no limit.
+    /// Series that one tenant may have in the head when `series_limits` says nothing else, 0 for no limit.
     pub tenant_series_max: u64,
+    /// Limits of single tenants and of all together.
+    pub series_limits: SeriesLimits,
     /// Exemplars kept in memory for each tenant; the oldest go first. 0 keeps none.
     pub tenant_exemplars_max: usize,
     /// Metric families whose metadata is kept for each tenant; what comes later is not kept.
@@ -123,6 +161,7 @@ impl IngestSettings {
             out_of_order_bytes_max: 1 << 30,
             out_of_order_cut_delay: Duration::from_secs(60 * 60),
             tenant_series_max: 0,
+            series_limits: SeriesLimits::default(),
             tenant_exemplars_max: 10_000,
             tenant_metadata_max: 100_000,
             segment_bytes_max: 128 << 20,
@@ -135,4 +174,31 @@ impl IngestSettings {
             image_bytes: 4 << 30,
         }
     }
+}
+
+impl IngestSettings {
+    /// Series that a tenant may have; `u64::MAX` for no limit.
+    pub(crate) fn tenant_series_max(&self, tenant: &Tenant) -> u64 {
+        let own = self
+            .series_limits
+            .of_tenant
+            .as_ref()
+            .and_then(|of_tenant| of_tenant(tenant));
+        bound(own.unwrap_or(self.tenant_series_max))
+    }
+
+    /// Series that all tenants together may have.
+    pub(crate) fn series_max(&self) -> u64 {
+        bound(
+            self.series_limits
+                .of_process
+                .as_ref()
+                .and_then(|of_process| of_process())
+                .unwrap_or(0),
+        )
+    }
+}
+
+fn bound(limit: u64) -> u64 {
+    if limit == 0 { u64::MAX } else { limit }
 }

@@ -5,6 +5,7 @@ pub mod ask;
 pub mod push_client;
 pub mod push_server;
 mod raw;
+pub mod thanos_write;
 
 pub use tonic::service::Routes;
 

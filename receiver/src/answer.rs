@@ -25,6 +25,8 @@ pub struct WriteAnswer {
     pub headers: HeaderMap,
     /// Plain text; empty on success.
     pub body: String,
+    /// Whether what is not named as refused is stored.
+    pub is_partial: bool,
 }
 
 impl WriteAnswer {
@@ -34,6 +36,7 @@ impl WriteAnswer {
             status: StatusCode::NO_CONTENT,
             headers: HeaderMap::new(),
             body: String::new(),
+            is_partial: false,
         }
     }
 
@@ -54,6 +57,7 @@ impl WriteAnswer {
             status,
             headers,
             body: text,
+            is_partial: false,
         }
     }
 

@@ -13,16 +13,18 @@ use crate::{
     rejections::Rejections,
     resolve::{Found, Key, KeyHasher, RouteReader},
     settings::LabelLimits,
+    shape::{Shaped, Shaping},
 };
 use model::label::Labels;
 use model::metadata::Metadata;
 use model::push::{BatchSeries, SeriesId, SeriesRef, WriteBatch};
 use model::sample::Exemplar;
+use model::tenant::Tenant;
 use model::time::Timestamp;
 use model::verdict::Reason;
 use proto::histogram::{self, HistogramError};
 use proto::protobuf::WireError;
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 /// When a slice weighs so much it is pushed before the walk goes on. A float weighs 1, other things by their size.
 const SLICE_WEIGHT: usize = 65_536;
@@ -32,6 +34,12 @@ const SERIES_WEIGHT_MAX: usize = 4 * SLICE_WEIGHT;
 
 /// Longest text of metadata that is kept.
 const METADATA_BYTES_MAX: usize = 64 << 10;
+
+/// Tenants to which the series of a slice may belong besides the tenant of the request.
+const OTHER_TENANTS_MAX: usize = 1_000;
+
+/// Series of a slice that belong to other tenants than its own.
+type Others = BTreeMap<Tenant, Vec<(u32, Labels)>>;
 
 /// Why a request cannot be understood as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +63,12 @@ pub(crate) struct Request<'a> {
     pub(crate) limits: &'a LabelLimits,
     /// Samples that the tenant may send in one request.
     pub(crate) samples_max: Option<u64>,
+    /// Series that the tenant may send in one request.
+    pub(crate) series_max: Option<u64>,
+    /// What becomes of new series; none when they stay what they are.
+    pub(crate) shaping: Option<&'a Shaping>,
+    /// Whether credentials named the tenant, so that nothing else can.
+    pub(crate) bound: bool,
 }
 
 impl<'a> Request<'a> {
@@ -65,6 +79,16 @@ impl<'a> Request<'a> {
             Version::V1 => v1::labels(self, bytes).map(|labels| (labels, None)),
             Version::V2 => v2::labels_and_metadata(self, bytes),
         }
+    }
+
+    /// The same, and what becomes of the series as one of `tenant`.
+    fn shape(&self, origin: &Origin, tenant: &Tenant) -> Result<(Shaped, Option<Metadata>), Refusal> {
+        let (labels, metadata) = self.decode(origin)?;
+        let shaped = match self.shaping {
+            Some(shaping) => shaping.shape(labels, tenant, self.bound),
+            None => Shaped::Kept(labels),
+        };
+        Ok((shaped, metadata))
     }
 
     /// Whether exemplars that cannot be stored are dropped instead of failing the request, which 2.0 does not allow.
@@ -119,6 +143,8 @@ pub(crate) struct Slice {
     /// Routes that were found but will be forgotten unless they are learnt again.
     pub(crate) fading: Vec<(Key, SeriesRef)>,
     pub(crate) counts: Counts,
+    /// Series that belong to other tenants than the batch, a slice for each of them.
+    pub(crate) elsewhere: Vec<Slice>,
     weight: usize,
     /// Labels that do not stand together in their message, put together.
     scratch: Vec<u8>,
@@ -136,6 +162,10 @@ pub(crate) struct Counts {
     pub(crate) foreign_fields: u64,
     pub(crate) hits: u64,
     pub(crate) misses: u64,
+    /// Samples that relabelling dropped.
+    pub(crate) dropped_samples: u64,
+    /// Samples that belong to other tenants than that of the request.
+    pub(crate) elsewhere: u64,
 }
 
 /// How long the columns were when a series began.
@@ -155,6 +185,7 @@ impl Slice {
         self.origins.clear();
         self.missing.clear();
         self.fading.clear();
+        self.elsewhere.clear();
         self.counts = Counts::default();
         self.weight = 0;
     }
@@ -300,23 +331,34 @@ impl Slice {
         self.counts.hits += (self.batch.series.len() - self.missing.len()) as u64;
         self.counts.misses += self.missing.len() as u64;
         let missing = std::mem::take(&mut self.missing);
-        let mut refused = Vec::new();
+        // Series that do not stay in this batch, and those of them that belong to others.
+        let mut leaving = Vec::new();
+        let mut others = Others::new();
         for series in &missing {
             let index = *series as usize;
-            match request.decode(&self.origins[index]) {
-                Ok((labels, metadata)) => {
-                    self.batch.series[index].id = SeriesId::New(labels);
-                    metadata.into_iter().for_each(|metadata| self.add_metadata(metadata));
-                }
+            let (shaped, metadata) = match request.shape(&self.origins[index], &self.batch.tenant) {
+                Ok(shaped) => shaped,
                 Err(Refusal::Wire(error)) => return Err(error.into()),
-                Err(Refusal::Invalid { reason, text }) => {
-                    self.refuse(index, request.version, reason, text, rejections);
-                    refused.push(*series);
-                }
+                Err(Refusal::Invalid { reason, text }) => (Shaped::Refused(reason, text), None),
+            };
+            if let Shaped::Kept(labels) = shaped {
+                self.batch.series[index].id = SeriesId::New(labels);
+                metadata.into_iter().for_each(|metadata| self.add_metadata(metadata));
+                continue;
+            }
+            leaving.push(*series);
+            match shaped {
+                Shaped::Refused(reason, text) => self.refuse(index, request.version, reason, text, rejections),
+                Shaped::Elsewhere(tenant, labels) => note_other(&mut others, tenant, *series, labels)?,
+                Shaped::Kept(_) | Shaped::Dropped => self.counts.dropped_samples += self.samples_of(index),
             }
         }
-        if !refused.is_empty() {
-            *self = self.without(&refused);
+        if !leaving.is_empty() {
+            let elsewhere = others.into_iter().map(|(tenant, series)| self.of_other(tenant, series));
+            let elsewhere: Vec<Slice> = elsewhere.collect();
+            *self = self.without(&leaving);
+            self.counts.elsewhere += elsewhere.iter().map(Slice::samples).sum::<u64>();
+            self.elsewhere = elsewhere;
         }
         // Keep the memory of the list.
         self.missing = missing;
@@ -342,6 +384,36 @@ impl Slice {
         let first = self.batch.floats[floats].first().map(|sample| sample.at);
         let at = first.or_else(|| self.batch.histograms[histograms].first().map(|sample| sample.at));
         rejections.add(reason, count, at, || text);
+    }
+
+    /// Samples of one series of the batch.
+    fn samples_of(&self, index: usize) -> u64 {
+        let [floats, histograms, _] = columns(&self.batch, index);
+        (floats.len() + histograms.len()) as u64
+    }
+
+    /// Samples of all its series.
+    pub(crate) fn samples(&self) -> u64 {
+        (self.batch.floats.len() + self.batch.histograms.len()) as u64
+    }
+
+    /// A slice of series that belong to another tenant, with their labels.
+    fn of_other(&self, tenant: Tenant, series: Vec<(u32, Labels)>) -> Slice {
+        let mut slice = self.only(series.iter().map(|(index, _)| *index), |_| PLACEHOLDER);
+        slice.batch.tenant = tenant;
+        for (kept, (_, labels)) in slice.batch.series.iter_mut().zip(series) {
+            kept.id = SeriesId::New(labels);
+        }
+        slice
+    }
+
+    /// Puts the numbers of series in the place of their labels where a route is known.
+    pub(crate) fn take_routes(&mut self, routes: &mut RouteReader<'_>) {
+        for (series, origin) in self.batch.series.iter_mut().zip(&self.origins) {
+            if let Found::Known(reference) | Found::Fading(reference) = routes.find(origin.key) {
+                series.id = SeriesId::Known(reference);
+            }
+        }
     }
 
     /// The same slice without the `refused` series, whose numbers are sorted.
@@ -391,6 +463,17 @@ impl Slice {
         slice.counts = Counts::default();
         Ok(slice)
     }
+}
+
+/// Notes a series for the tenant that it belongs to.
+fn note_other(others: &mut Others, tenant: Tenant, series: u32, labels: Labels) -> Result<(), Broken> {
+    if others.len() == OTHER_TENANTS_MAX && !others.contains_key(&tenant) {
+        let text =
+            format!("the series of one request belong to more than {OTHER_TENANTS_MAX} tenants; send fewer at once");
+        return Err(Broken(text));
+    }
+    others.entry(tenant).or_default().push((series, labels));
+    Ok(())
 }
 
 #[cold]

@@ -43,6 +43,10 @@ const HELP: &str = "This is the remote write endpoint of Narthex. Point the remo
 another sender here; it takes POST requests of remote write 1.0 and 2.0, compressed with snappy, zstd or gzip. The tenant \
 is named by the header THANOS-TENANT or X-Scope-OrgID, or by a path that begins with /t/TENANT/.\n";
 
+/// An extension of requests whose tenant was named by credentials: headers hold it, and nothing in the body can name another one.
+#[derive(Debug, Clone, Copy)]
+pub struct BoundTenant;
+
 /// All routes of the write path.
 pub fn routes(receiver: Arc<Receiver>) -> Router {
     let mut router = Router::new();
@@ -73,6 +77,7 @@ async fn answer(receiver: Arc<Receiver>, tenant: Option<String>, request: Reques
                 .write(WriteRequest {
                     headers: parts.headers,
                     tenant,
+                    bound: parts.extensions.get::<BoundTenant>().is_some(),
                     body,
                 })
                 .await

@@ -14,6 +14,8 @@ pub mod limits;
 mod negotiate;
 mod rejections;
 mod admit;
+pub mod relabel;
+pub mod shape;
 pub mod ring;
 mod resolve;
 mod gather;
@@ -22,6 +24,7 @@ pub mod reach;
 mod tally;
 mod answer;
 mod write;
+pub mod thanos;
 pub mod http;
 
 pub use answer::WriteAnswer;

@@ -45,11 +45,13 @@ pub(crate) struct LimitLabel {
 }
 
 /// Handles of the receiver's metrics.
+#[derive(Clone)]
 pub(crate) struct Metrics {
     pub(crate) requests: Family<RequestLabels, Counter>,
     pub(crate) request_seconds: Histogram,
     pub(crate) written: Family<KindLabel, Counter>,
     pub(crate) rejected: Family<ReasonLabel, Counter>,
+    pub(crate) dropped_samples: Counter,
     pub(crate) dropped_exemplars: Counter,
     pub(crate) dropped_metadata: Counter,
     pub(crate) body_bytes: Counter,
@@ -73,6 +75,7 @@ impl Metrics {
             request_seconds: Histogram::new(SECONDS_BUCKETS),
             written: Family::default(),
             rejected: Family::default(),
+            dropped_samples: Counter::default(),
             dropped_exemplars: Counter::default(),
             dropped_metadata: Counter::default(),
             body_bytes: Counter::default(),
@@ -124,6 +127,11 @@ impl Metrics {
             "samples_rejected",
             "Samples that can never be stored, by reason",
             self.rejected.clone(),
+        );
+        registry.register(
+            "samples_dropped",
+            "Samples dropped by relabelling",
+            self.dropped_samples.clone(),
         );
         registry.register(
             "exemplars_dropped",

@@ -1,11 +1,16 @@
 //! How this node reaches the others: gRPC behind the seams of the replicator and of the ring's group.
 
-use crate::replicate::{Connect, Peer};
+mod thanos;
+
+use crate::{
+    replicate::{Connect, Peer},
+    ring::Placement,
+};
 use bytes::Bytes;
 use cluster::peers::{Destination, MESSAGE_BYTES_MAX, PeerError, Peers};
 use futures::future::BoxFuture;
 use model::env::Env;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
@@ -20,6 +25,7 @@ use std::{
     fmt,
     sync::{Arc, Weak, atomic::Ordering},
 };
+use thanos::{MixedPeer, ThanosPeer};
 
 /// Carries the messages of the ring's group.
 #[derive(Debug)]
@@ -50,6 +56,8 @@ impl Peers for GrpcPeers {
 /// Dials nodes that take samples, and tells how that goes.
 pub struct GrpcConnect {
     env: Env,
+    /// What is followed now.
+    placement: Arc<RwLock<Option<Arc<Placement>>>>,
     lives: Arc<Lives>,
     settings: PushClientSettings,
     clients: Arc<Clients>,
@@ -66,6 +74,7 @@ impl GrpcConnect {
         registry.register_collector(Box::new(PeerMetrics(Arc::clone(&clients))));
         Self {
             env,
+            placement: Arc::default(),
             lives: Arc::default(),
             settings: PushClientSettings::default(),
             clients,
@@ -81,7 +90,18 @@ impl Connect for GrpcConnect {
         let mut clients = self.clients.0.lock();
         clients.retain(|client| client.strong_count() > 0);
         clients.push(Arc::downgrade(&client));
-        client
+        drop(clients);
+        let is_file = matches!(self.placement.read().as_deref(), Some(Placement::File(_)));
+        // A ring file may name receivers of Thanos; the members of a ring are all of our kind.
+        let thanos = is_file.then(|| ThanosPeer::new(address, &self.env, &self.lives, &self.placement));
+        match thanos {
+            Some(Ok(thanos)) => Arc::new(MixedPeer { client, thanos }),
+            Some(Err(_)) | None => client,
+        }
+    }
+
+    fn follow(&self, placement: &Arc<Placement>) {
+        *self.placement.write() = Some(Arc::clone(placement));
     }
 }
 

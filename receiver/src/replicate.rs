@@ -70,6 +70,7 @@ impl Replicator {
     /// Places series by `placement` from now on; this node is number `own` in it, if it takes series.
     pub fn follow(&self, placement: Arc<Placement>, own: Option<NodeIndex>) {
         let before = self.view.read().clone();
+        self.connect.follow(&placement);
         self.shared.catalog.set_copies(placement.replication_factor());
         let view = View::new(placement, own, before.as_deref(), &*self.connect);
         *self.view.write() = Some(Arc::new(view));

@@ -196,6 +196,17 @@ impl Resolver {
         }
     }
 
+    /// Forgets all routes. What requests still learn that began before is learnt into tables that nobody asks any more.
+    pub(crate) fn forget(&self) {
+        let mut tenants = self.tenants.write();
+        let forgotten = std::mem::take(&mut *tenants);
+        self.young.store(0, Ordering::Relaxed);
+        self.old.store(0, Ordering::Relaxed);
+        drop(tenants);
+        // Memory is given back after the lock.
+        drop(forgotten);
+    }
+
     /// Spellings remembered, in both halves.
     pub(crate) fn spellings(&self) -> usize {
         self.young.load(Ordering::Relaxed) + self.old.load(Ordering::Relaxed)

@@ -37,6 +37,8 @@ impl Tally {
         sum.foreign_fields += counts.foreign_fields;
         sum.hits += counts.hits;
         sum.misses += counts.misses;
+        sum.dropped_samples += counts.dropped_samples;
+        sum.elsewhere += counts.elsewhere;
     }
 
     /// Adds the verdicts on a slice. Series whose number was not known are left to the slice that repeats them.

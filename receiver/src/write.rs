@@ -7,21 +7,22 @@ use crate::{
     answer::WriteAnswer,
     budget::{Budget, Reservation},
     gather::{Broken, Request, Slice, v1, v2},
-    limits::{Allowance, LimitSource, TenantLimits},
+    limits::{Allowance, LimitMetrics, LimitSource, TenantLimits, TooMuch},
     metrics::{KindLabel, Metrics, ReasonId, ReasonLabel, RequestLabels},
     negotiate::{self, Refusal, Version},
     rejections::RejectionLog,
     resolve::{Resolver, Routes},
     settings::ReceiverSettings,
+    shape::Shaping,
     tally::{Tally, Written},
 };
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use model::env::Env;
-use model::push::{Push, PushError};
+use model::push::{Push, PushError, WriteOutcome};
 use model::tenant::Tenant;
 use model::time::Timestamp;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 use proto::compression::{CompressionError, Decompressor, Encoding};
 use std::sync::Arc;
@@ -45,7 +46,8 @@ pub struct Receiver {
     pub(crate) metrics: Metrics,
     resolver: Resolver,
     push: Arc<dyn Push>,
-    limits: TenantLimits,
+    limits: Arc<TenantLimits>,
+    shaping: RwLock<Option<Arc<Shaping>>>,
     log: RejectionLog,
     pool: Mutex<Vec<Scratch>>,
 }
@@ -57,6 +59,8 @@ pub struct WriteRequest {
     pub headers: HeaderMap,
     /// The tenant that the path names, if it does.
     pub tenant: Option<String>,
+    /// Whether credentials named the tenant, so that the label of a series cannot name another one.
+    pub bound: bool,
     /// The body as it came over the wire.
     pub body: Bytes,
 }
@@ -109,12 +113,18 @@ impl From<CompressionError> for Stop {
 impl Receiver {
     /// A receiver that hands everything to `push`.
     pub fn new(env: Env, settings: ReceiverSettings, push: Arc<dyn Push>, registry: &mut Registry) -> Arc<Self> {
+        let limits = Arc::<TenantLimits>::default();
+        registry.register_collector(Box::new(LimitMetrics {
+            limits: Arc::clone(&limits),
+            clock: env.clock.clone(),
+        }));
         Arc::new(Self {
             budget: Budget::new(settings.in_flight_bytes_max),
             metrics: Metrics::new(registry),
             resolver: Resolver::new(&*env.rng, settings.spellings_max, settings.tenants_max),
             push,
-            limits: TenantLimits::default(),
+            limits,
+            shaping: RwLock::default(),
             log: RejectionLog::default(),
             pool: Mutex::default(),
             env,
@@ -122,9 +132,34 @@ impl Receiver {
         })
     }
 
+    /// A receiver beside this one, for what was shaped and replicated elsewhere: it hands everything to `push`, knows no limits of tenants
+    /// and no rules, and shares memory and metrics with this one.
+    pub fn beside(&self, push: Arc<dyn Push>) -> Arc<Self> {
+        let settings = self.settings.clone();
+        Arc::new(Self {
+            env: self.env.clone(),
+            budget: Arc::clone(&self.budget),
+            metrics: self.metrics.clone(),
+            resolver: Resolver::new(&*self.env.rng, settings.spellings_max, settings.tenants_max),
+            push,
+            limits: Arc::default(),
+            shaping: RwLock::default(),
+            log: RejectionLog::default(),
+            pool: Mutex::default(),
+            settings,
+        })
+    }
+
     /// Applies the limits of tenants that `source` gives from now on.
     pub fn limit_by(&self, source: Arc<dyn LimitSource>) {
         self.limits.follow(source);
+    }
+
+    /// Shapes series by these rules from now on. Routes rest on the old rules and are forgotten, after the new ones are in place.
+    pub fn shape_by(&self, shaping: Shaping) {
+        let shaping = Some(Arc::new(shaping)).filter(|shaping| !shaping.is_empty());
+        *self.shaping.write() = shaping;
+        self.resolver.forget();
     }
 
     /// Takes one request and answers it.
@@ -186,6 +221,9 @@ impl Receiver {
                 return Err(self.out_of_memory());
             }
         }
+        // The routes before the rules: whoever got new routes sees new rules.
+        let routes = self.resolver.routes(&tenant);
+        let shaping = self.shaping.read().clone();
         let request = Request {
             version,
             body,
@@ -193,9 +231,15 @@ impl Receiver {
             hasher: self.resolver.hasher(),
             limits: &allowance.labels,
             samples_max: allowance.samples_max,
+            series_max: allowance.series_max,
+            shaping: shaping.as_deref(),
+            bound: request.bound,
         };
-        let stored = self.store(&tenant, received, &request, slice, tally).await;
-        self.limits.sent(&tenant, &allowance, tally.counts.seen);
+        slice.batch.tenant = tenant.clone();
+        let stored = self.store(received, &request, &routes, slice, tally).await;
+        let others = tally.counts.elsewhere;
+        self.limits
+            .sent(&tenant, &allowance, tally.counts.seen.saturating_sub(others));
         self.log.note(&tally.rejections, &tenant, self.env.clock.monotonic());
         stored?;
         if tally.counts.own_fields == 0 && tally.counts.foreign_fields > 0 {
@@ -212,49 +256,107 @@ impl Receiver {
             return Err(Stop::Refused(StatusCode::BAD_REQUEST, text));
         }
         let now = self.env.clock.monotonic();
-        self.limits.may_send(tenant, allowance, now).map_err(|wait| {
+        self.limits.may_send(tenant, allowance, now).map_err(|too_much| {
+            let (text, wait) = match too_much {
+                TooMuch::Tenant(wait) => (
+                    format!("tenant {tenant} has sent more samples per second than its limit"),
+                    wait,
+                ),
+                TooMuch::Process(wait) => ("this node takes no more samples per second".to_owned(), wait),
+            };
             self.metrics.count_limited("samples_per_second");
-            let text = format!("tenant {tenant} has sent more samples per second than its limit; send again later");
-            Stop::Unavailable(text, wait)
+            Stop::Unavailable(text + "; send again later", wait)
         })
     }
 
     /// Walks the request and pushes it, slice by slice.
     async fn store(
         &self,
-        tenant: &Tenant,
         received: Timestamp,
         request: &Request<'_>,
+        routes: &Routes,
         slice: &mut Slice,
         tally: &mut Tally,
     ) -> Result<(), Stop> {
-        let routes = self.resolver.routes(tenant);
         let mut v1_entries = proto::remote_write::v1::entries(request.body);
         let mut v2_entries = proto::remote_write::v2::entries(request.body);
-        slice.batch.tenant = tenant.clone();
+        let mut limited = None;
         let mut more = true;
         while more {
             slice.clear();
             let rejections = &mut tally.rejections;
             let filled = match request.version {
-                Version::V1 => v1::fill(&mut v1_entries, request, &routes, slice, rejections),
-                Version::V2 => v2::fill(&mut v2_entries, request, &routes, slice, rejections),
+                Version::V1 => v1::fill(&mut v1_entries, request, routes, slice, rejections),
+                Version::V2 => v2::fill(&mut v2_entries, request, routes, slice, rejections),
             };
             more = filled?;
             slice.admit_missing(request, rejections)?;
             tally.met(slice.counts);
-            if let Some(max) = request.samples_max.filter(|max| tally.counts.seen > *max) {
-                self.metrics.count_limited("request_samples");
+            self.check_size(request, tally)?;
+            self.push(slice, received, request, routes, tally).await?;
+            if !slice.elsewhere.is_empty() {
+                let others = std::mem::take(&mut slice.elsewhere);
+                limited = self.push_others(others, received, request, tally).await?.or(limited);
+            }
+        }
+        limited.map_or(Ok(()), Err)
+    }
+
+    /// Errs when the request has more in it than its tenant may send at once.
+    fn check_size(&self, request: &Request<'_>, tally: &Tally) -> Result<(), Stop> {
+        let counts = &tally.counts;
+        for (limit, what, max, found) in [
+            ("request_samples", "samples", request.samples_max, counts.seen),
+            (
+                "request_series",
+                "series",
+                request.series_max,
+                counts.hits + counts.misses,
+            ),
+        ] {
+            if let Some(max) = max.filter(|max| found > *max) {
+                self.metrics.count_limited(limit);
                 let text =
-                    format!("the tenant's limit is {max} samples in one request; let the sender make smaller ones");
+                    format!("the tenant's limit is {max} {what} in one request; let the sender make smaller ones");
                 return Err(Stop::Refused(StatusCode::BAD_REQUEST, text));
             }
-            self.push(slice, received, request, &routes, tally).await?;
         }
         Ok(())
     }
 
-    /// Pushes a slice, and once more with labels what the taker does not know by number.
+    /// Pushes series that belong to other tenants than the request. A tenant that may not send now costs the others nothing, but the
+    /// request is answered so that it comes again, which is what is handed back.
+    async fn push_others(
+        &self,
+        others: Vec<Slice>,
+        received: Timestamp,
+        request: &Request<'_>,
+        tally: &mut Tally,
+    ) -> Result<Option<Stop>, Stop> {
+        let mut limited = None;
+        let mut parts = Vec::with_capacity(others.len());
+        for mut slice in others {
+            let tenant = slice.batch.tenant.clone();
+            let allowance = self.limits.allowance(&tenant, &self.settings.labels);
+            if let Err(stop) = self.admit_request(&tenant, &allowance, 0) {
+                limited = Some(stop);
+                continue;
+            }
+            self.limits.sent(&tenant, &allowance, slice.samples());
+            let routes = self.resolver.routes(&tenant);
+            slice.take_routes(&mut routes.reader());
+            parts.push((slice, routes));
+        }
+        // At the same time, so that they share an fsync.
+        let pushes = parts.iter().map(|(slice, _)| self.push.push(&slice.batch, received));
+        let outcomes = futures::future::join_all(pushes).await;
+        for ((slice, routes), outcome) in parts.iter().zip(outcomes) {
+            self.settle(slice, outcome?, received, request, routes, tally).await?;
+        }
+        Ok(limited)
+    }
+
+    /// Pushes a slice.
     async fn push(
         &self,
         slice: &Slice,
@@ -267,6 +369,19 @@ impl Receiver {
             return Ok(());
         }
         let outcome = self.push.push(&slice.batch, received).await?;
+        self.settle(slice, outcome, received, request, routes, tally).await
+    }
+
+    /// Counts what became of a slice, and pushes with labels what the taker does not know by number.
+    async fn settle(
+        &self,
+        slice: &Slice,
+        outcome: WriteOutcome,
+        received: Timestamp,
+        request: &Request<'_>,
+        routes: &Routes,
+        tally: &mut Tally,
+    ) -> Result<(), Stop> {
         tally.settle(slice, &outcome, request);
         self.learn(slice, &outcome, routes);
         if outcome.unknown.is_empty() {
@@ -285,7 +400,7 @@ impl Receiver {
     }
 
     /// Remembers the numbers that an outcome gave.
-    fn learn(&self, slice: &Slice, outcome: &model::push::WriteOutcome, routes: &Routes) {
+    fn learn(&self, slice: &Slice, outcome: &WriteOutcome, routes: &Routes) {
         if outcome.refs.is_empty() && slice.fading.is_empty() {
             return;
         }
@@ -340,7 +455,10 @@ impl Receiver {
     fn answer(&self, result: Result<(), Stop>, tally: &Tally) -> WriteAnswer {
         match result {
             Ok(()) if tally.rejections.is_empty() => WriteAnswer::stored(),
-            Ok(()) => WriteAnswer::refused(StatusCode::BAD_REQUEST, tally.rejections.text(tally.counts.seen)),
+            Ok(()) => WriteAnswer {
+                is_partial: true,
+                ..WriteAnswer::refused(StatusCode::BAD_REQUEST, tally.rejections.text(tally.counts.seen))
+            },
             Err(Stop::Refused(status, text)) => WriteAnswer::refused(status, text),
             Err(Stop::Unavailable(text, retry_after)) => WriteAnswer::unavailable(text, retry_after, &*self.env.rng),
         }
@@ -371,6 +489,7 @@ impl Receiver {
                 })
                 .inc_by(count);
         }
+        metrics.dropped_samples.inc_by(tally.counts.dropped_samples);
         metrics.dropped_exemplars.inc_by(tally.counts.dropped_exemplars);
         metrics.dropped_metadata.inc_by(tally.counts.dropped_metadata);
         metrics.route_hits.inc_by(tally.counts.hits);

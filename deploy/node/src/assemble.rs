@@ -5,15 +5,18 @@
 use crate::{
     admin::{self, Admin},
     discover::{self, Discovery, SystemDns},
+    limits::{LimitBook, SeriesMetrics},
     members, objstore,
     ring::Membership,
     role::Role,
     settings::Settings,
     status::Status,
+    tenancy,
+    web::Web,
 };
 use anyhow::Context;
 use axum::Router;
-use ingest::{IngestSettings, Ingester, OutOfOrderWindows, SyncPolicy};
+use ingest::{IngestSettings, Ingester, OutOfOrderWindows, SeriesLimits, SyncPolicy};
 use model::{
     env::Env,
     label::Labels,
@@ -23,7 +26,7 @@ use model::{
 };
 use prometheus_client::registry::Registry;
 use proto::{
-    grpc::Routes,
+    grpc::{Routes, thanos_write::WriteableStore},
     thanos::{Description, StoreService},
 };
 use querier::{EndpointSet, Fanout, Policy, Querier, QuerierSettings, Source};
@@ -51,6 +54,8 @@ pub struct Assembly {
     pub router: Router,
     /// Everything it answers over gRPC.
     pub services: Routes,
+    /// Whether HTTP is served over TLS.
+    pub web: Arc<Web>,
     /// The bucket in words; empty without one.
     pub bucket_shown: String,
     ready: watch::Receiver<bool>,
@@ -103,7 +108,11 @@ pub async fn assemble(
 ) -> anyhow::Result<Assembly> {
     let mut registry = Registry::default();
     crate::metrics::register(&mut registry, env.clock.now() as f64 / 1000.0);
-    let local = open_local(role, settings, &env, &mut registry)?;
+    let book = Arc::<LimitBook>::default();
+    if let Some(path) = &settings.tenancy.limits_file {
+        book.follow_file(path.clone(), &env, stop.clone())?;
+    }
+    let local = open_local(role, settings, &book, &env, &mut registry)?;
     let policy = match settings.query_partial_response {
         true => Policy::Partial,
         false => Policy::Strict,
@@ -131,6 +140,7 @@ pub async fn assemble(
         None => None,
     };
     if let Some(membership) = &membership {
+        book.follow_ring(membership.clone());
         membership.follow(settings, stop.clone());
         let members = EndpointSet::new(
             env.clone(),
@@ -165,10 +175,14 @@ pub async fn assemble(
     let service = StoreService::new(shared, describe, querier::endpoint::selectors_of);
 
     let mut router = Router::new();
+    let mut thanos = None;
     if let Some(membership) = &membership {
-        let settings = receiver_settings(settings);
-        let receiver = Receiver::new(env.clone(), settings, membership.replicator.clone(), &mut registry);
-        receiver.limit_by(membership.clone());
+        let taker = membership.replicator.clone();
+        let receiver = Receiver::new(env.clone(), receiver_settings(settings), taker, &mut registry);
+        receiver.limit_by(book.clone());
+        tenancy::shape(&receiver, &settings.tenancy, &env, &stop)?;
+        let near = receiver.beside(membership.near());
+        thanos = Some(WriteableStore::new(receiver::thanos::taker(receiver.clone(), near)));
         router = router.merge(receiver::http::routes(receiver));
         router = router.merge(crate::ring::http::routes(membership.clone()));
     }
@@ -178,6 +192,7 @@ pub async fn assemble(
         let querier = Querier::new(env.clone(), settings, fanout, status, &mut registry);
         router = router.merge(querier::http::routes(querier));
     }
+    let web = tenancy::open_web(&settings.tenancy, &env, &stop)?;
     let admin = Arc::new(Admin {
         ready: ready.clone(),
         ingester: local.ingester.clone(),
@@ -187,9 +202,11 @@ pub async fn assemble(
         membership: membership.clone(),
         admin_api: settings.web_enable_admin_api,
     });
+    let router = router.merge(admin::routes(admin));
     Ok(Assembly {
-        router: router.merge(admin::routes(admin)),
-        services: services_of(service, membership.as_deref()),
+        router: tenancy::guard(router, &settings.tenancy, &web, &env)?,
+        web,
+        services: services_of(service, membership.as_deref().zip(thanos)),
         bucket_shown: local.bucket_shown,
         ready,
         ingester: local.ingester,
@@ -198,7 +215,13 @@ pub async fn assemble(
 }
 
 /// Opens what the role keeps or reads by itself.
-fn open_local(role: Role, settings: &Settings, env: &Env, registry: &mut Registry) -> anyhow::Result<Local> {
+fn open_local(
+    role: Role,
+    settings: &Settings,
+    book: &Arc<LimitBook>,
+    env: &Env,
+    registry: &mut Registry,
+) -> anyhow::Result<Local> {
     let mut local = Local {
         ingester: None,
         gateway: None,
@@ -215,7 +238,11 @@ fn open_local(role: Role, settings: &Settings, env: &Env, registry: &mut Registr
     local.gateway = Some(Arc::new(gateway));
     local.bucket_shown = bucket.shown;
     if role.ingests() {
-        let ingester = Ingester::open(env.clone(), ingest_settings(settings), bucket.store, registry)?;
+        let ingester = Ingester::open(env.clone(), ingest_settings(settings, book), bucket.store, registry)?;
+        registry.register_collector(Box::new(SeriesMetrics {
+            book: book.clone(),
+            ingester: ingester.clone(),
+        }));
         local.ingester = Some(ingester);
     }
     Ok(local)
@@ -240,10 +267,13 @@ impl Local {
 }
 
 /// Everything that is answered over gRPC.
-fn services_of(service: StoreService, membership: Option<&Membership>) -> Routes {
+fn services_of(service: StoreService, taking: Option<(&Membership, WriteableStore)>) -> Routes {
     let store = proto::thanos::routes(service);
-    match membership {
-        Some(membership) => Routes::from(membership.services().into_axum_router().merge(store)),
+    match taking {
+        Some((membership, thanos)) => {
+            let services = membership.services().add_service(thanos);
+            Routes::from(services.into_axum_router().merge(store))
+        }
         None => Routes::from(store),
     }
 }
@@ -315,11 +345,14 @@ fn gateway_settings(settings: &Settings) -> GatewaySettings {
     GatewaySettings::new(settings.data_dir.join("gateway"))
 }
 
-fn ingest_settings(settings: &Settings) -> IngestSettings {
+fn ingest_settings(settings: &Settings, book: &Arc<LimitBook>) -> IngestSettings {
+    let (windows, series, all) = (book.clone(), book.clone(), book.clone());
+    let window = OutOfOrderWindows::all(settings.write_out_of_order_window);
     IngestSettings {
         external_labels: settings.labels.clone(),
         future_max: settings.write_future_max,
-        out_of_order: OutOfOrderWindows::all(settings.write_out_of_order_window),
+        out_of_order: window.with_tenants(move |tenant| windows.window_of(tenant)),
+        series_limits: SeriesLimits::new(move |tenant| series.series_of(tenant), move || all.series_of_process()),
         sync: match settings.wal_sync.as_str() {
             "interval" => SyncPolicy::Interval(SYNC_INTERVAL),
             "never" => SyncPolicy::Never,

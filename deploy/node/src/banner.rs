@@ -35,7 +35,9 @@ pub fn welcome(role: Role, settings: &Settings, address: SocketAddr, bucket: &st
         .lines()
         .map(|line| format!("      {line}\n"))
         .collect::<String>();
-    let reach = if address.ip().is_loopback() {
+    let reach = if settings.tenancy.web_config_file.is_some() {
+        "as the web configuration file says"
+    } else if address.ip().is_loopback() {
         "loopback only, no authentication; --http.address opens it to others"
     } else {
         "open to the network WITHOUT authentication"

@@ -108,7 +108,7 @@ async fn run_server(role: Role, settings: Settings) -> anyhow::Result<ExitCode> 
         &env,
         stop.clone(),
     );
-    serve::serve(listener, assembly.router.clone(), env, stop).await;
+    serve::serve(listener, assembly.router.clone(), assembly.web.clone(), env, stop).await;
     assembly.shutdown().await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)

@@ -29,14 +29,13 @@ use model::{
     time::Timestamp,
 };
 use parking_lot::Mutex;
-use prometheus_client::registry::Registry;
+use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use proto::grpc::{
     Routes,
     ask::{Answerer, AskService},
     push_server::PushService,
 };
 use receiver::{
-    limits::LimitSource,
     reach::{GrpcConnect, GrpcPeers},
     replicate::Replicator,
     ring::{NodeIndex, Placement, placement::Ring},
@@ -74,6 +73,8 @@ pub struct Membership {
     /// Whether a file says who is in the ring.
     pub from_file: bool,
     ingester: Arc<Ingester>,
+    /// Which ring file is in use, as Thanos counts files.
+    file_hash: Gauge,
     /// Lets in what other nodes push.
     gate: Arc<Gate>,
     env: Env,
@@ -120,6 +121,11 @@ impl Membership {
         });
         let connect = Arc::new(GrpcConnect::new(env.clone(), registry));
         let replicator = Replicator::new(env.clone(), gate.clone(), connect, SERIES_MAX, registry);
+        let file_hash = Gauge::default();
+        if settings.ring_file.is_some() {
+            let help = "Which ring file is in use: the number that Thanos gives as thanos_receive_config_hash";
+            registry.register("narthex_ring_file_hash", help, file_hash.clone());
+        }
         let group = match settings.ring_file.is_some() || is_alone(role, settings, env) {
             true => None,
             false => Some(open_group(settings, env, registry).await?),
@@ -130,6 +136,7 @@ impl Membership {
             address,
             from_file: settings.ring_file.is_some(),
             ingester,
+            file_hash,
             gate,
             env: env.clone(),
         });
@@ -194,6 +201,27 @@ impl Membership {
                 "this process is alone, with all roles: start it as `narthex receive`, on the same data, to found a ring"
             }
         }
+    }
+
+    /// Limits of a tenant as the members agree on them; none with a ring file.
+    pub fn limits(&self, tenant: &Tenant) -> Limits {
+        let group = self.group.as_ref();
+        group
+            .map(|group| group.document().limits_of(tenant))
+            .unwrap_or_default()
+    }
+
+    /// Takes what other nodes replicated, for this node alone.
+    pub fn near(&self) -> Arc<dyn Push> {
+        self.gate.clone()
+    }
+
+    /// Copies of a series, and nodes that take series.
+    pub fn copies_and_nodes(&self) -> (usize, usize) {
+        let placement = self.replicator.placement();
+        placement.map_or((1, 1), |placement| {
+            (placement.replication_factor(), placement.nodes().len())
+        })
     }
 
     /// The member that this node is.
@@ -290,20 +318,4 @@ fn advertised(settings: &Settings, listening: SocketAddr) -> anyhow::Result<Stri
         );
     }
     Ok(format!("127.0.0.1:{}", listening.port()))
-}
-
-/// Limits as the ring agrees on them.
-impl LimitSource for Membership {
-    fn limits(&self, tenant: &Tenant) -> Limits {
-        self.group
-            .as_ref()
-            .map(|group| group.document().limits_of(tenant))
-            .unwrap_or_default()
-    }
-
-    fn nodes(&self) -> usize {
-        self.replicator
-            .placement()
-            .map_or(1, |placement| placement.nodes().len())
-    }
 }

@@ -1,20 +1,28 @@
 //! Serves a router on a listener, and gRPC on another: HTTP/1.1 and HTTP/2 on one port, bounded in connections and header time, and stopped gently.
 
-use axum::Router;
+use crate::web::{PeerCertificate, Web};
+use axum::{Router, http::Request};
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto::Builder, graceful::GracefulShutdown},
+    server::{
+        conn::auto::Builder,
+        graceful::{GracefulShutdown, Watcher},
+    },
     service::TowerToHyperService,
 };
 use model::env::Env;
 use proto::grpc::Routes;
 use std::{sync::Arc, time::Duration};
 use tokio::{
-    net::TcpListener,
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
 /// Connections served at once, twice what Prometheus allows; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 1024;
@@ -25,8 +33,9 @@ const HEADER_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long requests may still run after the stop signal.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Accepts connections until `stop` is cancelled, then lets running requests end within [`DRAIN_TIME_MAX`].
-pub async fn serve(listener: TcpListener, router: Router, env: Env, stop: CancellationToken) {
+/// Accepts connections until `stop` is cancelled, then lets running requests end within [`DRAIN_TIME_MAX`]. `web` says whether they speak
+/// TLS, anew for each connection.
+pub async fn serve(listener: TcpListener, router: Router, web: Arc<Web>, env: Env, stop: CancellationToken) {
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -47,23 +56,13 @@ pub async fn serve(listener: TcpListener, router: Router, env: Env, stop: Cancel
             }
         };
         let _ = stream.set_nodelay(true);
-        let mut builder = Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIME_MAX);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .keep_alive_interval(Duration::from_secs(20))
-            .max_concurrent_streams(256);
-        let service = TowerToHyperService::new(router.clone());
-        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
+        let (router, access, watcher) = (router.clone(), web.access(), graceful.watcher());
         env.spawn.task(
             "connection",
             Box::pin(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "connection ended");
+                match &access.tls {
+                    None => speak(stream, router, None, watcher).await,
+                    Some(tls) => speak_tls(TlsAcceptor::from(Arc::clone(tls)), stream, router, watcher).await,
                 }
                 drop(place);
             }),
@@ -72,6 +71,47 @@ pub async fn serve(listener: TcpListener, router: Router, env: Env, stop: Cancel
     drop(listener);
     if timeout(DRAIN_TIME_MAX, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests were still running after {DRAIN_TIME_MAX:?} and are cut off; senders repeat them");
+    }
+}
+
+/// Serves one connection over TLS.
+async fn speak_tls(acceptor: TlsAcceptor, stream: TcpStream, router: Router, watcher: Watcher) {
+    match timeout(HEADER_TIME_MAX, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            let certificate = shown.map(|shown| PeerCertificate(shown.as_ref().into()));
+            speak(stream, router, certificate, watcher).await;
+        }
+        Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+        Err(_) => tracing::debug!("TLS handshake took too long"),
+    }
+}
+
+/// Serves one connection to its end.
+async fn speak<S>(stream: S, router: Router, certificate: Option<PeerCertificate>, watcher: Watcher)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Duration::from_secs(20))
+        .max_concurrent_streams(256);
+    let service = router.map_request(move |mut request: Request<Incoming>| {
+        if let Some(certificate) = &certificate {
+            request.extensions_mut().insert(certificate.clone());
+        }
+        request
+    });
+    let service = TowerToHyperService::new(service);
+    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%error, "connection ended");
     }
 }
 

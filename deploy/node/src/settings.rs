@@ -1,16 +1,14 @@
 //! What an operator can set. Each setting is a flag `--a.b`, a variable `NARTHEX_A_B` and a key `a: {b: …}` of the file that
 //! `--config.file` names; the flag wins over the variable, the variable over the file. Nothing has to be set.
 
-use crate::role::Role;
-use anyhow::{Context, bail};
-use clap::{Args, Command};
-use serde_json::Value;
-use std::{
-    ffi::{OsStr, OsString},
-    net::SocketAddr,
-    path::PathBuf,
-    time::Duration,
-};
+mod file;
+mod tenancy;
+
+pub use file::{is_role, with_config_file};
+pub use tenancy::TenancySettings;
+
+use clap::Args;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Settings of a serving process.
 #[derive(Debug, Clone, Args)]
@@ -34,7 +32,8 @@ pub struct Settings {
     )]
     pub data_dir: PathBuf,
 
-    /// Address of remote write, Prometheus API, UI and /metrics. Loopback unless you decide otherwise: there is no authentication
+    /// Address of remote write, Prometheus API, UI and /metrics. Loopback unless you decide otherwise: without --web.config.file there
+    /// is no authentication
     #[arg(
         long = "http.address",
         env = "NARTHEX_HTTP_ADDRESS",
@@ -347,6 +346,10 @@ pub struct Settings {
     /// Serve what changes data: POST /api/v1/admin/cut and /api/v1/admin/tsdb/{delete_series,clean_tombstones,snapshot}
     #[arg(long = "web.enable-admin-api", env = "NARTHEX_WEB_ENABLE_ADMIN_API", num_args = 0..=1, default_value_t = false, default_missing_value = "true", help_heading = "General")]
     pub web_enable_admin_api: bool,
+
+    /// Who sends, and what they may.
+    #[command(flatten)]
+    pub tenancy: TenancySettings,
 }
 
 impl Settings {
@@ -359,7 +362,7 @@ impl Settings {
             .map(|(name, value)| format!("{name}={value}"))
             .collect();
         let seconds = |duration: Duration| format!("{}s", duration.as_secs_f64());
-        [
+        let mut shown: Vec<(String, String)> = [
             ("cluster.advertise", self.cluster_advertise.clone().unwrap_or_default()),
             ("cluster.join", self.cluster_join.join(",")),
             (
@@ -410,7 +413,10 @@ impl Settings {
             ("write.out-of-order-window", seconds(self.write_out_of_order_window)),
         ]
         .map(|(name, value)| (name.to_owned(), value))
-        .to_vec()
+        .to_vec();
+        shown.extend(self.tenancy.shown());
+        shown.sort();
+        shown
     }
 }
 
@@ -469,93 +475,6 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Whether a word of the command line names a role, which takes the same settings as a process of all roles.
-pub fn is_role(word: &OsStr) -> bool {
-    word.to_str().is_some_and(|word| Role::named(word).is_some())
-}
-
-/// Turns the settings file that `arguments` or the environment name into flags that stand before `arguments`, so that one parser
-/// checks both. Keys whose variable is set are left out, since variables win over the file.
-pub fn with_config_file(command: &Command, arguments: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
-    let Some(path) = config_file_of(&arguments) else {
-        return Ok(arguments);
-    };
-    let shown = path.display();
-    #[expect(clippy::disallowed_methods, reason = "settings are read before there is an Env")]
-    let bytes = std::fs::read(&path).with_context(|| format!("read the settings file {shown}"))?;
-    let text = String::from_utf8(bytes).with_context(|| format!("the settings file {shown} is not UTF-8"))?;
-    let value: Value = serde_saphyr::from_str(&text).with_context(|| format!("parse the settings file {shown}"))?;
-    let mut pairs = Vec::new();
-    flatten("", &value, &mut pairs).with_context(|| format!("the settings file {shown}"))?;
-    // A role stands before its flags.
-    let begin = 1 + usize::from(arguments.get(1).is_some_and(|first| is_role(first)));
-    let mut merged: Vec<OsString> = arguments.iter().take(begin).cloned().collect();
-    for (key, value) in pairs {
-        let known = command.get_arguments().find(|arg| arg.get_long() == Some(&key));
-        let Some(arg) = known.filter(|_| key != "config.file") else {
-            bail!("{shown}: unknown key {key:?}{}", suggestion(command, &key));
-        };
-        if arg
-            .get_env()
-            .is_some_and(|variable| std::env::var_os(variable).is_some())
-        {
-            continue;
-        }
-        merged.push(format!("--{key}={value}").into());
-    }
-    merged.extend(arguments.into_iter().skip(begin));
-    Ok(merged)
-}
-
-/// The path that `--config.file` or its variable names.
-fn config_file_of(arguments: &[OsString]) -> Option<PathBuf> {
-    let mut arguments = arguments.iter().skip(1);
-    while let Some(argument) = arguments.next() {
-        if argument == "--config.file" {
-            return arguments.next().map(PathBuf::from);
-        }
-        if let Some(path) = argument.to_str().and_then(|text| text.strip_prefix("--config.file=")) {
-            return Some(path.into());
-        }
-    }
-    std::env::var_os("NARTHEX_CONFIG_FILE").map(PathBuf::from)
-}
-
-/// Writes nested keys with dots between them; a list gives its key once for each item.
-fn flatten(prefix: &str, value: &Value, pairs: &mut Vec<(String, String)>) -> anyhow::Result<()> {
-    match value {
-        Value::Null if prefix.is_empty() => {}
-        Value::Null => bail!("key {prefix:?} has no value"),
-        Value::Object(map) => {
-            for (key, value) in map {
-                let path = if prefix.is_empty() {
-                    key.clone()
-                } else {
-                    format!("{prefix}.{key}")
-                };
-                flatten(&path, value, pairs)?;
-            }
-        }
-        _ if prefix.is_empty() => bail!("holds no keys at its top level"),
-        Value::Array(items) => items.iter().try_for_each(|item| flatten(prefix, item, pairs))?,
-        Value::String(text) => pairs.push((prefix.to_owned(), text.clone())),
-        Value::Bool(_) | Value::Number(_) => pairs.push((prefix.to_owned(), value.to_string())),
-    }
-    Ok(())
-}
-
-/// `; did you mean …?` when a known key is near.
-fn suggestion(command: &Command, key: &str) -> String {
-    let near = command.get_arguments().filter_map(|arg| arg.get_long());
-    let best = near
-        .map(|long| (strsim::jaro_winkler(long, key), long))
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    match best {
-        Some((likeness, long)) if likeness > 0.8 => format!("; did you mean {long:?}?"),
-        _ => "; `narthex --help` lists the keys".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -584,21 +503,5 @@ mod tests {
         for text in ["region", "=eu", "region=", "1a=b"] {
             assert!(label(text).is_err(), "{text:?} was accepted");
         }
-    }
-
-    #[test]
-    fn nested_keys_become_dotted_ones() {
-        let value: Value =
-            serde_saphyr::from_str("data: {dir: /x}\nlabel: [a=b, c=d]\nquery.concurrency: 3\n").unwrap();
-        let mut pairs = Vec::new();
-        flatten("", &value, &mut pairs).unwrap();
-        pairs.sort();
-        let expected = [
-            ("data.dir", "/x"),
-            ("label", "a=b"),
-            ("label", "c=d"),
-            ("query.concurrency", "3"),
-        ];
-        assert_eq!(pairs, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
     }
 }

@@ -112,7 +112,6 @@ impl Index {
     }
 
     /// Number of series.
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.records.len() - self.free.len()
     }

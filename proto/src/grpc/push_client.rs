@@ -38,7 +38,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::watch;
-use tonic::{Request, Streaming, client::Grpc};
+use tonic::{Code, Request, Streaming, client::Grpc};
 
 /// How a client behaves.
 #[derive(Debug, Clone)]
@@ -81,7 +81,8 @@ impl Default for PushClientSettings {
 pub struct Lives(AtomicU32);
 
 impl Lives {
-    fn next(&self) -> Option<u32> {
+    /// The next life; none when all were given.
+    pub fn next(&self) -> Option<u32> {
         let taken = self
             .0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |life| life.checked_add(1));
@@ -117,6 +118,8 @@ struct Shared {
     state: watch::Sender<State>,
     /// The peer has been silent for too long although its session is open.
     silent: AtomicBool,
+    /// The peer was reached and knows nothing of push sessions.
+    foreign: AtomicBool,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Result<WriteOutcome, PushError>>>>,
     queued_bytes: AtomicUsize,
     next_id: AtomicU64,
@@ -199,6 +202,7 @@ impl PushClient {
             lives,
             state: watch::Sender::new(State::Dialling),
             silent: AtomicBool::new(false),
+            foreign: AtomicBool::new(false),
             waiting: Mutex::default(),
             queued_bytes: AtomicUsize::new(0),
             next_id: AtomicU64::new(1),
@@ -224,6 +228,11 @@ impl PushClient {
     /// Whether a session is open.
     pub fn is_open(&self) -> bool {
         matches!(*self.shared.state.borrow(), State::Open(_))
+    }
+
+    /// Whether the peer was reached and knows nothing of push sessions: one of Thanos's receivers, perhaps.
+    pub fn is_foreign(&self) -> bool {
+        self.shared.foreign.load(Ordering::Relaxed)
     }
 
     /// Why the peer is away, if it is.
@@ -492,6 +501,8 @@ async fn open(shared: &Shared) -> Result<(Session, Streaming<Bytes>), String> {
         grpc.ready().await.map_err(|error| causes(&error))?;
         let path = PathAndQuery::from_static(PATH);
         let answer = grpc.streaming(Request::new(outgoing), path, Raw).await;
+        let is_foreign = matches!(&answer, Err(status) if status.code() == Code::Unimplemented);
+        shared.foreign.store(is_foreign, Ordering::Relaxed);
         let mut messages = answer.map_err(|status| causes(&status))?.into_inner();
         let hello = messages.message().await.map_err(|status| causes(&status))?;
         let hello = hello.ok_or("the session ended before it began")?;

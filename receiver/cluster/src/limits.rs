@@ -18,9 +18,15 @@ pub struct Limits {
     /// Samples in a second, over the whole cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub samples_per_second_max: Option<u64>,
+    /// Samples at once, over the whole cluster: how much a sender that was away may catch up in one go. Ten seconds' worth when not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples_burst_max: Option<u64>,
     /// Samples of one request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_samples_max: Option<u64>,
+    /// Series of one request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_series_max: Option<u64>,
     /// Bytes of one request before decompression.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_bytes_max: Option<u64>,
@@ -39,12 +45,29 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Every key, for readers that take unknown ones for mistakes.
+    pub const KEYS: [&str; 11] = [
+        "shard_size",
+        "active_series_max",
+        "samples_per_second_max",
+        "samples_burst_max",
+        "request_samples_max",
+        "request_series_max",
+        "request_bytes_max",
+        "labels_per_series_max",
+        "label_name_bytes_max",
+        "label_value_bytes_max",
+        "out_of_order_window_ms",
+    ];
+
     /// These limits, and for what they leave open those of `fallback`.
     pub fn or(self, fallback: Limits) -> Limits {
         Limits {
             shard_size: self.shard_size.or(fallback.shard_size),
             active_series_max: self.active_series_max.or(fallback.active_series_max),
             samples_per_second_max: self.samples_per_second_max.or(fallback.samples_per_second_max),
+            samples_burst_max: self.samples_burst_max.or(fallback.samples_burst_max),
+            request_series_max: self.request_series_max.or(fallback.request_series_max),
             request_samples_max: self.request_samples_max.or(fallback.request_samples_max),
             request_bytes_max: self.request_bytes_max.or(fallback.request_bytes_max),
             labels_per_series_max: self.labels_per_series_max.or(fallback.labels_per_series_max),
@@ -63,6 +86,15 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_list_of_keys_is_complete() {
+        let all = Limits::KEYS.map(|key| (key.to_owned(), serde_json::json!(1)));
+        let limits: Limits = serde_json::from_value(serde_json::Value::from_iter(all)).unwrap();
+        let written = serde_json::to_value(limits).unwrap();
+        assert_eq!(written.as_object().unwrap().len(), Limits::KEYS.len());
+        assert_eq!(Limits::default().or(limits), limits);
+    }
 
     #[test]
     fn what_is_not_set_comes_from_the_fallback() {

@@ -195,6 +195,9 @@ impl<'a> Round<'a> {
                 let labels = labels_of(batch, series);
                 let mut chosen: SmallVec<[Choice; OWNERS_MAX]> = SmallVec::new();
                 for owner in owners.iter().copied().filter(|owner| usable[*owner as usize]) {
+                    if !view.may_take(owner, placement, entry.hash) {
+                        continue;
+                    }
                     let number = number_for(view, lives, owner, &entry);
                     if number.is_none() && labels.is_none() {
                         ballot.set_unknown(series);
@@ -339,7 +342,9 @@ impl<'a> Round<'a> {
             first.contains(node) || substitutes.is_some_and(|nodes| nodes.contains(node))
         };
         let now = self.placement.owners_among(hash, free);
-        now.iter().copied().filter(|node| free(*node) && !asked(node)).collect()
+        let may_take = |node: &NodeIndex| self.view.may_take(*node, &self.placement, hash);
+        let fresh = now.iter().copied().filter(|node| free(*node) && !asked(node));
+        fresh.filter(may_take).collect()
     }
 
     fn has_candidate(&self, index: u32) -> bool {

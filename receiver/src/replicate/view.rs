@@ -1,7 +1,7 @@
 //! The ring as the replicator uses it at one moment: the placement, and a taker for each of its nodes.
 
 use super::quorum::Rule;
-use crate::ring::{NodeIndex, Placement};
+use crate::ring::{NodeIndex, Placement, TenantPlacement};
 use model::push::Push;
 use proto::grpc::push_client::PushClient;
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -16,6 +16,11 @@ pub trait Peer: Push {
 
     /// How long to wait for its answer before somebody else is asked, too.
     fn patience(&self) -> Duration;
+
+    /// Whether it can take series that are not placed on it, in the place of a node that is away.
+    fn takes_any(&self) -> bool {
+        true
+    }
 }
 
 impl Peer for PushClient {
@@ -36,6 +41,9 @@ impl Peer for PushClient {
 pub trait Connect: Send + Sync {
     /// Begins to dial the node at `address`.
     fn connect(&self, address: &str) -> Arc<dyn Peer>;
+
+    /// Series are placed by `placement` from now on.
+    fn follow(&self, _placement: &Arc<Placement>) {}
 }
 
 /// Who takes what a node of the ring is to have.
@@ -76,6 +84,14 @@ impl View {
             alone: matches!(takers[..], [Taker::Near]) && placement.replication_factor() == 1,
             takers,
             placement,
+        }
+    }
+
+    /// Whether a node can take the series with this hash.
+    pub(super) fn may_take(&self, node: NodeIndex, placement: &TenantPlacement<'_>, hash: u64) -> bool {
+        match &self.takers[node as usize] {
+            Taker::Near => true,
+            Taker::Far(peer) => peer.takes_any() || placement.owners(hash).contains(&node),
         }
     }
 

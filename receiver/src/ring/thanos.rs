@@ -287,6 +287,14 @@ pub struct TenantRing<'a> {
 }
 
 impl TenantRing<'_> {
+    /// The nodes of the tenant's shard, if the ring has shards.
+    #[cfg(test)]
+    fn shard_members(&self) -> Option<impl Iterator<Item = NodeIndex> + '_> {
+        let shard = self.shard.as_ref()?;
+        let all = 0..self.rings.nodes.len() as NodeIndex;
+        Some(all.filter(|node| shard.contains(*node)))
+    }
+
     /// The owners of the series with this hash, as many as the replication factor says.
     #[inline]
     pub fn owners(&self, hash: u64) -> Owners {

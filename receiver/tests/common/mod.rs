@@ -200,8 +200,8 @@ pub(crate) fn request(content_type: &str, encoding: &str, body: impl Into<Bytes>
     }
     WriteRequest {
         headers,
-        tenant: None,
         body: body.into(),
+        ..WriteRequest::default()
     }
 }
 

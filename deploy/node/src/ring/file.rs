@@ -7,7 +7,7 @@ use crate::settings::Settings;
 use anyhow::Context;
 use receiver::ring::{
     NodeIndex, Placement,
-    thanos::{Algorithm, Rings},
+    thanos::{Algorithm, Rings, file::config_hash},
 };
 use std::{
     path::{Path, PathBuf},
@@ -82,6 +82,8 @@ fn read(membership: &Membership, path: &Path) -> anyhow::Result<String> {
 
 fn place(membership: &Membership, text: &str, defaults: Defaults) -> anyhow::Result<()> {
     let rings = Rings::from_json(text, defaults.algorithm, defaults.copies)?;
+    // 48 bits fit.
+    membership.file_hash.set(config_hash(text) as i64);
     for warning in rings.warnings() {
         tracing::warn!(warning, "in the ring file");
     }

@@ -2,8 +2,13 @@
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
+use cluster::group::Group;
 use serde_json::{Value, json};
-use std::{process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 /// A change waits for the members to agree.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
@@ -52,6 +57,13 @@ enum Verb {
         /// From 1 to 1000
         weight: u32,
     },
+    /// After more members were lost for ever than a majority can spare: let the one with this data directory go on alone. It must not run;
+    /// start it afterwards, strike the lost members off (`remove --force`), and the others that live follow it. Do it with one member only
+    Recover {
+        /// Its --data.dir
+        #[arg(long = "data.dir", value_name = "DIR")]
+        data_dir: PathBuf,
+    },
     /// Change the number of copies of each series
     ReplicationFactor {
         /// From 1 to 9
@@ -74,6 +86,7 @@ impl Ring {
                 }
                 return Ok(ExitCode::SUCCESS);
             }
+            Verb::Recover { data_dir } => return recover(data_dir).await,
             Verb::Join { member } => ("join", json!({"member": member})),
             Verb::Drain { member } => ("drain", json!({"member": member})),
             Verb::Remove { member, force } => ("remove", json!({"member": member, "force": force})),
@@ -85,6 +98,24 @@ impl Ring {
         print!("{}", crate::ring::http::text(&shown["data"]));
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Works on the files of a member that does not run.
+async fn recover(data_dir: &Path) -> anyhow::Result<ExitCode> {
+    let env = crate::env::real(tokio::runtime::Handle::current());
+    let dir = data_dir.join("ring");
+    // What is not there must not be made: it would be a member of nothing.
+    env.fs
+        .list(&dir)
+        .with_context(|| format!("{} holds no member of a ring", data_dir.display()))?;
+    let lock = env.fs.lock(&data_dir.join("lock"));
+    let _lock = lock.with_context(|| format!("lock {}; does its process still run?", data_dir.display()))?;
+    let id = Group::recover(&dir, &*env.spawn).await;
+    let id = id.with_context(|| format!("recover the ring in {}", dir.display()))?;
+    println!(
+        "member {id} will lead alone; start it, and strike the lost members off with `narthex tools ring remove --force`"
+    );
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn answer(request: reqwest::RequestBuilder, url: &str) -> anyhow::Result<Value> {

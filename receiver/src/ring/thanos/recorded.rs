@@ -13,6 +13,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
 
+mod measured;
 mod tenants;
 
 /// The folder of recordings, if it is there.

@@ -1,0 +1,116 @@
+//! One tenant sends ten times what it may; its neighbour notices nothing.
+
+use loadtest::{
+    clock::{now_ms, run_name},
+    ledger::{Ledger, LedgerWorkload, Run},
+    outcome::Outcome,
+    process::{Launch, Server},
+    write::{Plan, last_scrapes_start, write},
+};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+/// Samples per second that the noisy tenant may send.
+const LIMIT: f64 = 5_000.0;
+
+/// The buckets of tenants hold so many seconds' worth.
+const BURST_SECONDS: f64 = 10.0;
+
+/// Sends at this pace as `tenant` until `stop`.
+fn send(server: &Server, tenant: &str, rate: f64, retries: u32, stop: &AtomicBool) -> anyhow::Result<Outcome> {
+    let (scrapes, step) = (3_500, 1_000);
+    let run = Run {
+        name: run_name() + tenant,
+        series: 2_000,
+        start: last_scrapes_start(now_ms(), scrapes, step),
+        step,
+    };
+    let plan = Plan {
+        headers: vec![("X-Scope-OrgID".to_owned(), tenant.to_owned())],
+        scrapes,
+        start: run.start,
+        step,
+        batch: 200,
+        connections: 2,
+        rate: Some(rate),
+        retries,
+        backoff_max: Duration::from_millis(100),
+        ..Plan::new(server.launch().write_url(), now_ms())
+    };
+    let ledger = Ledger::new(run.clone(), None)?;
+    write(&plan, &LedgerWorkload(run), &ledger, stop, &|_| ())
+}
+
+/// What the bystander sees for so long, with a noisy neighbour or without.
+fn beside(server: &Server, noise: Option<f64>, length: Duration) -> anyhow::Result<(Outcome, Option<Outcome>)> {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let bystander = scope.spawn(|| send(server, "bystander", 4_000.0, 0, &stop));
+        let noisy = noise.map(|rate| {
+            scope.spawn({
+                let stop = &stop;
+                move || send(server, "noisy", rate, 0, stop)
+            })
+        });
+        thread::sleep(length);
+        stop.store(true, Ordering::Relaxed);
+        let noisy = noisy
+            .map(|noisy| noisy.join().expect("the writer does not panic"))
+            .transpose()?;
+        Ok((bystander.join().expect("the writer does not panic")?, noisy))
+    })
+}
+
+fn isolation(length: Duration) -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let limits = dir.path().join("limits.yml");
+    std::fs::write(
+        &limits,
+        format!("tenants: {{noisy: {{samples_per_second_max: {LIMIT}}}}}\n"),
+    )?;
+    let server = Launch::narthex(dir.path())?
+        .with(&format!("--limits.file={}", limits.display()))
+        .start()?;
+    // Beside one who keeps to its limit, so that the machine does the same work in both runs.
+    let (quiet, _) = beside(&server, Some(LIMIT), length)?;
+    let (loud, noisy) = beside(&server, Some(LIMIT * 10.0), length)?;
+    let noisy = noisy.expect("it was sent");
+    let accepted = noisy.samples as f64 / noisy.seconds;
+    println!(
+        "neighbour within its limit: {} samples, p99 {} ms; neighbour at ten times it: {} samples, p99 {} ms; of the neighbour's {} samples {} taken, {accepted:.0} per second",
+        quiet.samples,
+        quiet.ack_ms.p99,
+        loud.samples,
+        loud.ack_ms.p99,
+        noisy.samples + noisy.unknown,
+        noisy.samples
+    );
+    for outcome in [&quiet, &loud] {
+        assert_eq!((outcome.refused, outcome.unknown), (0, 0), "{:?}", outcome.errors);
+    }
+    assert!(noisy.unknown > 0, "nothing was refused");
+    let most = LIMIT * (noisy.seconds + BURST_SECONDS) + 2_000.0;
+    assert!((noisy.samples as f64) <= most, "{} of {most}", noisy.samples);
+    // A shared machine wobbles; what is promised is that the neighbour's flood does not show.
+    assert!(
+        loud.ack_ms.p99 <= 2.0 * quiet.ack_ms.p99 + 25.0,
+        "{} {}",
+        loud.ack_ms.p99,
+        quiet.ack_ms.p99
+    );
+    Ok(())
+}
+
+#[test]
+fn a_tenant_over_its_limit_costs_its_neighbour_nothing() -> anyhow::Result<()> {
+    isolation(Duration::from_secs(8))
+}
+
+#[test]
+#[ignore = "takes minutes; make cluster runs it"]
+fn a_tenant_over_its_limit_for_a_minute_costs_its_neighbour_nothing() -> anyhow::Result<()> {
+    isolation(Duration::from_secs(60))
+}
