@@ -20,8 +20,11 @@ pub fn follow(
     stop: CancellationToken,
 ) {
     let clock = env.clock.clone();
+    let mut changes = membership.changes();
     let follow = async move {
         loop {
+            // What changes from here on is seen in the next round, however long this one takes.
+            changes.mark_unchanged();
             let (addresses, factor) = members(&membership);
             // With fewer members than copies every member may be the only one that has a sample.
             let quorum = factor / 2 + 1;
@@ -32,8 +35,9 @@ pub fn follow(
             };
             fanout.set_replicas_spare(spare);
             set.update(&addresses);
-            tokio::select! { () = set.probe_all() => {}, () = stop.cancelled() => return }
-            tokio::select! { () = clock.sleep(interval) => {}, () = stop.cancelled() => return }
+            // A newcomer is asked from the moment on in which it takes samples, not some seconds later.
+            tokio::select! { () = set.probe_all() => {}, Ok(()) = changes.changed() => continue, () = stop.cancelled() => return }
+            tokio::select! { () = clock.sleep(interval) => {}, Ok(()) = changes.changed() => {}, () = stop.cancelled() => return }
         }
     };
     env.spawn.task("members", Box::pin(follow));

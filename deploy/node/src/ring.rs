@@ -48,6 +48,7 @@ use std::{
     },
     time::Duration,
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Series whose numbers at other nodes are remembered, about 80 bytes each; as many again may be about to be forgotten.
@@ -73,6 +74,8 @@ pub struct Membership {
     /// Whether a file says who is in the ring.
     pub from_file: bool,
     ingester: Arc<Ingester>,
+    /// Notified with every change of the ring.
+    changed: watch::Sender<()>,
     /// Which ring file is in use, as Thanos counts files.
     file_hash: Gauge,
     /// Lets in what other nodes push.
@@ -136,6 +139,7 @@ impl Membership {
             address,
             from_file: settings.ring_file.is_some(),
             ingester,
+            changed: watch::Sender::new(()),
             file_hash,
             gate,
             env: env.clone(),
@@ -224,6 +228,16 @@ impl Membership {
         })
     }
 
+    /// Tells of every change of the ring, after series are placed by it or shortly before.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Tells that the ring has changed.
+    fn tell_change(&self) {
+        self.changed.send_replace(());
+    }
+
     /// The member that this node is.
     pub fn id(&self) -> Option<MemberId> {
         self.group.as_ref().map(Group::id)
@@ -248,6 +262,7 @@ impl Membership {
         );
         let placement = Arc::new(Placement::Document(ring));
         self.replicator.follow(placement, own.map(|own| own as NodeIndex));
+        self.tell_change();
     }
 
     /// Ends this node's part in the agreement. Writes and reads are not affected.

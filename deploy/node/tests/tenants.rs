@@ -14,6 +14,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -347,8 +348,12 @@ async fn limits_and_rules_change_while_it_runs() {
     assert_eq!(status(small("d")).await, 400);
     // All of the process together.
     std::fs::write(&limits, "process: {active_series_max: 1}\n").unwrap();
-    eventually("the process is full", || async {
-        status(server.write("new")).await == 400
+    let tries = AtomicUsize::new(0);
+    eventually("the process is full", || {
+        // A new series each time: those that are known go on.
+        let name = format!("new{}", tries.fetch_add(1, Ordering::Relaxed));
+        let request = server.write(&name);
+        async move { status(request).await == 400 }
     })
     .await;
     assert_eq!(status(small("a")).await, 204);

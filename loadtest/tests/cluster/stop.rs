@@ -8,6 +8,7 @@ const SAMPLES: u64 = 20_000;
 
 fn one_stopped(length: Duration, load: &Load) -> anyhow::Result<()> {
     let mut cluster = Cluster::start(3, 3)?;
+    let healthy = under_load(&mut cluster, load, |_, progress| progress.wait(3 * SAMPLES))?;
     let written = under_load(&mut cluster, load, |cluster, progress| {
         progress.wait(SAMPLES)?;
         let stopped = &cluster.nodes[1];
@@ -32,8 +33,8 @@ fn one_stopped(length: Duration, load: &Load) -> anyhow::Result<()> {
     })?;
     let outcome = &written.outcome;
     println!(
-        "one of three stopped for {length:?}: {} samples, p99 {} ms, longest {} ms, failed attempts {:?}",
-        outcome.samples, outcome.ack_ms.p99, outcome.ack_ms.max, outcome.errors
+        "one of three stopped for {length:?}: {} samples, p99 {} ms (healthy {} ms), longest {} ms, failed attempts {:?}",
+        outcome.samples, outcome.ack_ms.p99, healthy.outcome.ack_ms.p99, outcome.ack_ms.max, outcome.errors
     );
     assert_eq!(
         (outcome.refused, outcome.unknown),

@@ -64,7 +64,8 @@ fn beside(server: &Server, noise: Option<f64>, length: Duration) -> anyhow::Resu
     })
 }
 
-fn isolation(length: Duration) -> anyhow::Result<()> {
+/// The bystander may wait `slack` times as long as beside a quiet neighbour, and `more` milliseconds.
+fn isolation(length: Duration, slack: f64, more: f64) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let limits = dir.path().join("limits.yml");
     std::fs::write(
@@ -94,23 +95,19 @@ fn isolation(length: Duration) -> anyhow::Result<()> {
     assert!(noisy.unknown > 0, "nothing was refused");
     let most = LIMIT * (noisy.seconds + BURST_SECONDS) + 2_000.0;
     assert!((noisy.samples as f64) <= most, "{} of {most}", noisy.samples);
-    // A shared machine wobbles; what is promised is that the neighbour's flood does not show.
-    assert!(
-        loud.ack_ms.p99 <= 2.0 * quiet.ack_ms.p99 + 25.0,
-        "{} {}",
-        loud.ack_ms.p99,
-        quiet.ack_ms.p99
-    );
+    let bound = slack * quiet.ack_ms.p99 + more;
+    assert!(loud.ack_ms.p99 <= bound, "{} ms of {bound} ms", loud.ack_ms.p99);
     Ok(())
 }
 
 #[test]
 fn a_tenant_over_its_limit_costs_its_neighbour_nothing() -> anyhow::Result<()> {
-    isolation(Duration::from_secs(8))
+    // Short, and beside other tests: this is to find a flood that blocks, the long form measures.
+    isolation(Duration::from_secs(8), 5.0, 500.0)
 }
 
 #[test]
 #[ignore = "takes minutes; make cluster runs it"]
 fn a_tenant_over_its_limit_for_a_minute_costs_its_neighbour_nothing() -> anyhow::Result<()> {
-    isolation(Duration::from_secs(60))
+    isolation(Duration::from_secs(60), 2.0, 25.0)
 }

@@ -38,7 +38,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::watch;
-use tonic::{Code, Request, Streaming, client::Grpc};
+use tonic::{Code, Request, Status, Streaming, client::Grpc};
 
 /// How a client behaves.
 #[derive(Debug, Clone)]
@@ -501,10 +501,15 @@ async fn open(shared: &Shared) -> Result<(Session, Streaming<Bytes>), String> {
         grpc.ready().await.map_err(|error| causes(&error))?;
         let path = PathAndQuery::from_static(PATH);
         let answer = grpc.streaming(Request::new(outgoing), path, Raw).await;
-        let is_foreign = matches!(&answer, Err(status) if status.code() == Code::Unimplemented);
-        shared.foreign.store(is_foreign, Ordering::Relaxed);
-        let mut messages = answer.map_err(|status| causes(&status))?.into_inner();
-        let hello = messages.message().await.map_err(|status| causes(&status))?;
+        // A server says so at once, or, when something stands before it, with the end of the stream.
+        let refused = |status: Status| {
+            let is_foreign = status.code() == Code::Unimplemented;
+            shared.foreign.store(is_foreign, Ordering::Relaxed);
+            causes(&status)
+        };
+        let mut messages = answer.map_err(refused)?.into_inner();
+        let hello = messages.message().await.map_err(refused)?;
+        shared.foreign.store(false, Ordering::Relaxed);
         let hello = hello.ok_or("the session ended before it began")?;
         match read_server_message(&hello) {
             Ok(ServerMessage::Hello { version }) if version >= PROTOCOL_VERSION => {}

@@ -97,5 +97,6 @@ fn place(membership: &Membership, text: &str, defaults: Defaults) -> anyhow::Res
     membership
         .replicator
         .follow(Arc::new(Placement::File(rings)), own.map(|own| own as NodeIndex));
+    membership.tell_change();
     Ok(())
 }
