@@ -4,28 +4,22 @@
 //! into the WAL buffer. What is in the buffer is not durable yet; the caller waits for that before it answers. So order in the WAL equals
 //! order in the head, and whoever gets a verdict gets it after everything that the verdict rests on is safe.
 
+mod floats;
+mod others;
+mod series;
+
 use crate::{
-    core::{Acceptable, Committer, Core, TenantState},
+    core::{Acceptable, Committer, Core},
     head::{
-        chunk::{FLAG_FREE, NEVER},
-        extras::StoredExemplar,
+        chunk::FLAG_FREE,
         late::LateValue,
         shard::{Shard, place, shard_of},
     },
     late::{self, Judged, LateStep},
-    wal::{
-        floats::FloatsEncoder,
-        format::RecordKind,
-        histograms::put_histogram,
-        log::Log,
-        payload::{SeriesEncoder, encode_metadata, put_exemplar},
-    },
+    wal::{format::RecordKind, log::Log},
 };
 use model::{
-    histogram::Histogram,
-    label::Labels,
     push::{Exception, SampleKind, SeriesId, WriteBatch, WriteOutcome},
-    sample::{FloatSample, HistogramSample},
     time::Timestamp,
     verdict::{Reason, Verdict},
 };
@@ -141,91 +135,6 @@ struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// Finds the slots of the series that came by labels, taking in those that are new and have a sample that can be stored.
-    fn resolve(&self, committer: &mut Committer, log: &mut Log, committed: &mut Committed) {
-        let is_new = |id: &SeriesId| matches!(id, SeriesId::New(_));
-        let mut resolved = std::mem::take(&mut committer.resolved);
-        resolved.clear();
-        if self.batch.series.iter().any(|series| is_new(&series.id)) {
-            resolved.resize(self.batch.series.len(), NOT_TAKEN);
-            let mut missing = Vec::new();
-            let index = self.core.head.index.read();
-            for (position, series) in self.batch.series.iter().enumerate() {
-                let SeriesId::New(labels) = &series.id else { continue };
-                let hash = index.hash(self.tenant, labels);
-                match index.find_hashed(hash, self.tenant, labels) {
-                    Some(slot) => {
-                        resolved[position] = slot;
-                        let series_ref = self.core.series_ref(slot, index.number(slot));
-                        committed.outcome.refs.push((position as u32, series_ref));
-                    }
-                    None => missing.push((position, hash, labels)),
-                }
-            }
-            drop(index);
-            if !missing.is_empty() {
-                self.create(&missing, &mut resolved, committer, log, committed);
-            }
-        }
-        committer.resolved = resolved;
-    }
-
-    fn create(
-        &self,
-        missing: &[(usize, u64, &Labels)],
-        resolved: &mut [u32],
-        committer: &mut Committer,
-        log: &mut Log,
-        committed: &mut Committed,
-    ) {
-        let settings = &self.core.settings;
-        let (limit, limit_of_all) = (settings.tenant_series_max(&self.batch.tenant), settings.series_max());
-        let mut created = Vec::new();
-        for &(position, hash, labels) in missing {
-            // The batch may name a new series twice.
-            let index = self.core.head.index.read();
-            let known = index.find_hashed(hash, self.tenant, labels);
-            let (count, count_of_all) = (index.tenant_series(self.tenant), index.len() as u64);
-            drop(index);
-            let slot = match known {
-                Some(slot) => slot,
-                None if !self.has_acceptable(position) => continue,
-                None if count >= limit || count_of_all >= limit_of_all => {
-                    resolved[position] = TOO_MANY;
-                    continue;
-                }
-                None => {
-                    let number = committer.next_number;
-                    created.push((number, labels));
-                    self.core.create_series(committer, self.tenant, number, hash, labels)
-                }
-            };
-            resolved[position] = slot;
-            let number = self.core.head.index.read().number(slot);
-            committed
-                .outcome
-                .refs
-                .push((position as u32, self.core.series_ref(slot, number)));
-        }
-        if created.is_empty() {
-            return;
-        }
-        log.record(RecordKind::Series, self.durable, |out| {
-            let mut encoder = SeriesEncoder::new(out, &self.batch.tenant);
-            created
-                .iter()
-                .for_each(|(number, labels)| encoder.push(out, *number, labels));
-        });
-    }
-
-    /// Whether a series of the batch has a sample that a new series can begin with.
-    fn has_acceptable(&self, position: usize) -> bool {
-        let fits = |at: Timestamp| at >= self.acceptable.min && at <= self.acceptable.max;
-        let Columns { floats, histograms, .. } = self.columns(position);
-        self.batch.floats[floats].iter().any(|sample| fits(sample.at))
-            || self.batch.histograms[histograms].iter().any(|sample| fits(sample.at))
-    }
-
     /// The samples of a series of the batch. Ends that run backwards or over the column, which no honest caller sends, are cut.
     fn columns(&self, position: usize) -> Columns {
         let series = &self.batch.series;
@@ -248,102 +157,6 @@ impl Step<'_> {
                 self.batch.exemplars.len(),
             ),
         }
-    }
-
-    fn floats(&self, committer: &mut Committer, log: &mut Log, committed: &mut Committed, late: &mut LateStep<'_>) {
-        if self.batch.floats.is_empty() {
-            return self.find_unknown(committer, committed);
-        }
-        let epoch = log.epoch();
-        let begin = log.begin();
-        let mut encoder = log.floats();
-        let Committer {
-            shards,
-            tenants,
-            resolved,
-            ..
-        } = committer;
-        let tenant = &mut tenants[self.tenant as usize];
-        let mut walk = ShardWalk { shards, current: None };
-        let (mut newest, mut oldest, mut from) = (tenant.newest, tenant.oldest, 0usize);
-        for (position, series) in self.batch.series.iter().enumerate() {
-            let end = (series.floats_end as usize).min(self.batch.floats.len());
-            let range = from.min(end)..end;
-            from = end;
-            let (slot, generation) = match series.id {
-                SeriesId::Known(known) => {
-                    let (slot, generation) = self.core.open_ref(known);
-                    (slot, Some(generation))
-                }
-                SeriesId::New(_) => (resolved[position], None),
-            };
-            let Some(shard) = walk.shard(slot) else {
-                self.not_there(position, slot, generation.is_some(), range, committed);
-                continue;
-            };
-            let place = place(slot);
-            if !is_series(shard, place, generation, self.tenant) {
-                committed.outcome.unknown.push(position as u32);
-                continue;
-            }
-            for (index, sample) in range.clone().zip(&self.batch.floats[range]) {
-                let begun = |at| tenant.note_chunk(at);
-                let judged = self.float(shard, place, sample, epoch, &mut encoder, late, begun);
-                if judged == Judged::Verdict(Verdict::Written) {
-                    newest = newest.max(sample.at);
-                    oldest = oldest.min(sample.at);
-                    continue;
-                }
-                note(committed, position, index, SampleKind::Float, judged);
-            }
-        }
-        (tenant.newest, tenant.oldest) = (newest, oldest);
-        let samples = encoder.samples();
-        encoder.finish();
-        committed.written += samples as u64;
-        if samples > 0 {
-            log.end(begin, RecordKind::Floats, self.durable);
-        } else {
-            log.abandon(begin);
-        }
-    }
-
-    /// Judges a float and, when it is new, stores it.
-    #[inline(always)]
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the innermost step, whose parts are borrowed one by one"
-    )]
-    fn float(
-        &self,
-        shard: &mut Shard,
-        place: usize,
-        sample: &FloatSample,
-        epoch: u32,
-        encoder: &mut FloatsEncoder<'_>,
-        late: &mut LateStep<'_>,
-        begun: impl FnOnce(Timestamp),
-    ) -> Judged {
-        let (at, bits) = (sample.at, sample.value.to_bits());
-        let hot = &mut shard.hot[place];
-        if at <= hot.last_at {
-            return old_float(shard, place, at, bits, late);
-        }
-        if at > self.acceptable.max {
-            return Judged::Verdict(Verdict::Rejected(Reason::TooFarInFuture));
-        }
-        // Only the first sample of a series can be too old: each later one is newer than one that was taken.
-        if at < self.acceptable.min && hot.last_at == NEVER {
-            return open(Verdict::Rejected(Reason::TooOld));
-        }
-        let base = if hot.epoch == epoch { hot.last_bits } else { 0 };
-        let number = hot.number;
-        hot.epoch = epoch;
-        if shard.append_float(place, at, bits) {
-            begun(at);
-        }
-        encoder.push(number, at, bits, base);
-        Judged::Verdict(Verdict::Written)
     }
 
     /// A sample that an earlier commit left open; `None` when its series is not there any more.
@@ -406,178 +219,12 @@ impl Step<'_> {
         committed.written += late.encoder.samples();
     }
 
-    /// Verdicts for the floats of a series that is in no slot.
-    fn not_there(&self, position: usize, slot: u32, by_ref: bool, floats: Range<usize>, committed: &mut Committed) {
-        if by_ref {
-            committed.outcome.unknown.push(position as u32);
-            return;
-        }
-        for index in floats {
-            let reason = self.reason_not_taken(slot, self.batch.floats[index].at);
-            let judged = open(Verdict::Rejected(reason));
-            note(committed, position, index, SampleKind::Float, judged);
-        }
-    }
-
     /// Why a sample of a series was refused that was not taken in.
     fn reason_not_taken(&self, slot: u32, at: Timestamp) -> Reason {
         match slot {
             TOO_MANY => Reason::SeriesLimit,
             _ if at > self.acceptable.max => Reason::TooFarInFuture,
             _ => Reason::TooOld,
-        }
-    }
-
-    /// Finds series by ref that are gone, for a batch without floats.
-    fn find_unknown(&self, committer: &Committer, committed: &mut Committed) {
-        let mut walk = ShardWalk {
-            shards: &committer.shards,
-            current: None,
-        };
-        for (position, series) in self.batch.series.iter().enumerate() {
-            let SeriesId::Known(known) = series.id else { continue };
-            let (slot, generation) = self.core.open_ref(known);
-            let shard = walk.shard(slot);
-            if !shard.is_some_and(|shard| is_series(shard, place(slot), Some(generation), self.tenant)) {
-                committed.outcome.unknown.push(position as u32);
-            }
-        }
-    }
-
-    /// Histograms, which are few; each goes the same way as a float, with less hurry.
-    fn histograms(&self, committer: &mut Committer, log: &mut Log, committed: &mut Committed, late: &mut LateStep<'_>) {
-        if self.batch.histograms.is_empty() {
-            return;
-        }
-        let Committer {
-            shards,
-            tenants,
-            resolved,
-            ..
-        } = committer;
-        let tenant = &mut tenants[self.tenant as usize];
-        let mut walk = ShardWalk { shards, current: None };
-        let mut payload = Vec::new();
-        for (position, series) in self.batch.series.iter().enumerate() {
-            let slot = match series.id {
-                SeriesId::Known(known) => self.core.open_ref(known).0,
-                SeriesId::New(_) => resolved[position],
-            };
-            if committed.outcome.unknown.binary_search(&(position as u32)).is_ok() {
-                continue;
-            }
-            for index in self.columns(position).histograms {
-                let HistogramSample { at, histogram, .. } = &self.batch.histograms[index];
-                let judged = match walk.shard(slot) {
-                    None => open(Verdict::Rejected(self.reason_not_taken(slot, *at))),
-                    Some(_) if histogram.validate().is_err() => {
-                        Judged::Verdict(Verdict::Rejected(Reason::InvalidHistogram))
-                    }
-                    Some(shard) if *at <= shard.hot[place(slot)].last_at => {
-                        late.sample(shard, place(slot), *at, LateValue::Histogram(Arc::clone(histogram)))
-                    }
-                    Some(shard) => {
-                        let verdict = self.histogram(shard, place(slot), *at, histogram, &mut payload, tenant);
-                        committed.written += u64::from(verdict == Verdict::Written);
-                        Judged::Verdict(verdict)
-                    }
-                };
-                if judged != Judged::Verdict(Verdict::Written) {
-                    note(committed, position, index, SampleKind::Histogram, judged);
-                }
-            }
-        }
-        drop(walk);
-        if !payload.is_empty() {
-            log.record(RecordKind::Histograms, self.durable, |out| {
-                out.extend_from_slice(&payload)
-            });
-        }
-    }
-
-    /// Judges a histogram that is newer than the newest sample of its series and stores it.
-    fn histogram(
-        &self,
-        shard: &mut Shard,
-        place: usize,
-        at: Timestamp,
-        histogram: &Histogram,
-        payload: &mut Vec<u8>,
-        tenant: &mut TenantState,
-    ) -> Verdict {
-        if at > self.acceptable.max {
-            return Verdict::Rejected(Reason::TooFarInFuture);
-        }
-        if at < self.acceptable.min && shard.hot[place].last_at == NEVER {
-            return Verdict::Rejected(Reason::TooOld);
-        }
-        put_histogram(payload, shard.hot[place].number, at, histogram);
-        if shard.append_histogram(place, at, histogram) {
-            tenant.note_chunk(at);
-        }
-        tenant.newest = tenant.newest.max(at);
-        tenant.oldest = tenant.oldest.min(at);
-        Verdict::Written
-    }
-
-    /// Exemplars of series that are there.
-    fn exemplars(&self, committer: &mut Committer, log: &mut Log, committed: &mut Committed) {
-        if self.batch.exemplars.is_empty() {
-            return;
-        }
-        let max = self.core.settings.tenant_exemplars_max;
-        let mut extras = self.core.extras.lock();
-        let mut payload = Vec::new();
-        for (position, series) in self.batch.series.iter().enumerate() {
-            let slot = match series.id {
-                SeriesId::Known(known) => self.core.open_ref(known).0,
-                SeriesId::New(_) => committer.resolved[position],
-            };
-            let number = self.core.head.index.read().number(slot);
-            let is_unknown = committed.outcome.unknown.binary_search(&(position as u32)).is_ok();
-            for index in self.columns(position).exemplars {
-                let exemplar = &self.batch.exemplars[index];
-                let verdict = match number {
-                    _ if is_unknown => continue,
-                    0 => Verdict::Rejected(Reason::InvalidExemplar),
-                    _ if max == 0 || exemplar.at > self.acceptable.max => Verdict::Rejected(Reason::InvalidExemplar),
-                    _ => extras.judge(self.tenant, number, exemplar),
-                };
-                if verdict != Verdict::Written {
-                    note(
-                        committed,
-                        position,
-                        index,
-                        SampleKind::Exemplar,
-                        Judged::Verdict(verdict),
-                    );
-                    continue;
-                }
-                put_exemplar(&mut payload, number, exemplar);
-                let exemplar = exemplar.clone();
-                extras.put_exemplar(self.tenant, StoredExemplar { slot, number, exemplar }, max);
-            }
-        }
-        if !payload.is_empty() {
-            log.record(RecordKind::Exemplars, self.durable, |out| {
-                out.extend_from_slice(&payload)
-            });
-        }
-    }
-
-    /// Metadata that is news.
-    fn metadata(&self, log: &mut Log) {
-        if self.batch.metadata.is_empty() {
-            return;
-        }
-        let max = self.core.settings.tenant_metadata_max;
-        let mut extras = self.core.extras.lock();
-        let is_new = |metadata: &&_| extras.put_metadata(self.tenant, metadata, max);
-        let new: Vec<_> = self.batch.metadata.iter().filter(is_new).collect();
-        if !new.is_empty() {
-            log.record(RecordKind::Metadata, self.durable, |out| {
-                encode_metadata(out, &self.batch.tenant, new.into_iter());
-            });
         }
     }
 }
@@ -617,12 +264,6 @@ fn is_series(shard: &Shard, place: usize, generation: Option<u32>, tenant: u32) 
             && hot.tenant == tenant
             && generation.is_none_or(|generation| generation == hot.number as u32)
     })
-}
-
-/// A float that is not newer than the newest sample of its series.
-#[cold]
-fn old_float(shard: &mut Shard, place: usize, at: Timestamp, bits: u64, late: &mut LateStep<'_>) -> Judged {
-    late.sample(shard, place, at, LateValue::Float(bits))
 }
 
 /// A verdict that local blocks may know better, on a sample that is not stored whatever they say.

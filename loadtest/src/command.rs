@@ -1,21 +1,23 @@
 //! The command line: `loadtest write`, `verify` and `compare`.
 
+mod compare;
+
+pub use compare::CompareArguments;
+
 use crate::{
     api::Api,
     ask::{Asker, costs_table},
     clock::{now_ms, run_name},
-    compare::{Binaries, Contestant, Extent, contest, questions_table, table},
     fleet::{Fleet, Shape},
     http::{Url, parse_header},
     ledger::{Ledger, LedgerWorkload, Run},
     meter::Usage,
     outcome::Outcome,
-    page::page,
     population::Workload,
     report::{Report, progress_bar, settle, write_json},
     verify::verify,
     wire::Protocol,
-    write::{Late, Observer, Order, Plan, Snappy, last_scrapes_start, one_window_start, write},
+    write::{Late, Observer, Order, Plan, Snappy, last_scrapes_start, write},
 };
 use anyhow::{Context, bail, ensure};
 use clap::{Parser, ValueEnum};
@@ -149,40 +151,6 @@ enum SnappyArgument {
 enum OrderArgument {
     Steady,
     Shuffled,
-}
-
-/// Arguments of `loadtest compare`.
-#[derive(clap::Args)]
-pub struct CompareArguments {
-    /// Who takes part, in this order (repeatable) [default: all that are installed].
-    #[arg(long = "server", value_enum)]
-    servers: Vec<Contestant>,
-    /// How often the whole order is run; more than once shows how far figures scatter.
-    #[arg(long, default_value_t = 1)]
-    rounds: usize,
-    #[command(flatten)]
-    load: LoadArguments,
-    /// Leave out the queries after the load.
-    #[arg(long)]
-    no_queries: bool,
-    /// Where servers keep their data while they run; needs room for some gigabytes on a real disk.
-    #[arg(long, default_value_os_t = std::env::temp_dir())]
-    dir: PathBuf,
-    /// The Prometheus to compare with [default: that below the folder in NARTHEX_PEERS, or else Debian's].
-    #[arg(long)]
-    prometheus: Option<PathBuf>,
-    /// The VictoriaMetrics to compare with [default: that below the folder in NARTHEX_PEERS, or else Debian's].
-    #[arg(long)]
-    victoria_metrics: Option<PathBuf>,
-    /// How often each of the questions of `loadtest query` is asked after the load; 0 leaves them out.
-    #[arg(long, value_name = "TIMES", default_value_t = 20)]
-    questions: u32,
-    /// Also measure what reading and writing do to each other, each part for so long.
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    mixed: Option<Duration>,
-    /// Write the result to this file as a page with charts.
-    #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
 }
 
 /// Arguments of `loadtest query`.
@@ -371,78 +339,6 @@ impl WriteArguments {
             retries: self.retries,
             ..plan
         })
-    }
-}
-
-impl CompareArguments {
-    fn run(self) -> anyhow::Result<bool> {
-        let installed = Binaries::default();
-        let binaries = Binaries {
-            prometheus: self.prometheus.clone().unwrap_or(installed.prometheus),
-            victoria_metrics: self.victoria_metrics.clone().unwrap_or(installed.victoria_metrics),
-        };
-        // What is written for the mixed part comes after the load and must not lie in the future.
-        let room = if self.mixed.is_some() { 3_600_000 } else { 0 };
-        let now = now_ms() - room;
-        let plan = self.load.plan(Url::parse("http://127.0.0.1:1")?, now)?;
-        let plan = Plan {
-            start: one_window_start(now, plan.scrapes, plan.step),
-            ..plan
-        };
-        let fleet = self.load.fleet(Vec::new())?;
-        let mut rows = Vec::new();
-        for contestant in self.contestants(&binaries)?.repeat(self.rounds) {
-            let bar = progress_bar(self.load.samples());
-            bar.set_message(format!("{contestant:?}"));
-            let progress = |samples| bar.inc(samples);
-            let extent = Extent {
-                settle: self.load.settle,
-                questions: self.questions,
-                mixed: self.mixed,
-            };
-            let row = contest(contestant, &binaries, &self.dir, &plan, &fleet, extent, &progress);
-            bar.finish_and_clear();
-            rows.push(row.with_context(|| format!("measure {contestant:?}"))?);
-        }
-        println!("{}\n\n{}", self.load.describe(), table(&rows));
-        println!(
-            "\nNarthex acknowledges what is fsynced; the others acknowledge before that. Before the restart \
-             they are killed, but VictoriaMetrics ends by SIGTERM: else what it holds in memory would be lost."
-        );
-        if self.questions > 0 {
-            println!("\n{}", questions_table(&rows));
-        }
-        for row in &rows {
-            if let Some(mixed) = row.mixed {
-                println!("\n{}: {mixed}", row.server);
-            }
-        }
-        write_json(self.load.json.as_deref(), &rows)?;
-        if let Some(path) = &self.html {
-            let page = page(&self.load.describe(), &rows);
-            std::fs::write(path, page).with_context(|| format!("write {}", path.display()))?;
-        }
-        Ok(rows
-            .iter()
-            .all(|row| row.outcome.refused == 0 && row.outcome.unknown == 0))
-    }
-
-    fn contestants(&self, binaries: &Binaries) -> anyhow::Result<Vec<Contestant>> {
-        let mut contestants = Vec::new();
-        let asked = if self.servers.is_empty() {
-            Contestant::value_variants()
-        } else {
-            &self.servers
-        };
-        for &contestant in asked {
-            match contestant.missing(binaries) {
-                Some(why) if !self.servers.is_empty() => bail!("{why}"),
-                Some(why) => eprintln!("left out: {why}"),
-                None => contestants.push(contestant),
-            }
-        }
-        ensure!(!contestants.is_empty(), "there is no server to measure");
-        Ok(contestants)
     }
 }
 

@@ -489,8 +489,49 @@ fn aligned(cells: &[Vec<String>]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::outcome::Latency;
+
+    /// What a server might have done.
+    pub(crate) fn row(server: &str, cpu: f64) -> Row {
+        Row {
+            server: server.to_owned(),
+            command_line: format!("{server} --flag=<x>"),
+            outcome: Outcome {
+                samples: 1_000_000,
+                refused: 0,
+                unknown: 0,
+                requests: 500,
+                seconds: 2.0,
+                ack_ms: Latency {
+                    p50: 1.0,
+                    p99: 5.0,
+                    max: 20.0,
+                },
+                errors: Default::default(),
+                first_refusal: None,
+                message_bytes: 1,
+                body_bytes: 1,
+            },
+            user_per_million: cpu,
+            system_per_million: 0.0,
+            settled_per_million: cpu,
+            resident: 1 << 20,
+            resident_peak: 1 << 21,
+            written_per_sample: 4.0,
+            questions: Vec::new(),
+            mixed: None,
+            restart_seconds: 0.5,
+            restart_cpu_seconds: 0.4,
+            flush_peak: 1 << 21,
+            flush_cpu_seconds: 0.2,
+            stored_per_sample: 2.7,
+            counted: (5.0, 5),
+            generator_per_million: 0.05,
+            load: (0.1, 2.0),
+        }
+    }
 
     #[test]
     fn bytes_of_a_folder_are_counted_once() {

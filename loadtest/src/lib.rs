@@ -29,6 +29,8 @@ pub mod mixed;
 pub mod compare;
 pub mod page;
 pub mod report;
+pub mod suite;
+pub mod markdown;
 pub mod command;
 
 /// Version of this crate, which is that of Narthex.

@@ -284,6 +284,22 @@ proptest! {
         let labels: Vec<_> = series.labels().map(|pair| owned(pair.unwrap())).collect();
         prop_assert_eq!(labels, sent.labels);
     }
+
+    /// Who knows where the labels end divides the series as the walk does; no label is left behind.
+    #[test]
+    fn labels_end_where_they_are_known_to_end(sent in sent()) {
+        let body = encode_v1(std::slice::from_ref(&sent));
+        let mut entries = v1::entries(&body);
+        let Some(v1::Entry::Series(bytes)) = entries.next_with(Ok).unwrap() else { panic!("a series was encoded") };
+        let walked = v1::Series::new(bytes).unwrap();
+        let end = walked.leading_labels().len();
+        let divided = v1::Series::divided(bytes, end).unwrap();
+        prop_assert_eq!(divided.leading_labels(), walked.leading_labels());
+        prop_assert_eq!(walk_v1_series(divided).unwrap(), walk_v1_series(walked).unwrap());
+        let longer = [&bytes[..end], &[0x0a, 0x00]].concat();
+        prop_assert!(v1::Series::divided(&longer, end).is_none());
+        prop_assert!(v1::Series::divided(bytes, bytes.len() + 1).is_none());
+    }
 }
 
 /// The example that the specification of 2.0 gives for the symbol table.

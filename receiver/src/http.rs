@@ -38,6 +38,9 @@ const TENANT_PATHS: [&str; 2] = ["/t/{tenant}/api/v1/write", "/t/{tenant}/api/v1
 /// How much of a body that is too large is read and thrown away, so that the sender gets to read the answer.
 const DRAIN_BYTES_MAX: usize = 64 << 20;
 
+/// Memory for a body is taken ahead, by what its header declares, up to this.
+const AHEAD_BYTES_MAX: usize = 256 << 10;
+
 /// For people and health checks that look at a write path with GET.
 const HELP: &str = "This is the remote write endpoint of Narthex. Point the remote_write url of a Prometheus, an agent or \
 another sender here; it takes POST requests of remote write 1.0 and 2.0, compressed with snappy, zstd or gzip. The tenant \
@@ -126,7 +129,8 @@ async fn read_frames(
     reservation: &mut Reservation,
 ) -> Result<Bytes, WriteAnswer> {
     let limit = receiver.settings.body_bytes_max;
-    if declared_len(headers).is_some_and(|declared| declared > limit) {
+    let declared = declared_len(headers);
+    if declared.is_some_and(|declared| declared > limit) {
         return Err(too_large(body, limit).await);
     }
     let mut first = Bytes::new();
@@ -149,6 +153,8 @@ async fn read_frames(
             first = data;
         } else {
             if all.is_empty() {
+                // Growing piece by piece would copy each byte twice. What is declared and never comes is not much.
+                all.reserve(declared.unwrap_or(0).min(AHEAD_BYTES_MAX));
                 all.extend_from_slice(&first);
             }
             all.extend_from_slice(&data);

@@ -78,6 +78,37 @@ fn series_keep_their_samples_in_whatever_order_they_are_sent() {
     }
 }
 
+/// Where the labels of an expected series end is not looked for again; what begins like it is another series all the same.
+#[test]
+fn a_series_that_begins_like_the_expected_one_is_another() {
+    let stand = Stand::default();
+    let (first, second) = (&[("__name__", "a")][..], &[("__name__", "b"), ("x", "1")][..]);
+    let longer = &[("__name__", "b"), ("x", "1"), ("y", "2")][..];
+    let shorter = &[("__name__", "b")][..];
+    let send = |at: Timestamp, series: [&[(&str, &str)]; 3]| {
+        let mut encoder = V1Encoder::default();
+        for labels in series {
+            let floats = [float(at, at as f64)];
+            let points = Points {
+                floats: &floats,
+                ..Points::default()
+            };
+            encoder.series(labels.iter().copied(), points);
+        }
+        assert_eq!(stand.v1(&encoder.finish()).status, 204);
+    };
+    let rounds = NOW..NOW + 4;
+    rounds.clone().for_each(|at| send(at, [UP, first, second]));
+    send(NOW + 4, [UP, first, longer]);
+    send(NOW + 5, [UP, first, shorter]);
+    send(NOW + 6, [UP, first, second]);
+    let expected = |times: &[Timestamp]| -> Vec<_> { times.iter().map(|&at| (at, at as f64)).collect() };
+    let rounds: Vec<_> = rounds.chain([NOW + 6]).collect();
+    assert_eq!(stand.floats(second), expected(&rounds));
+    assert_eq!(stand.floats(longer), expected(&[NOW + 4]));
+    assert_eq!(stand.floats(shorter), expected(&[NOW + 5]));
+}
+
 #[test]
 fn a_taker_that_restarted_is_sent_the_labels_once_more() {
     let stand = Stand::default();

@@ -3,14 +3,19 @@
 //! A shard is a range of slots, not a hash of them: series are numbered as they come, so a batch of one sender touches few shards, each
 //! for a long run.
 
+mod known;
+mod window;
+
+pub(crate) use known::{Lookup, is_same_histogram};
+
 use super::{
-    chunk::{Blocks, FLAG_FREE, FLAG_HISTOGRAM, FLAG_OPEN_HISTOGRAMS, Hot, NEVER},
+    chunk::{Blocks, FLAG_FREE, FLAG_HISTOGRAM, FLAG_OPEN_HISTOGRAMS, Hot},
     late::{LateSamples, LateValue},
     sealed::{ChunkInfo, Sealed, SealedChunks},
 };
 use bytes::Bytes;
 use model::{
-    histogram::{Histogram, ResetHint},
+    histogram::Histogram,
     sample::SampleBuffer,
     select::Chunk,
     time::{TimeRange, Timestamp, block_start},
@@ -19,7 +24,7 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, atomic::AtomicUsize},
 };
-use storage::chunk::{self, ENCODING_XOR, HistogramChunk, XorReader, is_histogram};
+use storage::chunk::{ENCODING_XOR, HistogramChunk};
 
 /// Series of a shard.
 pub(crate) const SHARD_SLOTS: usize = 4096;
@@ -53,25 +58,6 @@ impl Cold {
         }
         self.sealed.push(sealed);
     }
-}
-
-/// What the head knows about a point in time of a series.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Lookup {
-    /// There is a float with these bits.
-    Float(u64),
-    /// There is a histogram.
-    Histogram(Arc<Histogram>),
-    /// The head holds no sample there.
-    Absent,
-}
-
-/// What [`Shard::mark_window`] found.
-#[derive(Debug)]
-pub(crate) struct Marked {
-    pub(crate) places: Vec<usize>,
-    /// From the first to the last sample; empty without chunks.
-    pub(crate) range: TimeRange,
 }
 
 /// The samples of up to [`SHARD_SLOTS`] series.
@@ -118,20 +104,27 @@ impl Shard {
     }
 
     /// Appends a float that is newer than the newest sample. Tells whether a chunk began with it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn append_float(&mut self, place: usize, at: Timestamp, bits: u64) -> bool {
+        let hot = &mut self.hot[place];
+        if hot.flags == 0 && hot.open_count() > 0 && !hot.must_cut(at) {
+            return hot.append(&mut self.blocks, at, bits);
+        }
+        self.begin_chunk(place, at, bits);
+        true
+    }
+
+    /// The same for a float that its series' open chunk does not take.
+    #[cold]
+    fn begin_chunk(&mut self, place: usize, at: Timestamp, bits: u64) {
         if self.hot[place].flags != 0 {
             self.leave_histograms(place);
-        }
-        if self.hot[place].must_cut(at) {
+        } else {
             self.seal(place);
         }
         let hot = &mut self.hot[place];
-        let begins = hot.append(&mut self.blocks, at, bits);
-        if begins {
-            self.cold[place].first_block = hot.first_block(&self.blocks);
-        }
-        begins
+        hot.append(&mut self.blocks, at, bits);
+        self.cold[place].first_block = hot.first_block(&self.blocks);
     }
 
     #[cold]
@@ -264,41 +257,6 @@ impl Shard {
         self.late.copy_chunks(place, TimeRange::ALL, blocks, &self.sealed, out);
     }
 
-    /// What the head holds of a series at a point in time.
-    pub(crate) fn lookup(&self, place: usize, at: Timestamp) -> Lookup {
-        match self.lookup_in_order(place, at) {
-            Lookup::Absent => match self.late.lookup(place, at, &self.sealed) {
-                Some(LateValue::Float(bits)) => Lookup::Float(bits),
-                Some(LateValue::Histogram(histogram)) => Lookup::Histogram(histogram),
-                None => Lookup::Absent,
-            },
-            known => known,
-        }
-    }
-
-    fn lookup_in_order(&self, place: usize, at: Timestamp) -> Lookup {
-        let (hot, cold) = (&self.hot[place], &self.cold[place]);
-        if hot.last_at == NEVER || at > hot.last_at {
-            return Lookup::Absent;
-        }
-        if at == hot.last_at && hot.flags & FLAG_HISTOGRAM == 0 {
-            return Lookup::Float(hot.last_bits);
-        }
-        if let Some(open) = self.open_chunk(place).filter(|open| at >= open.min_time) {
-            let mut bytes = Vec::new();
-            self.copy_open(place, &mut bytes);
-            return look_up(open.encoding, &bytes, at);
-        }
-        let behind = cold.sealed.partition_point(|chunk| chunk.min_time <= at);
-        let chunk = behind
-            .checked_sub(1)
-            .map(|index| &cold.sealed[index])
-            .filter(|chunk| at <= chunk.max_time());
-        chunk.map_or(Lookup::Absent, |chunk| {
-            look_up(chunk.encoding, self.sealed.view(chunk), at)
-        })
-    }
-
     /// Whether the series has a sample in `range`, as far as its chunks tell.
     pub(crate) fn has_samples(&self, place: usize, range: TimeRange) -> bool {
         let reaches = |min: Timestamp, max: Timestamp| range.overlaps(TimeRange::new(min, max));
@@ -341,99 +299,6 @@ impl Shard {
             encoding: sealed.encoding,
             data: self.sealed.get(sealed),
         }
-    }
-
-    /// Marks all chunks in the window `[begin, end)` of the series of a tenant at `places` that are in no block yet as belonging to
-    /// `block`; open ones are completed first. Gives the places that have some, and the span of the chunks.
-    pub(crate) fn mark_window(
-        &mut self,
-        tenant: u32,
-        places: &[usize],
-        (begin, end): (Timestamp, Timestamp),
-        block: u32,
-    ) -> Marked {
-        let mut marked = Marked {
-            places: Vec::new(),
-            range: TimeRange::new(i64::MAX, i64::MIN),
-        };
-        for &place in places {
-            let Some(hot) = self.hot.get(place) else { continue };
-            if hot.tenant != tenant || hot.flags & FLAG_FREE != 0 {
-                continue;
-            }
-            if self
-                .open_chunk(place)
-                .is_some_and(|open| open.min_time >= begin && open.min_time < end)
-            {
-                self.seal(place);
-            }
-            for sealed in &mut self.cold[place].sealed {
-                if sealed.block == 0 && sealed.min_time >= begin && sealed.min_time < end {
-                    sealed.block = block;
-                    marked.range.min = marked.range.min.min(sealed.min_time);
-                    marked.range.max = marked.range.max.max(sealed.max_time());
-                    if marked.places.last() != Some(&place) {
-                        marked.places.push(place);
-                    }
-                }
-            }
-            if let Some(late) = self.late.mark_window(place, (begin, end), block, &mut self.sealed) {
-                marked.range.min = marked.range.min.min(late.min);
-                marked.range.max = marked.range.max.max(late.max);
-                if marked.places.last() != Some(&place) {
-                    marked.places.push(place);
-                }
-            }
-        }
-        // Mostly all open chunks were of this window; their memory is taken again when the block holds them.
-        self.blocks.shrink();
-        marked
-    }
-
-    /// Appends the chunks of a series that belong to `block`. Tells whether there are late ones among them, which may overlap.
-    pub(crate) fn marked_chunks(&self, place: usize, block: u32, out: &mut Vec<Chunk>) -> bool {
-        let sealed = self.cold[place].sealed.iter().filter(|sealed| sealed.block == block);
-        out.extend(sealed.map(|sealed| self.chunk(sealed)));
-        let in_order = out.len();
-        self.late.marked_chunks(place, block, &self.sealed, out);
-        out.len() > in_order
-    }
-
-    /// Takes back the marks of a block in one series.
-    pub(crate) fn unmark_series(&mut self, place: usize, block: u32) {
-        let sealed = &mut self.cold[place].sealed;
-        sealed
-            .iter_mut()
-            .filter(|sealed| sealed.block == block)
-            .for_each(|sealed| sealed.block = 0);
-        self.late.unmark(Some(place), block);
-    }
-
-    /// Takes back the marks of a block that was not written.
-    pub(crate) fn unmark(&mut self, block: u32) {
-        self.late.unmark(None, block);
-        for cold in &mut self.cold {
-            cold.sealed
-                .iter_mut()
-                .filter(|sealed| sealed.block == block)
-                .for_each(|sealed| sealed.block = 0);
-        }
-    }
-
-    /// Forgets the chunks that are in one of `blocks`.
-    pub(crate) fn forget(&mut self, blocks: &HashSet<u32>) {
-        self.late.forget(blocks, &mut self.sealed);
-        for cold in &mut self.cold {
-            if !cold.sealed.iter().any(|sealed| blocks.contains(&sealed.block)) {
-                continue;
-            }
-            for gone in cold.sealed.iter().filter(|sealed| blocks.contains(&sealed.block)) {
-                self.sealed.remove(gone);
-            }
-            cold.sealed.retain(|sealed| !blocks.contains(&sealed.block));
-            cold.sealed.shrink_to_fit();
-        }
-        self.blocks.shrink();
     }
 
     /// Places of series that hold no samples and got none since `before` gives for their tenant.
@@ -516,55 +381,11 @@ fn histogram_info(chunk: &HistogramChunk) -> ChunkInfo {
     }
 }
 
-/// Looks for a timestamp in a chunk.
-fn look_up(encoding: u8, chunk: &[u8], at: Timestamp) -> Lookup {
-    if is_histogram(encoding) {
-        let mut buffer = SampleBuffer::default();
-        // A chunk that cannot be read holds nothing.
-        let _ = chunk::decode(encoding, chunk, TimeRange::new(at, at), &mut buffer);
-        return buffer
-            .histograms
-            .pop()
-            .map_or(Lookup::Absent, |sample| Lookup::Histogram(sample.histogram));
-    }
-    let Ok(mut reader) = XorReader::new(chunk) else {
-        return Lookup::Absent;
-    };
-    while let Ok(Some((time, value))) = reader.next() {
-        if time >= at {
-            return if time == at {
-                Lookup::Float(value.to_bits())
-            } else {
-                Lookup::Absent
-            };
-        }
-    }
-    Lookup::Absent
-}
-
-/// Whether two histograms are the same sample. What is stored may know more about resets and have more empty buckets than what was
-/// sent.
-pub(crate) fn is_same_histogram(a: &Histogram, b: &Histogram) -> bool {
-    if a.is_stale() || b.is_stale() {
-        return a.is_stale() && b.is_stale();
-    }
-    let plain = |histogram: &Histogram| {
-        let mut plain = Histogram {
-            reset_hint: ResetHint::Unknown,
-            sum: 0.0,
-            ..histogram.clone()
-        };
-        plain.compact();
-        plain
-    };
-    let is_gauge = |histogram: &Histogram| histogram.reset_hint == ResetHint::Gauge;
-    a.sum.to_bits() == b.sum.to_bits() && is_gauge(a) == is_gauge(b) && plain(a) == plain(b)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use model::time::BLOCK_RANGE_MS;
+    use storage::chunk;
 
     fn samples(chunks: &[Chunk]) -> Vec<(i64, f64)> {
         let mut buffer = SampleBuffer::default();

@@ -42,18 +42,32 @@ fn fold(check: u64) -> u32 {
     (check ^ check >> 32) as u32
 }
 
-/// Samples of consecutive series at one time, or of one series at several times.
+/// Samples of consecutive series at one time, or of one series at several times: a column. The default is a run of nothing.
 #[derive(Debug, Clone, Copy, Default)]
 struct Run {
     /// Number of the first series.
     first: u64,
-    count: u64,
+    /// Number behind that of the last series.
+    next: u64,
+    /// Whether it goes on with the next series.
+    is_open: bool,
+    /// Samples of a column; 0 when it is none.
+    column: u64,
     /// Timestamp of the first sample.
     begin: Timestamp,
     /// Timestamp and step of the last sample.
     at: Timestamp,
     step: i64,
-    column: bool,
+}
+
+impl Run {
+    fn samples(&self) -> u64 {
+        if self.column > 0 {
+            self.column
+        } else {
+            self.next.wrapping_sub(self.first)
+        }
+    }
 }
 
 /// Memory that an encoder needs, kept from record to record.
@@ -76,7 +90,8 @@ pub(crate) struct FloatsEncoder<'a> {
     /// Number behind the last one of the previous run, and its last timestamp.
     expected: u64,
     last_at: Timestamp,
-    samples: usize,
+    /// Samples of finished runs.
+    samples: u64,
 }
 
 impl<'a> FloatsEncoder<'a> {
@@ -100,18 +115,17 @@ impl<'a> FloatsEncoder<'a> {
     }
 
     /// Number of samples so far.
-    pub(crate) fn samples(&self) -> usize {
-        self.samples
+    pub(crate) fn samples(&self) -> u64 {
+        self.samples + self.run.samples()
     }
 
     /// Adds a sample. `base` are the bits of the series' previous value in this segment, 0 when this is the first.
     #[inline(always)]
     pub(crate) fn push(&mut self, number: u64, at: Timestamp, bits: u64, base: u64) {
-        self.samples += 1;
         self.check = mix(self.check, base);
-        let run = &mut self.run;
-        if number == run.first.wrapping_add(run.count) && at == run.at && !run.column && run.count > 0 {
-            run.count += 1;
+        // Nearly every sample is that of the next series at the same time, and nothing else is asked or noted of it.
+        if number == self.run.next && at == self.run.at && self.run.is_open {
+            self.run.next = number.wrapping_add(1);
         } else {
             self.begin_run(number, at);
         }
@@ -121,39 +135,42 @@ impl<'a> FloatsEncoder<'a> {
     /// A sample that does not simply go on: it begins a run, or makes the current one a column.
     fn begin_run(&mut self, number: u64, at: Timestamp) {
         let run = &mut self.run;
-        if number == run.first && (run.column || run.count == 1) {
+        if number == run.first && run.samples() > 0 && (run.column > 0 || run.samples() == 1) {
             let step = at.wrapping_sub(run.at);
             put_varint(&mut self.scratch.times, step.wrapping_sub(run.step));
+            run.column = run.samples() + 1;
+            run.is_open = false;
             run.step = step;
             run.at = at;
-            run.count += 1;
-            run.column = true;
             return;
         }
         self.finish_run();
         self.run = Run {
             first: number,
-            count: 1,
+            next: number.wrapping_add(1),
+            is_open: true,
+            column: 0,
             begin: at,
             at,
             step: 0,
-            column: false,
         };
     }
 
     fn finish_run(&mut self) {
         let run = self.run;
-        if run.count == 0 {
+        let samples = run.samples();
+        if samples == 0 {
             return;
         }
+        self.samples += samples;
         let (jump, time) = (
             run.first.wrapping_sub(self.expected) as i64,
             run.begin.wrapping_sub(self.last_at),
         );
         let flag = |set: bool, flag: u64| if set { flag } else { 0 };
-        let flags = flag(jump != 0, FLAG_JUMP) | flag(time != 0, FLAG_TIME) | flag(run.column, FLAG_COLUMN);
+        let flags = flag(jump != 0, FLAG_JUMP) | flag(time != 0, FLAG_TIME) | flag(run.column > 0, FLAG_COLUMN);
         let runs = &mut self.scratch.runs;
-        put_uvarint(runs, run.count << 3 | flags);
+        put_uvarint(runs, samples << 3 | flags);
         if jump != 0 {
             put_varint(runs, jump);
         }
@@ -161,19 +178,23 @@ impl<'a> FloatsEncoder<'a> {
             put_varint(runs, time);
         }
         runs.append(&mut self.scratch.times);
-        self.expected = run.first.wrapping_add(if run.column { 1 } else { run.count });
+        self.expected = run.next;
         self.last_at = run.at;
     }
 
     #[inline(always)]
     fn put_value(&mut self, bits: u64, base: u64) {
-        if self.out.len() < self.position + VALUE_BYTES_MAX {
-            // Room is made in large steps: growing sample by sample would cost more than the sample.
-            self.out.resize(self.position + 512 * VALUE_BYTES_MAX, 0);
-        }
+        // Room is made in large steps: growing sample by sample would cost more than the sample. One look tells whether there is some.
+        let place = match place_at(self.out, self.position) {
+            Some(place) => place,
+            None => {
+                grow(self.out, self.position);
+                place_at(self.out, self.position).expect("room was just made")
+            }
+        };
         let xor = bits ^ base;
         if xor == 0 {
-            self.out[self.position] = CODE_SAME;
+            place[0] = CODE_SAME;
             self.position += 1;
             return;
         }
@@ -198,7 +219,6 @@ impl<'a> FloatsEncoder<'a> {
             }
         }
         // Nine bytes are written whatever the length: a store of a fixed width is cheaper than a copy of a variable one.
-        let place = &mut self.out[self.position..self.position + VALUE_BYTES_MAX];
         place[0] = code;
         place[1..].copy_from_slice(&word.to_le_bytes());
         self.position += 1 + len;
@@ -213,6 +233,17 @@ impl<'a> FloatsEncoder<'a> {
             .extend_from_slice(&(self.scratch.runs.len() as u32).to_le_bytes());
         self.out[self.begin..self.begin + 4].copy_from_slice(&fold(self.check).to_le_bytes());
     }
+}
+
+/// Where a value goes; `None` when there is no room for the longest.
+#[inline(always)]
+fn place_at(out: &mut [u8], position: usize) -> Option<&mut [u8; VALUE_BYTES_MAX]> {
+    out.get_mut(position..)?.first_chunk_mut()
+}
+
+#[cold]
+fn grow(out: &mut Vec<u8>, position: usize) {
+    out.resize(position + 512 * VALUE_BYTES_MAX, 0);
 }
 
 /// The integer that a float is, when its bits are those that the integer gives.

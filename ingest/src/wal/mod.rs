@@ -18,7 +18,7 @@ pub(crate) mod writer;
 use crate::{metrics::Metrics, settings::SyncPolicy};
 use futures::future::{self, Either};
 use log::Log;
-use model::env::Env;
+use model::env::{Clock, Env};
 use parking_lot::{Mutex, MutexGuard};
 use std::{
     sync::{
@@ -33,6 +33,9 @@ use writer::{SegmentInfo, Writer};
 /// Pause before the first try to resume after a failure; it doubles up to [`RESUME_PAUSE_MAX`].
 const RESUME_PAUSE: Duration = Duration::from_millis(200);
 const RESUME_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// So often a thread writes before it looks whether the WAL is to be closed.
+const WRITES_IN_A_ROW_MAX: usize = 64;
 
 /// How far the WAL got.
 #[derive(Debug, Clone, Default)]
@@ -273,21 +276,37 @@ impl Wal {
                 return false;
             }
         }
-        let wal = Arc::clone(self);
-        let clock = Arc::clone(&env.clock);
-        let work = move || {
-            let begin = clock.monotonic();
-            wal.write(sync);
-            wal.metrics
-                .wal_sync_seconds
-                .observe((clock.monotonic() - begin).as_secs_f64());
-        };
+        let (wal, clock) = (Arc::clone(self), Arc::clone(&env.clock));
+        let work = move || wal.write_what_comes(sync, &*clock);
         env.spawn.blocking("wal", Box::new(work)).await;
         // With an interval, parts that wait for their sync are no reason to spin.
         self.policy == SyncPolicy::EveryWrite || self.log.lock().pending_bytes() > 0
     }
 
-    /// The blocking part of a step.
+    /// The blocking part of a step. While it wrote, others have committed and wait for the next write; going back to the task for it,
+    /// and from there to a thread again, would wake two threads for each sync of a busy node.
+    fn write_what_comes(&self, sync: bool, clock: &dyn Clock) {
+        for _ in 0..WRITES_IN_A_ROW_MAX {
+            let begin = clock.monotonic();
+            self.write(sync);
+            let taken = (clock.monotonic() - begin).as_secs_f64();
+            self.metrics.wal_sync_seconds.observe(taken);
+            // An interval has its time, and after a failure there is a pause.
+            if self.policy != SyncPolicy::EveryWrite || self.status.borrow().failure.is_some() {
+                return;
+            }
+            let parts = self.log.lock().take();
+            if parts.is_empty() {
+                return;
+            }
+            self.pending_bytes.store(0, Ordering::Relaxed);
+            let mut writer = self.writer.lock();
+            writer.add(parts);
+            self.unsettled_bytes.store(writer.unsettled_bytes(), Ordering::Relaxed);
+        }
+    }
+
+    /// Writes what was taken from the log.
     fn write(&self, sync: bool) {
         let mut writer = self.writer.lock();
         let (progress, result) = writer.step(sync);

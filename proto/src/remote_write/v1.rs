@@ -22,11 +22,11 @@ const SAMPLE: &str = "Sample";
 const EXEMPLAR: &str = "Exemplar";
 const METADATA: &str = "MetricMetadata";
 
-/// A top-level field of a request.
+/// A top-level field of a request, its series in the form that the walk was asked for.
 #[derive(Debug, Clone, Copy)]
-pub enum Entry<'a> {
+pub enum Entry<'a, S = Series<'a>> {
     /// A series with its samples.
-    Series(Series<'a>),
+    Series(S),
     /// Metadata of a metric family, for [`metadata`].
     Metadata(&'a [u8]),
     /// A field of remote write 2.0, which version 1.0 does not know. Legal, but a hint at a wrong content type.
@@ -51,9 +51,18 @@ impl<'a> Entries<'a> {
     /// The next entry, `None` at the end. After an error nothing sensible follows.
     #[inline]
     pub fn next_entry(&mut self) -> Result<Option<Entry<'a>>, WireError> {
+        self.next_with(Series::new)
+    }
+
+    /// The next entry; `series` makes something of the message of a series, which need not be looked at.
+    #[inline(always)]
+    pub fn next_with<S>(
+        &mut self,
+        series: impl FnOnce(&'a [u8]) -> Result<S, WireError>,
+    ) -> Result<Option<Entry<'a, S>>, WireError> {
         while let Some(tag) = self.reader.tag().map_err(|fault| fault.within(REQUEST))? {
             match tag.field {
-                1 => return Ok(Some(Entry::Series(Series::new(self.message(tag)?)?))),
+                1 => return Ok(Some(Entry::Series(series(self.message(tag)?)?))),
                 3 => return Ok(Some(Entry::Metadata(self.message(tag)?))),
                 _ => self.reader.skip(tag).map_err(|fault| fault.within(REQUEST))?,
             }
@@ -94,6 +103,15 @@ impl<'a> Series<'a> {
             bytes,
             labels_end: bytes.len() - rest.len(),
         })
+    }
+
+    /// A series whose leading label fields are the first `labels_end` bytes, if nothing speaks against it at once. The caller must make
+    /// sure that these bytes are the same as those of a series that [`Series::new`] divided there: then it would do so again.
+    #[inline]
+    pub fn divided(bytes: &'a [u8], labels_end: usize) -> Option<Self> {
+        let rest = bytes.get(labels_end..)?;
+        // One more label would belong to the others.
+        (rest.first() != Some(&0x0a)).then_some(Self { bytes, labels_end })
     }
 
     /// The whole message.

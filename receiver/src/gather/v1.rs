@@ -4,7 +4,7 @@ use super::{Broken, Request, Slice};
 use crate::{
     admit::{Refusal, admit, admit_exemplar, show},
     rejections::Rejections,
-    resolve::{RouteReader, Routes},
+    resolve::{Key, KeyHasher, RouteReader, Routes},
 };
 use model::label::Labels;
 use proto::protobuf::WireError;
@@ -20,9 +20,9 @@ pub(crate) fn fill<'a>(
 ) -> Result<bool, Broken> {
     let mut routes = routes.reader();
     while !slice.is_full() {
-        match entries.next_entry()? {
+        match entries.next_with(Ok)? {
             None => return Ok(false),
-            Some(Entry::Series(series)) => add_series(series, request, &mut routes, slice, rejections)?,
+            Some(Entry::Series(bytes)) => add_series(bytes, request, &mut routes, slice, rejections)?,
             Some(Entry::Metadata(bytes)) => {
                 slice.counts.own_fields += 1;
                 slice.add_metadata(v1::metadata(bytes)?);
@@ -36,7 +36,7 @@ pub(crate) fn fill<'a>(
 /// One series: its samples into the columns, then its number by its label bytes. One without samples is no error.
 #[inline]
 fn add_series<'a>(
-    series: Series<'a>,
+    bytes: &'a [u8],
     request: &Request<'a>,
     routes: &mut RouteReader<'_>,
     slice: &mut Slice,
@@ -45,6 +45,10 @@ fn add_series<'a>(
     slice.counts.own_fields += 1;
     slice.weight += 1;
     let mark = slice.mark();
+    let (series, recognised) = match recognise(bytes, request.hasher, routes) {
+        Some((series, key)) => (series, Some(key)),
+        None => (Series::new(bytes)?, None),
+    };
     let mut scattered = false;
     let mut points = series.points();
     while let Some(point) = points.next_point()? {
@@ -63,15 +67,29 @@ fn add_series<'a>(
     if !slice.has_samples_since(mark) && slice.batch.exemplars.len() == mark.exemplars {
         return Ok(());
     }
-    let key = if scattered {
-        slice.scratch.clear();
-        series.gather_labels(&mut slice.scratch)?;
-        request.hasher.key(&slice.scratch)
-    } else {
-        request.hasher.key(series.leading_labels())
+    let key = match recognised {
+        _ if scattered => {
+            slice.scratch.clear();
+            series.gather_labels(&mut slice.scratch)?;
+            request.hasher.key(&slice.scratch)
+        }
+        Some(key) => key,
+        None => request.hasher.key(series.leading_labels()),
     };
-    slice.finish_series(routes, request.origin(series.bytes(), key), mark);
+    slice.finish_series(routes, request.origin(bytes, key), mark);
+    if recognised.is_none() && !scattered {
+        routes.note_labels_end(series.leading_labels().len());
+    }
     Ok(())
+}
+
+/// The series and its key, if it is the one that is expected here. Where the labels of that one end is known, so they are hashed as one
+/// piece without going from label to label, which would cost more than the hash; the key tells whether they are the same.
+#[inline]
+fn recognise<'a>(bytes: &'a [u8], hasher: &KeyHasher, routes: &RouteReader<'_>) -> Option<(Series<'a>, Key)> {
+    let series = Series::divided(bytes, routes.expected_labels_end()?)?;
+    let key = hasher.key(series.leading_labels());
+    routes.is_expected(key).then_some((series, key))
 }
 
 /// Adds an exemplar. One that cannot be stored is dropped and counted: exemplars never fail a request of 1.0.

@@ -22,7 +22,11 @@ struct Slot {
     reference: AtomicU64,
     /// The slot that followed when this one was last used.
     next: AtomicU32,
+    /// Where in its message the labels of the series end, or 0. Part of the key's bytes, so it never changes.
+    labels_end: AtomicU32,
 }
+
+const _: () = assert!(size_of::<Slot>() == 32, "two slots share a cache line");
 
 /// One generation of routes.
 #[derive(Default)]
@@ -52,6 +56,7 @@ impl Half {
             key,
             reference: AtomicU64::new(reference.0),
             next: AtomicU32::new(number.wrapping_add(1)),
+            labels_end: AtomicU32::new(0),
         });
         let slots = &self.slots;
         self.index
@@ -78,6 +83,7 @@ impl Routes {
         RouteReader {
             halves: self.halves.read(),
             last: NO_SLOT,
+            guessed: false,
         }
     }
 
@@ -119,27 +125,63 @@ pub(crate) struct RouteReader<'a> {
     halves: RwLockReadGuard<'a, Halves>,
     /// Slot of the series before.
     last: SlotNumber,
+    /// Whether that one had been guessed.
+    guessed: bool,
 }
 
 impl RouteReader<'_> {
+    /// The slot that is expected next, and its number.
+    #[inline]
+    fn expected(&self) -> Option<(SlotNumber, &Slot)> {
+        let slots = &self.halves.young.slots;
+        let guess = slots.get(self.last as usize)?.next.load(Ordering::Relaxed);
+        Some((guess, slots.get(guess as usize)?))
+    }
+
+    /// Where the labels end of the series that is expected next, if that is known. While guesses are wrong, as in a new order, nothing
+    /// is expected: trying would cost a hash each time.
+    #[inline]
+    pub(crate) fn expected_labels_end(&self) -> Option<usize> {
+        let (_, slot) = self.expected().filter(|_| self.guessed)?;
+        match slot.labels_end.load(Ordering::Relaxed) {
+            0 => None,
+            end => Some(end as usize),
+        }
+    }
+
+    /// Whether the series that is expected next has this key.
+    #[inline]
+    pub(crate) fn is_expected(&self, key: Key) -> bool {
+        self.expected().is_some_and(|(_, slot)| slot.key == key)
+    }
+
+    /// Remembers where the labels end of the series that was just found.
+    #[inline]
+    pub(crate) fn note_labels_end(&self, end: usize) {
+        if let Some(slot) = self.halves.young.slots.get(self.last as usize)
+            && let Ok(end) = u32::try_from(end)
+            && slot.labels_end.load(Ordering::Relaxed) != end
+        {
+            slot.labels_end.store(end, Ordering::Relaxed);
+        }
+    }
+
     /// The route of the next series.
     #[inline]
     pub(crate) fn find(&mut self, key: Key) -> Found {
-        let slots = &self.halves.young.slots;
-        if let Some(last) = slots.get(self.last as usize) {
-            let guess = last.next.load(Ordering::Relaxed);
-            if let Some(slot) = slots.get(guess as usize)
-                && slot.key == key
-            {
-                self.last = guess;
-                return Found::Known(SeriesRef(slot.reference.load(Ordering::Relaxed)));
-            }
+        if let Some((guess, slot)) = self.expected()
+            && slot.key == key
+        {
+            let reference = SeriesRef(slot.reference.load(Ordering::Relaxed));
+            (self.last, self.guessed) = (guess, true);
+            return Found::Known(reference);
         }
         self.search(key)
     }
 
     /// Without a guess, or after a wrong one.
     fn search(&mut self, key: Key) -> Found {
+        self.guessed = false;
         let Some(number) = self.halves.young.find(key) else {
             self.last = NO_SLOT;
             return match self.halves.old.find(key) {
