@@ -11,8 +11,9 @@ export NARTHEX_BIN ?= $(abspath $(TARGET)/release/narthex)
 help: ## list the verbs
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
 
-test: peers verify build ## everything that must pass: style, unit, format, language and end-to-end tests on real peers
+test: peers verify build ## everything that must pass: style, unit, format, language and end-to-end tests on real peers, and the gate
 	$(CARGO) test --release --workspace --no-fail-fast
+	GATE_MISSING_IS=0 ./loadtest/gate
 
 peers: ## install the real programs that tests talk to (Debian: Prometheus, promtool, node_exporter, VictoriaMetrics)
 	./loadtest/install-peers

@@ -20,7 +20,8 @@ lose what it has in memory; it has no log to replay.
 - **Stored bytes**: Narthex and Prometheus write the same format, Prometheus's blocks, here as one block of less than two hours whose \
 index weighs more than in larger ones; VictoriaMetrics has a format of its own.
 - **Lasting format**: a block cut and its upload to a folder, a snapshot, a merge. They are not the same work.
-- **Answers to questions** are equal between Narthex and Prometheus. VictoriaMetrics extrapolates in its own way.
+- **Answers to questions** are equal between Narthex and Prometheus. VictoriaMetrics extrapolates in its own way, \
+and answers a graph that it was asked before from its cache of results.
 - **The population** is harder to compress than many real ones (an eighth of the values is noise). Bytes per sample compare within \
 this page only.
 - Prometheus gets fewer scrapes, as the tables say. That is in its disfavour where new series count: they are spread over fewer samples.
@@ -89,7 +90,7 @@ fn ingest(measured: &[Measured]) -> String {
             Some(vec![
                 one.part.name.to_owned(),
                 row.server.clone(),
-                format!("{} × {}", thousands(one.part.series as f64), one.scrapes),
+                format!("{} × {}", thousands(one.series as f64), one.scrapes),
                 format!("**{:.3}**", one.cpu_per_million()),
                 format!("{:.3}", row.user_per_million),
                 format!("{:.3}", row.system_per_million),
@@ -158,7 +159,7 @@ fn memory(measured: &[Measured]) -> String {
                 mib(row.resident),
                 mib(row.resident_peak),
                 mib(row.flush_peak),
-                format!("{:.2}", peak as f64 / 1e3 / one.part.series as f64),
+                format!("{:.2}", peak as f64 / 1e3 / one.series as f64),
             ])
         },
     )
@@ -320,6 +321,7 @@ mod tests {
         let part = &PARTS[part];
         Measured {
             part,
+            series: part.series,
             scrapes: part.scrapes,
             series_ever: part.series as u64,
             row: row(server, cpu),

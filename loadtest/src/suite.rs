@@ -128,6 +128,8 @@ pub const PARTS: &[Part] = &[
 pub struct Measured {
     /// The shape.
     pub part: &'static Part,
+    /// Series in a scrape.
+    pub series: usize,
     /// Scrapes that it got.
     pub scrapes: u64,
     /// New series in all of them.
@@ -144,9 +146,15 @@ impl Part {
         }
     }
 
-    /// Runs the shape on one server, below `dir`.
-    fn measure(&'static self, server: Contestant, binaries: &Binaries, dir: &Path) -> anyhow::Result<Measured> {
-        let scrapes = self.scrapes_of(server);
+    /// Runs the shape on one server, below `dir`, with a fraction of its series.
+    fn measure(
+        &'static self,
+        server: Contestant,
+        binaries: &Binaries,
+        dir: &Path,
+        fraction: usize,
+    ) -> anyhow::Result<Measured> {
+        let (series, scrapes) = (self.series / fraction, self.scrapes_of(server));
         // What is written while questions are asked comes after the load and must not lie in the future.
         let room = if self.mixed.is_some() { 3_600_000 } else { 0 };
         let now = now_ms() - room;
@@ -158,14 +166,14 @@ impl Part {
         };
         let fleet = Fleet::new(Shape {
             churn: self.churn,
-            ..Shape::plain(self.series, plan.step)
+            ..Shape::plain(series, plan.step)
         })?;
-        let bar = progress_bar(self.series as u64 * scrapes);
+        let bar = progress_bar(series as u64 * scrapes);
         bar.set_message(format!("{server:?}"));
         let extent = Extent {
             settle: Duration::from_secs(2),
             questions: self.questions,
-            mixed: self.mixed,
+            mixed: self.mixed.map(|time| time / fraction as u32),
         };
         let row = contest(server, binaries, dir, &plan, &fleet, extent, &|samples| {
             bar.inc(samples)
@@ -174,6 +182,7 @@ impl Part {
         let row = row.with_context(|| format!("measure {server:?}, {}", self.name))?;
         Ok(Measured {
             part: self,
+            series,
             scrapes,
             series_ever: fleet.series_ever(scrapes),
             row,
@@ -182,8 +191,8 @@ impl Part {
 }
 
 /// Runs all shapes on the servers that are installed, telling on standard error what it does. A peer that fails is told there and left
-/// out of that shape; Narthex must not fail.
-pub fn run(servers: &[Contestant], binaries: &Binaries, dir: &Path) -> anyhow::Result<Vec<Measured>> {
+/// out of that shape; Narthex must not fail. A `fraction` above 1 divides the sizes, to try the suite itself.
+pub fn run(servers: &[Contestant], binaries: &Binaries, dir: &Path, fraction: usize) -> anyhow::Result<Vec<Measured>> {
     let mut measured = Vec::new();
     for (number, part) in PARTS.iter().enumerate() {
         for &server in part.servers.iter().filter(|server| servers.contains(server)) {
@@ -192,10 +201,10 @@ pub fn run(servers: &[Contestant], binaries: &Binaries, dir: &Path) -> anyhow::R
                 number + 1,
                 PARTS.len(),
                 part.name,
-                part.series,
+                part.series / fraction,
                 part.scrapes_of(server),
             );
-            match part.measure(server, binaries, dir) {
+            match part.measure(server, binaries, dir, fraction) {
                 Ok(one) => {
                     eprintln!("    {}", one.in_short());
                     measured.push(one);

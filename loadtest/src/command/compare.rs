@@ -48,6 +48,9 @@ pub struct CompareArguments {
     /// tables as Markdown.
     #[arg(long, conflicts_with_all = ["rounds", "questions", "mixed", "html"])]
     suite: bool,
+    /// Divide the suite's numbers of series by this, to see that it works; the figures then say nothing.
+    #[arg(long, value_name = "NUMBER", requires = "suite", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    fraction: u32,
     /// Also write those tables to this file.
     #[arg(long, value_name = "FILE", requires = "suite")]
     markdown: Option<PathBuf>,
@@ -112,7 +115,7 @@ impl CompareArguments {
     fn run_suite(&self, binaries: &Binaries) -> anyhow::Result<bool> {
         let contestants = self.contestants(binaries)?;
         eprintln!("about a quarter of an hour: {}", contents());
-        let measured = suite::run(&contestants, binaries, &self.dir)?;
+        let measured = suite::run(&contestants, binaries, &self.dir, self.fraction as usize)?;
         let text = benchmarks(&today()?, &measured);
         print!("{text}");
         if let Some(path) = &self.markdown {
