@@ -167,8 +167,10 @@ impl LocalBlocks {
             state: Mutex::default(),
         });
         let mut blocks = self.blocks.write();
-        blocks.push(Arc::clone(&block));
-        blocks.sort_by_key(|block| (block.range().min, block.ulid));
+        let key = (block.range().min, block.ulid);
+        // Sorted anew for each block, the list would cost thousands of tenants more than their blocks.
+        let place = blocks.partition_point(|other| (other.range().min, other.ulid) < key);
+        blocks.insert(place, Arc::clone(&block));
         block
     }
 

@@ -27,7 +27,7 @@ use std::{
     time::Duration,
 };
 use storage::{
-    block::{BlockMeta, BlockWriteError, BlockWriter},
+    block::{BlockMeta, BlockWriteError, BlockWriter, name_blocks},
     chunk,
 };
 use ulid::Ulid;
@@ -209,9 +209,58 @@ pub(crate) fn write(
     mut marking: Marking,
     ranks: &mut Ranks,
 ) -> Result<Option<Arc<LocalBlock>>, String> {
-    let slots = std::mem::take(&mut marking.slots);
-    let result = write_block(core, job, &marking, slots, ranks);
-    match &result {
+    let folder = core.blocks.folder();
+    let written = fill(core, job, &mut marking, ranks, folder)
+        .and_then(|writer| finish(writer)?.map_or(Ok(None), |ulid| open(core, &marking, ulid)));
+    conclude(core, job, &marking, written)
+}
+
+/// Writes the blocks of many windows, which become durable in one go: thousands of tenants would otherwise wait for the disk thousands
+/// of times. Windows of one tenant come in order. Gives the tenants whose window could not be cut, with the reason.
+pub(crate) fn write_together(core: &Core, marked: Vec<(Job, Marking)>, ranks: &mut Ranks) -> BTreeMap<Tenant, String> {
+    let folder = core.blocks.folder();
+    let mut failed = BTreeMap::<Tenant, String>::new();
+    let (mut unnamed, mut waiting) = (Vec::new(), Vec::new());
+    for (job, mut marking) in marked {
+        if let Some(reason) = failed.get(&job.tenant) {
+            give_up(core, &job, &marking, reason);
+            continue;
+        }
+        let filled = fill(core, &job, &mut marking, ranks, folder);
+        let unnamed_block = filled.and_then(|writer| {
+            let finished = writer.map(BlockWriter::finish_unnamed).transpose();
+            finished.map(Option::flatten).map_err(|error| error.to_string())
+        });
+        match unnamed_block {
+            Ok(Some(block)) => {
+                unnamed.push(block);
+                waiting.push((job, marking));
+            }
+            Ok(None) => drop(conclude(core, &job, &marking, Ok(None))),
+            Err(reason) => {
+                give_up(core, &job, &marking, &reason);
+                failed.insert(job.tenant, reason);
+            }
+        }
+    }
+    let named = name_blocks(&*core.env.fs, folder, &mut unnamed).map_err(|error| error.to_string());
+    for ((job, marking), block) in waiting.into_iter().zip(&unnamed) {
+        let opened = named.clone().and_then(|()| open(core, &marking, block.ulid()));
+        if let Err(reason) = conclude(core, &job, &marking, opened) {
+            failed.insert(job.tenant, reason);
+        }
+    }
+    failed
+}
+
+/// Notes what became of a window.
+fn conclude(
+    core: &Core,
+    job: &Job,
+    marking: &Marking,
+    written: Result<Option<Arc<LocalBlock>>, String>,
+) -> Result<Option<Arc<LocalBlock>>, String> {
+    match &written {
         Ok(local) => {
             if local.is_some() {
                 core.metrics.blocks_cut.inc();
@@ -227,9 +276,9 @@ pub(crate) fn write(
                 tenant.partly_cut.insert(job.window);
             }
         }
-        Err(reason) => give_up(core, job, &marking, reason),
+        Err(reason) => give_up(core, job, marking, reason),
     }
-    result
+    written
 }
 
 /// Takes the window off the list. Chunks that begin from now on put it there again.
@@ -250,16 +299,8 @@ fn give_window_back(core: &Core, job: &Job, taken: Window) {
         .chunks += taken.chunks.max(1);
 }
 
-fn write_block(
-    core: &Core,
-    job: &Job,
-    marking: &Marking,
-    slots: Vec<u32>,
-    ranks: &mut Ranks,
-) -> Result<Option<Arc<LocalBlock>>, String> {
-    let Some(ulid) = write_window(core, job, marking, slots, ranks, core.blocks.folder())? else {
-        return Ok(None);
-    };
+/// Opens a block that was just written.
+fn open(core: &Core, marking: &Marking, ulid: Ulid) -> Result<Option<Arc<LocalBlock>>, String> {
     let (block, tenant) = core
         .blocks
         .open_block(ulid)
@@ -267,26 +308,32 @@ fn write_block(
     Ok(Some(core.blocks.add_marked(marking.mark, block, tenant)))
 }
 
+/// Makes a block durable and gives its id, if there is something in it.
+fn finish(writer: Option<BlockWriter>) -> Result<Option<Ulid>, String> {
+    let finished = writer.map(BlockWriter::finish).transpose();
+    let meta = finished.map_err(|error| error.to_string())?.flatten();
+    Ok(meta.map(|meta| meta.ulid))
+}
+
 /// Writes a copy of a window into a block in `folder`; nothing of it counts as cut.
 pub(crate) fn copy(core: &Core, job: &Job, ranks: &mut Ranks, folder: &Path) -> Result<(), String> {
     let mut marking = mark(core, job);
-    let slots = std::mem::take(&mut marking.slots);
-    let written = write_window(core, job, &marking, slots, ranks, folder);
+    let written = fill(core, job, &mut marking, ranks, folder).and_then(finish);
     let shards = core.head.shards();
     shards.iter().for_each(|shard| shard.lock().unmark(marking.mark));
     give_window_back(core, job, marking.window);
     written.map(drop)
 }
 
-/// Writes what is marked into a block in `folder`. `None` when there is nothing.
-fn write_window(
+/// Writes what is marked into a block in `folder`, which is yet to be finished. `None` when there is nothing.
+fn fill(
     core: &Core,
     job: &Job,
-    marking: &Marking,
-    slots: Vec<u32>,
+    marking: &mut Marking,
     ranks: &mut Ranks,
     folder: &Path,
-) -> Result<Option<Ulid>, String> {
+) -> Result<Option<BlockWriter>, String> {
+    let slots = std::mem::take(&mut marking.slots);
     let Marking { mark, range, .. } = *marking;
     if slots.is_empty() {
         return Ok(None);
@@ -310,8 +357,7 @@ fn write_window(
     let meta = BlockMeta::new(ulid, span.0, span.1).with_thanos(external_labels(core, &job.tenant), "receive");
     let written = write_series(core, folder, meta, ranks, &sorted, mark);
     ranks.done(&sorted);
-    let written = written.map_err(|error| error.to_string())?;
-    Ok(written.then_some(ulid))
+    written.map(Some).map_err(|error| error.to_string())
 }
 
 /// The series of a tenant: for each shard the places in it.
@@ -335,7 +381,7 @@ fn write_series(
     ranks: &Ranks,
     sorted: &Sorted,
     mark: u32,
-) -> Result<bool, BlockWriteError> {
+) -> Result<BlockWriter, BlockWriteError> {
     let fs = Arc::clone(&core.env.fs);
     let mut writer = BlockWriter::create(fs, folder, meta, ranks.texts(sorted))?;
     writer.expect(sorted.slots.len(), sorted.labels);
@@ -360,7 +406,7 @@ fn write_series(
             writer.add_numbered_series(labels, &chunks)?;
         }
     }
-    Ok(writer.finish()?.is_some())
+    Ok(writer)
 }
 
 /// The external labels of a tenant's blocks.

@@ -21,8 +21,8 @@ use model::{label::Labels, metadata::Metadata, sample::Exemplar, tenant::Tenant}
 
 /// What a record says.
 pub(crate) enum Step {
-    /// New series with their numbers.
-    Series(Vec<(Tenant, u64, Labels)>),
+    /// New series of a tenant with their numbers.
+    Series(Tenant, Vec<(u64, Labels)>),
     /// Floats of known numbers.
     Floats(Vec<FloatEntry>),
     Histograms(Vec<HistogramEntry>),
@@ -46,12 +46,19 @@ pub(crate) enum Step {
 #[derive(Default)]
 pub(crate) struct Decoder {
     values: Values,
+    /// Memory of steps that were taken: new memory for each record would cost more than decoding it.
+    spare: Vec<Vec<FloatEntry>>,
 }
 
 impl Decoder {
     /// Begins a segment that stands on its own.
     pub(crate) fn begin_epoch(&mut self) {
         self.values.epoch += 1;
+    }
+
+    /// Takes memory back that steps came in.
+    pub(crate) fn recycle(&mut self, spare: Vec<Vec<FloatEntry>>) {
+        self.spare.extend(spare);
     }
 
     /// What a record says.
@@ -65,13 +72,11 @@ impl Decoder {
         Ok(match record.header.kind {
             RecordKind::Series => {
                 let mut series = Vec::new();
-                payload::decode_series(payload, |tenant, number, labels| {
-                    series.push((tenant.clone(), number, labels));
-                })?;
-                Step::Series(series)
+                let tenant = payload::decode_series(payload, |_, number, labels| series.push((number, labels)))?;
+                Step::Series(tenant, series)
             }
             RecordKind::Floats => {
-                let mut entries = Vec::new();
+                let mut entries = self.spare.pop().unwrap_or_default();
                 match floats::decode(payload, &mut self.values, &mut entries)? {
                     true => Step::Floats(entries),
                     false => Step::Dropped(entries.len() as u64),

@@ -15,7 +15,7 @@ use crate::{
     },
     wal::{
         format::{FileKind, RecordHeader, RecordKind, SegmentHeader},
-        payload::{SeriesEncoder, encode_metadata, put_exemplar, put_tenant, read_tenant},
+        payload::{SymbolsEncoder, encode_metadata, put_exemplar, put_tenant, read_tenant},
     },
 };
 use model::{
@@ -180,8 +180,9 @@ impl ImageWriter {
     }
 }
 
-/// Writes the image with the number of segment `number`, which was begun before. `safe` are the blocks whose samples are left out.
-pub(crate) fn write(core: &Core, dir: &Path, number: u64, safe: &[Arc<LocalBlock>]) -> io::Result<()> {
+/// Writes the image with the number of segment `number`, which was begun before. `safe` are the blocks whose samples are left out. Gives
+/// its size.
+pub(crate) fn write(core: &Core, dir: &Path, number: u64, safe: &[Arc<LocalBlock>]) -> io::Result<u64> {
     let fs = &*core.env.fs;
     let name = FileKind::Image.file_name(number);
     let temporary = dir.join(format!("{name}.tmp"));
@@ -210,7 +211,8 @@ pub(crate) fn write(core: &Core, dir: &Path, number: u64, safe: &[Arc<LocalBlock
     write_extras(core, &mut writer)?;
     writer.file.sync()?;
     fs.rename(&temporary, &dir.join(&name))?;
-    fs.sync_dir(dir)
+    fs.sync_dir(dir)?;
+    fs.size(&dir.join(&name))
 }
 
 fn write_summary(core: &Core, safe: &[Arc<LocalBlock>], writer: &mut ImageWriter) -> io::Result<()> {
@@ -243,27 +245,10 @@ fn write_shard(
         let series = (first..).zip(&shard.hot).filter(|(_, hot)| hot.flags & FLAG_FREE == 0);
         series.map(|(slot, hot)| (slot, hot.number)).collect()
     };
-    let mut by_tenant: BTreeMap<Tenant, Vec<_>> = BTreeMap::new();
-    for batch in live.chunks(256) {
-        let index = core.head.index.read();
-        for &(slot, number) in batch {
-            let Some(labels) = index.labels(slot).filter(|_| index.number(slot) == number) else {
-                continue;
-            };
-            let Some(tenant) = index.tenant_of(slot) else { continue };
-            by_tenant.entry(tenant.clone()).or_default().push((number, labels));
-        }
-    }
-    let mut payload = Vec::new();
-    for (tenant, series) in by_tenant {
-        payload.clear();
-        let mut encoder = SeriesEncoder::new(&mut payload, &tenant);
-        series
-            .iter()
-            .for_each(|(number, labels)| encoder.push(&mut payload, *number, labels));
+    for payload in encode_labels(core, &live) {
         writer.record(RecordKind::Series, &payload)?;
     }
-    payload.clear();
+    let mut payload = Vec::new();
     for (slot, number) in live {
         write_series(&shard.lock(), (slot - first) as usize, number, safe_marks, &mut payload);
         if payload.len() >= PAYLOAD_BYTES {
@@ -275,6 +260,30 @@ fn write_shard(
         writer.record(RecordKind::ImageSeries, &payload)?;
     }
     Ok(())
+}
+
+/// Payloads that say who some series are, one for each tenant.
+fn encode_labels(core: &Core, live: &[(u32, u64)]) -> Vec<Vec<u8>> {
+    let mut by_tenant: BTreeMap<u32, (SymbolsEncoder, Vec<u8>)> = BTreeMap::new();
+    let mut pairs = Vec::new();
+    for batch in live.chunks(256) {
+        let index = core.head.index.read();
+        by_tenant.values_mut().for_each(|(encoder, _)| encoder.forget());
+        for &(slot, number) in batch {
+            let Some(tenant) = index.tenant_number(slot, number) else {
+                continue;
+            };
+            let (encoder, payload) = by_tenant.entry(tenant).or_insert_with(|| {
+                let mut payload = Vec::new();
+                let tenant = &index.tenants()[tenant as usize].tenant;
+                (SymbolsEncoder::new(&mut payload, tenant), payload)
+            });
+            pairs.clear();
+            index.append_pairs(slot, &mut pairs);
+            encoder.push(payload, number, &pairs, |symbol| index.text(symbol));
+        }
+    }
+    by_tenant.into_values().map(|(_, payload)| payload).collect()
 }
 
 fn write_series(shard: &Shard, place: usize, number: u64, safe_marks: &HashSet<u32>, payload: &mut Vec<u8>) {

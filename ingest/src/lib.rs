@@ -18,6 +18,7 @@ mod select;
 mod image;
 mod numbers;
 mod decode;
+mod restore;
 mod rebuild;
 mod replay;
 mod ranks;
@@ -29,7 +30,13 @@ mod maintain;
 mod stats;
 mod ingester;
 #[cfg(test)]
+mod any_bytes;
+#[cfg(test)]
 mod bench;
+
+// What tests in this crate share with those beside it names it as they do.
+#[cfg(test)]
+extern crate self as ingest;
 
 pub use cut::CutBlock;
 pub use ingester::{Ingester, OpenError, ReplayProgress};

@@ -25,7 +25,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use storage::bucket::ObjectStore;
@@ -34,6 +37,12 @@ use ulid::Ulid;
 
 /// Pause after an image that failed: each try begins a segment.
 const IMAGE_PAUSE: Duration = Duration::from_secs(60);
+
+/// So many windows are cut together at most, which bounds what is marked and not written, and how long the disk is busy with it.
+const TOGETHER_MAX: usize = 256;
+
+/// Fewer windows are cut one by one: to make them durable together would also write what others left in the page cache.
+const TOGETHER_MIN: usize = 8;
 
 /// Why not everything was cut and uploaded.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +69,8 @@ pub(crate) struct Maintenance {
     turn: tokio::sync::Mutex<()>,
     /// After a failure, no image is tried before this moment of the monotonic clock.
     image_not_before: Mutex<Duration>,
+    /// Size of the last image that this process wrote.
+    image_bytes: AtomicU64,
     /// Whether the loop runs; it ends before its owner may go.
     running: watch::Sender<bool>,
 }
@@ -72,6 +83,7 @@ impl Maintenance {
             wal_dir,
             turn: tokio::sync::Mutex::new(()),
             image_not_before: Mutex::default(),
+            image_bytes: AtomicU64::new(0),
             running: watch::Sender::new(true),
         })
     }
@@ -215,19 +227,66 @@ impl Maintenance {
         let Some((jobs, ranks)) = due.await.flatten() else {
             return Vec::new();
         };
-        let (mut failures, mut failed) = (Vec::new(), BTreeSet::new());
-        for job in jobs {
+        let mut failed = BTreeMap::new();
+        for group in jobs.chunks(TOGETHER_MAX) {
             // Windows of one tenant are cut in order; the other tenants go on.
-            let tenant = job.tenant().clone();
-            if failed.contains(&tenant) {
+            let jobs: Vec<Job> = group
+                .iter()
+                .filter(|job| !failed.contains_key(job.tenant()))
+                .cloned()
+                .collect();
+            if jobs.len() >= TOGETHER_MIN {
+                failed.extend(self.cut_together(jobs, &ranks, wal).await);
                 continue;
             }
-            if let Err(reason) = self.cut_window(job, &ranks, wal).await {
-                failures.push(format!("cut tenant {tenant}: {reason}"));
-                failed.insert(tenant);
+            for job in jobs {
+                let tenant = job.tenant().clone();
+                if !failed.contains_key(&tenant)
+                    && let Err(reason) = self.cut_window(job, &ranks, wal).await
+                {
+                    failed.insert(tenant, reason);
+                }
             }
         }
-        failures
+        let told = |(tenant, reason)| format!("cut tenant {tenant}: {reason}");
+        failed.into_iter().map(told).collect()
+    }
+
+    /// Cuts windows of many tenants, with one wait for the log and one for the disk; gives what failed.
+    async fn cut_together(&self, jobs: Vec<Job>, ranks: &Arc<Mutex<Ranks>>, wal: &Wal) -> BTreeMap<Tenant, String> {
+        let core = Arc::clone(&self.core);
+        let tenants: BTreeSet<Tenant> = jobs.iter().map(|job| job.tenant().clone()).collect();
+        let cut_short = || {
+            let told = |tenant| (tenant, "the work was cut short".to_owned());
+            tenants.into_iter().map(told).collect()
+        };
+        let mark = |core: &Core, job: Job| (cut::mark(core, &job), job);
+        let marked = self.blocking("cut", move || -> Vec<_> {
+            jobs.into_iter().map(|job| mark(&core, job)).collect()
+        });
+        let Some(marked) = marked.await else { return cut_short() };
+        let until = marked
+            .iter()
+            .map(|(marking, _)| marking.logged)
+            .max()
+            .unwrap_or_default();
+        // As for a single window: no block holds what the log may lose.
+        let logged = wal.wait(until).await;
+        let (core, ranks) = (Arc::clone(&self.core), Arc::clone(ranks));
+        let written = self.blocking("cut", move || match logged {
+            Ok(()) => {
+                let marked = marked.into_iter().map(|(marking, job)| (job, marking));
+                cut::write_together(&core, marked.collect(), &mut ranks.lock())
+            }
+            Err(reason) => {
+                let give_up = |(marking, job): (cut::Marking, Job)| {
+                    cut::give_up(&core, &job, &marking, &reason);
+                    (job.tenant().clone(), reason.to_string())
+                };
+                marked.into_iter().map(give_up).collect()
+            }
+        });
+        written.await.unwrap_or_else(cut_short)
     }
 
     async fn cut_window(&self, job: Job, ranks: &Arc<Mutex<Ranks>>, wal: &Wal) -> Result<(), String> {
@@ -292,7 +351,10 @@ impl Maintenance {
             .collect();
         let all_shipped = states.iter().all(|state| state.shipped.is_some());
         let bytes: u64 = wal.segments().iter().map(|segment| segment.bytes).sum();
-        (!states.is_empty() && all_shipped) || bytes >= self.core.settings.image_bytes
+        // A start reads the image and what came since. An image much larger than the log would cost more than it saves.
+        let image = self.image_bytes.load(Ordering::Relaxed);
+        let is_long = bytes >= self.core.settings.image_bytes.max(image.saturating_mul(2));
+        (!states.is_empty() && all_shipped) || is_long
     }
 
     async fn write_image(&self, wal: &Arc<Wal>) -> Result<(), String> {
@@ -309,13 +371,16 @@ impl Maintenance {
                 // Only this block and the segments have its samples, so it is read once before the segments go.
                 ship::verify(local).map_err(|reason| format!("block {}: {reason}", local.ulid))?;
             }
-            image::write(&core, &dir, number, &safe).map_err(|error| error.to_string())?;
+            let bytes = image::write(&core, &dir, number, &safe).map_err(|error| error.to_string())?;
             core.metrics.images.inc();
             safe.iter()
                 .for_each(|local| local.change(|state| state.absorbed = true));
-            delete_segments(&core, &dir, &wal, number).map_err(|error| error.to_string())
+            delete_segments(&core, &dir, &wal, number).map_err(|error| error.to_string())?;
+            Ok::<u64, String>(bytes)
         });
-        written.await.unwrap_or_else(|| Err("the work was cut short".into()))
+        let bytes = written.await.unwrap_or_else(|| Err("the work was cut short".into()))?;
+        self.image_bytes.store(bytes, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Runs work where blocking hurts nobody; `None` when it was cut short.

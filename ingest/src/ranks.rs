@@ -24,7 +24,7 @@ pub(crate) struct Ranks {
     order: Vec<u32>,
     /// The rank of each symbol.
     ranks: Vec<u32>,
-    /// By rank: the number among the symbols of the block at hand, from 1, or 0. All 0 between blocks.
+    /// By symbol: the number among the symbols of the block at hand, from 1, or 0. All 0 between blocks.
     numbers: Vec<u32>,
     /// State of the index at the beginning: when series have been dropped since, symbols may stand for other texts.
     dropped: u64,
@@ -70,7 +70,7 @@ impl Ranks {
         (0u32..)
             .zip(&order)
             .for_each(|(rank, &symbol)| ranks.ranks[symbol as usize] = rank);
-        ranks.numbers = vec![0; order.len()];
+        ranks.numbers = vec![0; bound];
         ranks.order = order;
         ranks
     }
@@ -84,8 +84,7 @@ impl Ranks {
     /// the ranks is left out.
     pub(crate) fn sort(&mut self, head: &Head, mut slots: Vec<u32>) -> Sorted {
         let (mut used, mut labels) = (Vec::new(), 0);
-        let is_ranked = |ranks: &[u32], symbol: u32| ranks.get(symbol as usize).is_some_and(|rank| *rank != NO_RANK);
-        let mut read = 0;
+        let (mut read, mut pairs) = (0, Vec::new());
         let mut kept = Vec::with_capacity(slots.len());
         while read < slots.len() {
             let index = head.index.read();
@@ -95,38 +94,46 @@ impl Ranks {
             }
             for &slot in slots[read..].iter().take(STEP) {
                 read += 1;
-                if !index
-                    .pairs(slot)
-                    .all(|(name, value)| is_ranked(&self.ranks, name) && is_ranked(&self.ranks, value))
-                {
+                pairs.clear();
+                index.append_pairs(slot, &mut pairs);
+                let symbols = || pairs.iter().flat_map(|&(name, value)| [name, value]);
+                if !symbols().all(|symbol| self.is_ranked(symbol)) {
                     continue;
                 }
-                for symbol in index.pairs(slot).flat_map(|(name, value)| [name, value]) {
-                    let rank = self.ranks[symbol as usize];
-                    if std::mem::replace(&mut self.numbers[rank as usize], 1) == 0 {
-                        used.push(rank);
+                for symbol in symbols() {
+                    if std::mem::replace(&mut self.numbers[symbol as usize], 1) == 0 {
+                        used.push(self.ranks[symbol as usize]);
                     }
-                    labels += 1;
                 }
+                labels += pairs.len();
                 kept.push(slot);
             }
         }
         slots = kept;
         used.sort_unstable();
-        (1u32..)
-            .zip(&used)
-            .for_each(|(number, &rank)| self.numbers[rank as usize] = number);
-        self.sort_part(head, &mut slots, 0);
-        Sorted {
-            slots,
-            labels: labels / 2,
-            used,
+        for (number, &rank) in (1u32..).zip(&used) {
+            self.numbers[self.order[rank as usize] as usize] = number;
         }
+        self.sort_part(head, &mut slots, 0);
+        Sorted { slots, labels, used }
     }
 
     /// Forgets the numbers of a block's symbols.
     pub(crate) fn done(&mut self, sorted: &Sorted) {
-        sorted.used.iter().for_each(|&rank| self.numbers[rank as usize] = 0);
+        let Self { numbers, order, .. } = self;
+        sorted
+            .used
+            .iter()
+            .for_each(|&rank| numbers[order[rank as usize] as usize] = 0);
+    }
+
+    /// Whether a symbol was there when ranks were given.
+    fn is_ranked(&self, symbol: u32) -> bool {
+        // One with a number was looked at before, and is more likely to be at hand than its rank.
+        match self.numbers.get(symbol as usize) {
+            Some(0) => self.ranks[symbol as usize] != NO_RANK,
+            number => number.is_some(),
+        }
     }
 
     /// The texts of the symbols that sorted series use, ascending.
@@ -136,7 +143,7 @@ impl Ranks {
 
     /// The number that a symbol of the series at hand has among [`Self::texts`], from 0.
     fn number(&self, symbol: u32) -> u32 {
-        self.numbers[self.ranks[symbol as usize] as usize] - 1
+        self.numbers[symbol as usize] - 1
     }
 
     /// Appends the labels of sorted series as numbers, and for each series where they end.
@@ -144,11 +151,11 @@ impl Ranks {
         for step in slots.chunks(STEP) {
             let index = head.index.read();
             for &slot in step {
-                pairs.extend(
-                    index
-                        .pairs(slot)
-                        .map(|(name, value)| (self.number(name), self.number(value))),
-                );
+                let begin = pairs.len();
+                index.append_pairs(slot, pairs);
+                for (name, value) in &mut pairs[begin..] {
+                    (*name, *value) = (self.number(*name), self.number(*value));
+                }
                 ends.push(pairs.len());
             }
         }

@@ -17,6 +17,7 @@ use crate::{
     image::{self, ChunkState, ImageChunk, ImageSeries, ImageSummary},
     late,
     numbers::Numbers,
+    restore::{Cut, Cuts, Floats, is_cut, note, put_float},
     wal::{floats::FloatEntry, histograms::HistogramEntry, late::LateEntry},
 };
 use model::{
@@ -26,24 +27,13 @@ use model::{
     time::{BLOCK_RANGE_MS, TimeRange, Timestamp, block_start},
     verdict::Verdict,
 };
-use parking_lot::{Mutex, MutexGuard};
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::collections::{HashMap, HashSet};
 use storage::{
     chunk::{XorReader, is_histogram},
     index::Scan,
 };
 use ulid::Ulid;
 use xxhash_rust::xxh3::xxh3_128;
-
-/// Everything of a series in a window up to a timestamp is in a block.
-#[derive(Debug, Clone, Copy)]
-struct Cut {
-    window: Timestamp,
-    until: Timestamp,
-}
 
 /// What became of the steps.
 #[derive(Debug, Clone, Copy, Default)]
@@ -63,6 +53,8 @@ pub(crate) struct Rebuild<'a> {
     /// Taken out of its lock: nothing is committed or cut before replay has put it back.
     committer: Committer,
     slots: Slots,
+    /// Floats that are not in the head yet.
+    floats: Floats,
     /// Cuts by a hash of tenant and labels, of blocks whose samples may still be in image or segments.
     cuts: HashMap<u128, Vec<Cut>>,
     rebuilt: Rebuilt,
@@ -74,8 +66,7 @@ pub(crate) struct Rebuild<'a> {
 struct Slots {
     by_number: Numbers,
     numbers: Vec<u64>,
-    /// Which of a series' samples are in blocks; only for series that have some there.
-    cuts: HashMap<u32, Vec<Cut>>,
+    cuts: Cuts,
     /// The slot found last; mostly the next number is in the next slot.
     last: u32,
 }
@@ -99,14 +90,6 @@ impl Slots {
         }
         self.numbers[slot as usize] = number;
     }
-
-    #[inline]
-    fn cuts(&self, slot: u32) -> &[Cut] {
-        if self.cuts.is_empty() {
-            return &[];
-        }
-        self.cuts.get(&slot).map_or(&[], Vec::as_slice)
-    }
 }
 
 impl<'a> Rebuild<'a> {
@@ -117,6 +100,7 @@ impl<'a> Rebuild<'a> {
             core,
             committer,
             slots: Slots::default(),
+            floats: Floats::default(),
             cuts: HashMap::new(),
             rebuilt: Rebuilt::default(),
             now: core.env.clock.now(),
@@ -178,15 +162,33 @@ impl<'a> Rebuild<'a> {
         Ok(())
     }
 
-    /// Takes a step.
-    pub(crate) fn take(&mut self, step: Step) {
-        match step {
-            Step::Series(series) => {
-                series
-                    .iter()
-                    .for_each(|(tenant, number, labels)| self.series(tenant, *number, labels));
+    /// Takes steps in order; gives back the memory that floats came in.
+    pub(crate) fn take(&mut self, steps: Vec<Step>) -> Vec<Vec<FloatEntry>> {
+        let mut spare = Vec::new();
+        for step in steps {
+            match step {
+                Step::Floats(entries) => {
+                    self.place_floats(&entries);
+                    spare.push(entries);
+                }
+                step => self.take_step(step),
             }
-            Step::Floats(entries) => self.floats(&entries),
+        }
+        self.put_floats();
+        spare
+    }
+
+    fn take_step(&mut self, step: Step) {
+        // Floats wait for one another, but what else changes samples comes behind those that stand before it.
+        if matches!(
+            step,
+            Step::Histograms(_) | Step::Late(_) | Step::Delete(_) | Step::ImageSeries(_)
+        ) {
+            self.put_floats();
+        }
+        match step {
+            Step::Series(tenant, series) => self.series(&tenant, &series),
+            Step::Floats(entries) => self.place_floats(&entries),
             Step::Histograms(entries) => entries.iter().for_each(|entry| self.histogram(entry)),
             Step::Metadata(tenant, all) => {
                 let id = self.core.ensure_tenant(&mut self.committer, &tenant, self.now);
@@ -220,47 +222,41 @@ impl<'a> Rebuild<'a> {
         tracing::error!(sequence, %damage, "a record of the write-ahead log makes no sense");
     }
 
-    fn series(&mut self, tenant: &Tenant, number: u64, labels: &Labels) {
-        if self.slots.by_number.get(number).is_some() {
-            return;
-        }
+    fn series(&mut self, tenant: &Tenant, series: &[(u64, Labels)]) {
         let id = self.core.ensure_tenant(&mut self.committer, tenant, self.now);
-        // A series may have left the head and come back under another number; both mean the same.
-        let slot = self.core.find_or_create_series(&mut self.committer, id, number, labels);
-        self.slots.add(number, slot);
-        if !self.cuts.is_empty()
-            && let Some(cuts) = self.cuts.get(&identity(tenant, labels))
-        {
-            self.slots.cuts.insert(slot, cuts.clone());
+        for (number, labels) in series {
+            if self.slots.by_number.get(*number).is_some() {
+                continue;
+            }
+            // A series may have left the head and come back under another number; both mean the same.
+            let slot = self
+                .core
+                .find_or_create_series(&mut self.committer, id, *number, labels);
+            self.slots.add(*number, slot);
+            if !self.cuts.is_empty()
+                && let Some(cuts) = self.cuts.get(&identity(tenant, labels))
+            {
+                self.slots.cuts.0.insert(slot, cuts.clone());
+            }
         }
     }
 
-    fn floats(&mut self, entries: &[FloatEntry]) {
-        let Committer {
-            shards,
-            tenants,
-            next_number,
-            ..
-        } = &mut self.committer;
-        let shards: &[Arc<Mutex<Shard>>] = shards;
-        let mut current: Option<(usize, MutexGuard<'_, Shard>)> = None;
+    /// Finds the series of floats, which [`Self::put_floats`] puts into the head.
+    fn place_floats(&mut self, entries: &[FloatEntry]) {
         for entry in entries {
             let Some(slot) = self.slots.find(entry.number) else {
                 // A number whose series record is lost must never mean another series.
-                *next_number = (*next_number).max(entry.number.saturating_add(1));
+                self.committer.next_number = self.committer.next_number.max(entry.number.saturating_add(1));
                 self.rebuilt.dropped += 1;
                 continue;
             };
-            let number = shard_of(slot);
-            if current.as_ref().is_none_or(|(current, _)| *current != number) {
-                drop(current.take());
-                current = shards.get(number).map(|shard| (number, shard.lock()));
-            }
-            let Some((_, shard)) = &mut current else { continue };
-            if put_float(shard, place(slot), entry.at, entry.bits, self.slots.cuts(slot), tenants) {
-                self.rebuilt.samples += 1;
-            }
+            self.floats.add(slot, entry);
         }
+    }
+
+    fn put_floats(&mut self) {
+        let Committer { shards, tenants, .. } = &mut self.committer;
+        self.rebuilt.samples += self.floats.put(shards, tenants, &self.slots.cuts);
     }
 
     fn histogram(&mut self, entry: &HistogramEntry) {
@@ -275,7 +271,7 @@ impl<'a> Rebuild<'a> {
         if *at <= shard.hot[place].last_at {
             return;
         }
-        if is_cut(self.slots.cuts(slot), *at) {
+        if is_cut(self.slots.cuts.of(slot), *at) {
             shard.seal(place);
             shard.hot[place].last_at = *at;
             shard.hot[place].flags |= FLAG_HISTOGRAM;
@@ -310,7 +306,7 @@ impl<'a> Rebuild<'a> {
         for chunk in &series.chunks {
             // A block has a chunk as a whole: what came to it after the image was taken is in the block as well.
             // Late samples came in any order, so they are compared with the blocks one by one in the end.
-            if chunk.state == ChunkState::Late || !is_cut(self.slots.cuts(slot), chunk.max_time) {
+            if chunk.state == ChunkState::Late || !is_cut(self.slots.cuts.of(slot), chunk.max_time) {
                 self.rebuilt.samples += u64::from(chunk.samples);
                 put_chunk(&mut shard, place, chunk, tenants);
             }
@@ -343,7 +339,7 @@ impl<'a> Rebuild<'a> {
     /// that nobody was told of, since they were cut before they were in the log. What comes now and is not newer than those must not
     /// pass for news, because the next replay takes it for a part of the block.
     fn catch_up_with_blocks(&mut self) {
-        for (slot, cuts) in &self.slots.cuts {
+        for (slot, cuts) in &self.slots.cuts.0 {
             let (mut shard, place) = (self.committer.shards[shard_of(*slot)].lock(), place(*slot));
             let until = cuts.iter().map(|cut| cut.until).max().unwrap_or(NEVER);
             if shard.hot[place].last_at < until {
@@ -370,34 +366,6 @@ impl<'a> Rebuild<'a> {
     }
 }
 
-/// Puts a float into its series unless it is there already or in a block; tells whether it did.
-#[inline]
-fn put_float(
-    shard: &mut Shard,
-    place: usize,
-    at: Timestamp,
-    bits: u64,
-    cuts: &[Cut],
-    tenants: &mut [TenantState],
-) -> bool {
-    let hot = &mut shard.hot[place];
-    if at <= hot.last_at {
-        return false;
-    }
-    if !cuts.is_empty() && is_cut(cuts, at) {
-        // The block has it; the series only remembers that it was there.
-        shard.seal(place);
-        let hot = &mut shard.hot[place];
-        (hot.last_at, hot.last_bits) = (at, bits);
-        hot.flags &= !FLAG_HISTOGRAM;
-        return false;
-    }
-    let tenant = &mut tenants[hot.tenant as usize];
-    let begins = shard.append_float(place, at, bits);
-    note(tenant, begins.then_some(at), (at, at));
-    true
-}
-
 fn put_chunk(shard: &mut Shard, place: usize, chunk: &ImageChunk<'_>, tenants: &mut [TenantState]) {
     let info = ChunkInfo {
         min_time: chunk.min_time,
@@ -418,27 +386,16 @@ fn put_chunk(shard: &mut Shard, place: usize, chunk: &ImageChunk<'_>, tenants: &
                 return;
             };
             while let Ok(Some((at, value))) = reader.next() {
-                put_float(shard, place, at, value.to_bits(), &[], tenants);
+                if let Some(begins) = put_float(shard, place, at, value.to_bits(), &[]) {
+                    let tenant = &mut tenants[shard.hot[place].tenant as usize];
+                    note(tenant, begins.then_some(at), (at, at));
+                }
             }
             return;
         }
     }
     let tenant = &mut tenants[shard.hot[place].tenant as usize];
     note(tenant, Some(chunk.min_time), (chunk.min_time, chunk.max_time));
-}
-
-/// Notes samples of a tenant: whether a chunk began with them, and what time they span.
-#[inline]
-fn note(tenant: &mut TenantState, chunk: Option<Timestamp>, (oldest, newest): (Timestamp, Timestamp)) {
-    tenant.oldest = tenant.oldest.min(oldest);
-    tenant.newest = tenant.newest.max(newest);
-    if let Some(at) = chunk {
-        tenant.note_chunk(at);
-    }
-}
-
-fn is_cut(cuts: &[Cut], at: Timestamp) -> bool {
-    cuts.iter().any(|cut| cut.window == block_start(at) && at <= cut.until)
 }
 
 /// A hash that tells series of all tenants apart.

@@ -1,8 +1,8 @@
 //! Replay: reads image and segments at start, over damage if need be, and rebuilds the head.
 //!
-//! Two halves work side by side, one stretch of records apart: records are read, checked and decoded, then applied. It ends
-//! with the state that the head had: series, samples, verdict state. What depends on something lost is dropped and counted, never
-//! guessed. Records that the last run wrote but perhaps never synced come back to be written once more: they may be known only to
+//! Two halves work side by side, one stretch of records apart: records are read, checked and decoded, then applied, floats shard by
+//! shard on all cores. It ends with the state that the head had: series, samples, verdict state. What depends on something lost is
+//! dropped and counted, never guessed. Records that the last run wrote but perhaps never synced come back to be written once more: they may be known only to
 //! the page cache, and whoever sends their samples again must not be told more than is true.
 
 use crate::{
@@ -22,12 +22,13 @@ use crate::{
 use model::env::{Fs, Mapped};
 use std::{
     io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::atomic::Ordering,
 };
 
-/// Bytes of records that are decoded in one stretch.
-const STRETCH_BYTES: usize = 4 << 20;
+/// Bytes of records that are decoded in one stretch: what comes of them stays in the cache until it is applied.
+const STRETCH_BYTES: usize = 256 << 10;
 
 /// What replay found.
 #[derive(Debug, Default)]
@@ -147,8 +148,16 @@ struct Replay<'a> {
 /// A record of the last segment that is not proven to be on the disk.
 struct Unproven {
     sequence: u64,
-    offset: usize,
-    bytes: Vec<u8>,
+    /// Where it lies in the segment.
+    range: Range<usize>,
+    /// What it should be, when it is not that there.
+    mended: Option<Vec<u8>>,
+}
+
+impl Unproven {
+    fn bytes<'a>(&'a self, segment: &'a [u8]) -> &'a [u8] {
+        self.mended.as_deref().unwrap_or(&segment[self.range.clone()])
+    }
 }
 
 impl<'a> Replay<'a> {
@@ -224,10 +233,11 @@ impl<'a> Replay<'a> {
                 ..
             } = self;
             let (sequence, kept) = (&mut found.sequence, keep.then_some(&mut unproven));
-            let (decoded, ()) = rayon::join(
+            let (decoded, spare) = rayon::join(
                 || stretch(&mut records, decoder, sequence, proven, kept),
-                || steps.into_iter().for_each(|step| rebuild.take(step)),
+                || rebuild.take(steps),
             );
+            decoder.recycle(spare);
             let is_end = decoded.is_empty() && records.offset() == before;
             self.steps = decoded;
             self.core
@@ -270,7 +280,7 @@ impl<'a> Replay<'a> {
         }
         let proven = self.proven;
         unproven.retain(|record| record.sequence > proven);
-        let good = unproven.first().map_or(records.good_end(), |first| first.offset) as u64;
+        let good = unproven.first().map_or(records.good_end(), |first| first.range.start) as u64;
         self.found.previous_end = good;
         self.found.next_segment = source.number + 1;
         let number = source.number;
@@ -284,12 +294,16 @@ impl<'a> Replay<'a> {
             fresh: false,
             first_sequence: first.sequence,
             last_sequence: self.found.sequence,
-            bytes: unproven.iter().flat_map(|record| &record.bytes).copied().collect(),
+            bytes: unproven
+                .iter()
+                .flat_map(|record| record.bytes(&source.bytes))
+                .copied()
+                .collect(),
         });
     }
 
     fn finish(mut self) -> Replayed {
-        self.steps.drain(..).for_each(|step| self.rebuild.take(step));
+        self.rebuild.take(self.steps);
         let rebuilt = self.rebuild.finish();
         let mut found = self.found;
         found.samples = rebuilt.samples;
@@ -332,11 +346,11 @@ fn stretch(
 }
 
 fn keep_unproven(unproven: &mut Vec<Unproven>, record: &Record<'_>, proven: u64) {
-    let (sequence, offset) = (record.header.sequence, record.offset);
+    let (header, begin) = (&record.header, record.offset);
     unproven.push(Unproven {
-        sequence,
-        offset,
-        bytes: record.bytes().to_vec(),
+        sequence: header.sequence,
+        range: begin..begin + record.bytes().len(),
+        mended: record.mended(),
     });
     // What was proven since need not be kept; dropping it in steps keeps this linear.
     if unproven.len().is_multiple_of(1024) {

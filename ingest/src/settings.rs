@@ -171,7 +171,7 @@ impl IngestSettings {
             maintenance_interval: Duration::from_secs(15),
             block_retention: Duration::from_secs(30 * 60),
             unshipped_blocks_in_memory_max: 2,
-            image_bytes: 4 << 30,
+            image_bytes: 256 << 20,
         }
     }
 }

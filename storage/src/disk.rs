@@ -107,6 +107,14 @@ impl Fs for Disk {
             .map_err(|error| told(error, "sync", path))
     }
 
+    #[cfg(target_os = "linux")]
+    #[expect(clippy::disallowed_methods, reason = "this is the implementation of the seam")]
+    fn sync_all(&self, path: &Path) -> io::Result<()> {
+        // Since Linux 5.8 it tells of pages that could not be written.
+        let synced = fs::File::open(path).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
+        synced.map_err(|error| told(error, "sync the file system of", path))
+    }
+
     fn free_space(&self, path: &Path) -> io::Result<u64> {
         let space = rustix::fs::statvfs(path).map_err(|error| told(error.into(), "ask for free space at", path))?;
         // What is free for us, not for root alone.

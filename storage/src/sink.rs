@@ -7,6 +7,15 @@ use std::{io, path::Path};
 /// Bytes gathered before they go to the file.
 const BUFFER_BYTES: usize = 512 << 10;
 
+/// Whether a file is made durable when it is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// At once.
+    Now,
+    /// Whoever wrote it sees to it, for many files in one go.
+    Later,
+}
+
 /// A file being written.
 pub(crate) struct Sink {
     file: Box<dyn File>,
@@ -20,7 +29,8 @@ impl Sink {
     pub(crate) fn create(fs: &dyn Fs, path: &Path) -> io::Result<Self> {
         Ok(Self {
             file: fs.create(path)?,
-            buffer: Vec::with_capacity(BUFFER_BYTES),
+            // It grows up to its size: small files are many.
+            buffer: Vec::new(),
             flushed: 0,
         })
     }
@@ -79,9 +89,11 @@ impl Sink {
     }
 
     /// Writes what is left and makes it durable; gives the size.
-    pub(crate) fn finish(mut self) -> io::Result<u64> {
+    pub(crate) fn finish(mut self, durability: Durability) -> io::Result<u64> {
         self.flush()?;
-        self.file.sync()?;
+        if durability == Durability::Now {
+            self.file.sync()?;
+        }
         Ok(self.flushed)
     }
 }

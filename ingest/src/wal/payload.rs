@@ -115,8 +115,58 @@ impl SeriesEncoder {
     }
 }
 
-/// Reads the payload of a series record and hands over each series.
-pub(crate) fn decode_series(payload: &[u8], mut visit: impl FnMut(&Tenant, u64, Labels)) -> Result<(), Damage> {
+/// Writes the payload of a series record from the symbols of its labels, so that no text is compared.
+pub(crate) struct SymbolsEncoder {
+    before: Vec<(u32, u32)>,
+    expected: u64,
+}
+
+impl SymbolsEncoder {
+    pub(crate) fn new(out: &mut Vec<u8>, tenant: &Tenant) -> Self {
+        put_tenant(out, tenant);
+        Self {
+            before: Vec::new(),
+            expected: 0,
+        }
+    }
+
+    /// From now on symbols may stand for other texts than before.
+    pub(crate) fn forget(&mut self) {
+        self.before.clear();
+    }
+
+    /// Adds a series; `text` gives the text of a symbol.
+    pub(crate) fn push<'t>(
+        &mut self,
+        out: &mut Vec<u8>,
+        number: u64,
+        pairs: &[(u32, u32)],
+        text: impl Fn(u32) -> &'t str,
+    ) {
+        put_varint(out, number.wrapping_sub(self.expected) as i64);
+        self.expected = number.wrapping_add(1);
+        put_uvarint(out, pairs.len() as u64);
+        for (index, &(name, value)) in pairs.iter().enumerate() {
+            match self.before.get(index) {
+                Some(before) if *before == (name, value) => out.push(PAIR_SAME),
+                Some((same, _)) if *same == name => {
+                    out.push(PAIR_VALUE);
+                    put_bytes(out, text(value).as_bytes());
+                }
+                _ => {
+                    out.push(PAIR_FULL);
+                    put_bytes(out, text(name).as_bytes());
+                    put_bytes(out, text(value).as_bytes());
+                }
+            }
+        }
+        self.before.clear();
+        self.before.extend_from_slice(pairs);
+    }
+}
+
+/// Reads the payload of a series record and hands over each series; gives their tenant.
+pub(crate) fn decode_series(payload: &[u8], mut visit: impl FnMut(&Tenant, u64, Labels)) -> Result<Tenant, Damage> {
     let mut cursor = Cursor::new(payload);
     let tenant = read_tenant(&mut cursor)?;
     let (mut labels, mut expected) = (LabelsReader::default(), 0u64);
@@ -125,7 +175,7 @@ pub(crate) fn decode_series(payload: &[u8], mut visit: impl FnMut(&Tenant, u64, 
         expected = number.wrapping_add(1);
         visit(&tenant, number, labels.read(&mut cursor)?);
     }
-    Ok(())
+    Ok(tenant)
 }
 
 /// Adds the payload of a metadata record.
@@ -220,6 +270,23 @@ mod tests {
         let mut encoder = SeriesEncoder::new(&mut out, &tenant);
         all.iter()
             .for_each(|(number, labels)| encoder.push(&mut out, *number, labels));
+        let mut texts: Vec<&str> = all
+            .iter()
+            .flat_map(|(_, labels)| labels.iter().flat_map(|(n, v)| [n, v]))
+            .collect();
+        texts.sort_unstable();
+        texts.dedup();
+        let symbol = |text: &str| texts.binary_search(&text).unwrap() as u32;
+        let mut same = Vec::new();
+        let mut encoder = SymbolsEncoder::new(&mut same, &tenant);
+        for (number, labels) in &all {
+            let pairs: Vec<_> = labels
+                .iter()
+                .map(|(name, value)| (symbol(name), symbol(value)))
+                .collect();
+            encoder.push(&mut same, *number, &pairs, |symbol| texts[symbol as usize]);
+        }
+        assert_eq!(same, out);
         let mut read = Vec::new();
         decode_series(&out, |of, number, labels| {
             assert_eq!(of, &tenant);

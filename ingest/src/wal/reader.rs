@@ -56,6 +56,14 @@ impl Record<'_> {
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
+
+    /// Header and payload, when they are not what the file holds.
+    pub(crate) fn mended(&self) -> Option<Vec<u8>> {
+        match &self.bytes {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(mended) => Some(mended.clone()),
+        }
+    }
 }
 
 /// The records of one file in order.

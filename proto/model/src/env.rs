@@ -87,6 +87,13 @@ pub trait Fs: Send + Sync {
     /// Makes the names in a folder durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 
+    /// Makes everything durable that was written where `path` lies, content and names, in one go: for many small files. What cannot do
+    /// it says `Unsupported`, and nothing is durable then.
+    fn sync_all(&self, path: &Path) -> io::Result<()> {
+        let _ = path;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Free bytes where `path` lies.
     fn free_space(&self, path: &Path) -> io::Result<u64>;
 

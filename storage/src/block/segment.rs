@@ -5,7 +5,12 @@
 //! chunk: length of data (uvarint) | encoding (1) | data | CRC32C of encoding and data (4)
 //! ```
 
-use crate::{chunk::put_uvarint, cursor::Cursor, index::ChunkRef, sink::Sink};
+use crate::{
+    chunk::put_uvarint,
+    cursor::Cursor,
+    index::ChunkRef,
+    sink::{Durability, Sink},
+};
 use bytes::Bytes;
 use model::{env::Fs, select::Chunk};
 use std::{
@@ -144,7 +149,7 @@ impl SegmentWriter {
             before => {
                 let number = before.as_ref().map_or(0, |(number, _)| number + 1);
                 if let Some((_, sink)) = before {
-                    self.sizes.push(sink.finish()?);
+                    self.sizes.push(sink.finish(Durability::Now)?);
                 }
                 let mut sink = Sink::create(fs, &self.dir.join(segment_name(number)))?;
                 sink.write(&HEADER)?;
@@ -161,10 +166,10 @@ impl SegmentWriter {
         })
     }
 
-    /// Makes everything durable; gives the sizes of the segments and of the largest chunk.
-    pub(crate) fn finish(mut self) -> io::Result<(Vec<u64>, u64)> {
+    /// Completes the last segment; gives the sizes of all and of the largest chunk.
+    pub(crate) fn finish(mut self, durability: Durability) -> io::Result<(Vec<u64>, u64)> {
         if let Some((_, sink)) = self.current.take() {
-            self.sizes.push(sink.finish()?);
+            self.sizes.push(sink.finish(durability)?);
         }
         Ok((self.sizes, self.chunk_max_size))
     }

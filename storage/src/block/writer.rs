@@ -8,6 +8,7 @@ use super::{
 use crate::{
     chunk::{self, ChunkError, is_histogram},
     index::{ChunkRef, IndexStats, IndexWriteError, IndexWriter},
+    sink::Durability,
 };
 use model::{env::Fs, label::Labels, select::Chunk};
 use std::{
@@ -209,29 +210,56 @@ impl BlockWriter {
     pub fn finish(mut self) -> Result<Option<BlockMeta>, BlockWriteError> {
         let ulid = self.meta.ulid;
         let io = |error| BlockWriteError::Io { ulid, error };
-        let Some(Parts { index, segments }) = self.parts.take() else {
-            return Ok(None);
-        };
-        if self.meta.stats.num_series == 0 {
+        if !self.complete(Durability::Now)? {
             return Ok(None);
         }
-        // Durable from the inside out: a reader that sees a name sees what it stands for.
-        let (segment_sizes, chunk_max_size) = segments.finish().map_err(io)?;
-        self.fs.sync_dir(&self.temporary.join(CHUNKS_DIR)).map_err(io)?;
-        let index = index.finish().map_err(|error| BlockWriteError::Index { ulid, error })?;
-        let tombstones = self.temporary.join(TOMBSTONES_FILE);
-        write_durably(&*self.fs, &tombstones, &Tombstones::default().write()).map_err(io)?;
-        self.describe(&segment_sizes, chunk_max_size, index);
-        let unnamed = self.temporary.join("meta.json.tmp");
-        write_durably(&*self.fs, &unnamed, &self.meta.to_json()).map_err(io)?;
-        self.fs.rename(&unnamed, &self.temporary.join(META_FILE)).map_err(io)?;
-        self.fs.sync_dir(&self.temporary).map_err(io)?;
         self.fs
             .rename(&self.temporary, &self.folder.join(ulid.to_string()))
             .map_err(io)?;
         self.temporary = PathBuf::new();
         self.fs.sync_dir(&self.folder).map_err(io)?;
         Ok(Some(self.meta.clone()))
+    }
+
+    /// Completes the block and leaves it to [`name_blocks`] to make it durable, together with others. `None` when no series was added.
+    pub fn finish_unnamed(mut self) -> Result<Option<UnnamedBlock>, BlockWriteError> {
+        if !self.complete(Durability::Later)? {
+            return Ok(None);
+        }
+        Ok(Some(UnnamedBlock {
+            fs: Arc::clone(&self.fs),
+            ulid: self.meta.ulid,
+            temporary: std::mem::take(&mut self.temporary),
+        }))
+    }
+
+    /// Writes all files; `false` when no series was added.
+    fn complete(&mut self, durability: Durability) -> Result<bool, BlockWriteError> {
+        let ulid = self.meta.ulid;
+        let io = |error| BlockWriteError::Io { ulid, error };
+        let Some(Parts { index, segments }) = self.parts.take() else {
+            return Ok(false);
+        };
+        if self.meta.stats.num_series == 0 {
+            return Ok(false);
+        }
+        // Durable from the inside out: a reader that sees a name sees what it stands for.
+        let (segment_sizes, chunk_max_size) = segments.finish(durability).map_err(io)?;
+        if durability == Durability::Now {
+            self.fs.sync_dir(&self.temporary.join(CHUNKS_DIR)).map_err(io)?;
+        }
+        let index = index.complete(durability);
+        let index = index.map_err(|error| BlockWriteError::Index { ulid, error })?;
+        let tombstones = self.temporary.join(TOMBSTONES_FILE);
+        write_file(&*self.fs, &tombstones, &Tombstones::default().write(), durability).map_err(io)?;
+        self.describe(&segment_sizes, chunk_max_size, index);
+        let unnamed = self.temporary.join("meta.json.tmp");
+        write_file(&*self.fs, &unnamed, &self.meta.to_json(), durability).map_err(io)?;
+        self.fs.rename(&unnamed, &self.temporary.join(META_FILE)).map_err(io)?;
+        if durability == Durability::Now {
+            self.fs.sync_dir(&self.temporary).map_err(io)?;
+        }
+        Ok(true)
     }
 
     /// Fills in what Thanos wants to know about the files.
@@ -268,10 +296,47 @@ impl Drop for BlockWriter {
     }
 }
 
-fn write_durably(fs: &dyn Fs, path: &Path, content: &[u8]) -> io::Result<()> {
+/// A block that is complete, but neither durable nor named. Dropped before [`name_blocks`], it leaves nothing behind.
+pub struct UnnamedBlock {
+    fs: Arc<dyn Fs>,
+    ulid: Ulid,
+    /// Empty once the block has its name.
+    temporary: PathBuf,
+}
+
+impl UnnamedBlock {
+    /// Its id.
+    pub fn ulid(&self) -> Ulid {
+        self.ulid
+    }
+}
+
+impl Drop for UnnamedBlock {
+    fn drop(&mut self) {
+        if !self.temporary.as_os_str().is_empty() {
+            // What cannot be removed now is removed at the next start.
+            let _ = self.fs.remove_dir(&self.temporary);
+        }
+    }
+}
+
+/// Makes blocks in `folder` durable, all of them in one go, then gives them their names. After an error none of them counts.
+pub fn name_blocks(fs: &dyn Fs, folder: &Path, blocks: &mut [UnnamedBlock]) -> io::Result<()> {
+    fs.sync_all(folder)?;
+    for block in blocks {
+        fs.rename(&block.temporary, &folder.join(block.ulid.to_string()))?;
+        block.temporary = PathBuf::new();
+    }
+    fs.sync_dir(folder)
+}
+
+fn write_file(fs: &dyn Fs, path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
     let mut file = fs.create(path)?;
     file.append(content)?;
-    file.sync()
+    match durability {
+        Durability::Now => file.sync(),
+        Durability::Later => Ok(()),
+    }
 }
 
 /// Removes what a crash left in a folder of blocks: blocks half written or half deleted. Gives their names.

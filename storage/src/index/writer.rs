@@ -4,7 +4,10 @@
 //! part at a time. A series comes either as texts or, cheaper, as the numbers of its symbols: no text is hashed or compared then.
 
 use super::{ChunkRef, HEADER_BYTES, MAGIC, POSTINGS_ALIGNMENT, SERIES_ALIGNMENT, Toc, VERSION, series};
-use crate::{chunk::put_uvarint, sink::Sink};
+use crate::{
+    chunk::put_uvarint,
+    sink::{Durability, Sink},
+};
 use hashbrown::{HashMap, HashTable};
 use model::{
     env::Fs,
@@ -208,7 +211,12 @@ impl IndexWriter {
     }
 
     /// Writes postings and tables, and makes the file durable.
-    pub fn finish(mut self) -> Result<IndexStats, IndexWriteError> {
+    pub fn finish(self) -> Result<IndexStats, IndexWriteError> {
+        self.complete(Durability::Now)
+    }
+
+    /// Writes postings and tables.
+    pub(crate) fn complete(mut self, durability: Durability) -> Result<IndexStats, IndexWriteError> {
         let series = self.series_ids.len() as u64;
         self.out.align(POSTINGS_ALIGNMENT)?;
         // Old readers look for label indices here and find the empty space before the postings.
@@ -219,7 +227,7 @@ impl IndexWriter {
         self.toc.label_table = self.toc.postings_table;
         self.out.write_section(&table)?;
         self.out.write(&self.toc.write())?;
-        let size = self.out.finish()?;
+        let size = self.out.finish(durability)?;
         Ok(IndexStats {
             series,
             size,

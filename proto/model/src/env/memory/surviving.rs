@@ -53,6 +53,13 @@ impl Folder {
         }
     }
 
+    /// Makes safe what is seen.
+    pub(super) fn sync(&mut self) {
+        for change in std::mem::take(&mut self.pending) {
+            Self::apply(&mut self.safe_names, &change);
+        }
+    }
+
     /// The power goes.
     pub(super) fn lose(&mut self, luck: &mut Luck) {
         // A journal keeps the order of changes: the later ones are lost.

@@ -122,3 +122,18 @@ fn locks_go_with_their_process() {
     drop(held);
     after.lock(path("/lock")).unwrap();
 }
+
+#[test]
+fn everything_can_be_synced_in_one_go() {
+    for seed in 0..20 {
+        let fs = MemoryFs::new();
+        fs.create_dir(path("/d/e")).unwrap();
+        write(&fs, "/d/e/a", b"content", false);
+        fs.fail_syncs(1);
+        fs.sync_all(path("/d")).unwrap_err();
+        fs.sync_all(path("/d")).unwrap();
+        write(&fs, "/d/b", b"later", false);
+        let fs = fs.power_loss(seed);
+        assert_eq!(fs.read(path("/d/e/a")).unwrap(), b"content");
+    }
+}
