@@ -4,14 +4,11 @@
 //! chunk and to share complete ones. Samples are decoded by whoever reads them, outside of all locks. Blocks and head may hold the
 //! same samples for a while; each timestamp comes out once.
 
-use crate::{
-    core::Core,
-    head::{
-        lookup::{Found, Selection},
-        shard::place,
-    },
-};
+mod head;
+
+use crate::core::Core;
 use futures::future::BoxFuture;
+use head::HeadSeries;
 use model::{
     matcher::Matcher,
     metadata::Metadata,
@@ -26,13 +23,10 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
-use storage::chunk::{ChunkSamples, merge_samples};
+use storage::chunk::merge_samples;
 
 /// Series handed out in one go.
 const BATCH_SERIES: usize = 256;
-
-/// What errors call this source.
-const ORIGIN: &str = "head";
 
 /// The read side of one tenant.
 pub(crate) struct TenantSelect {
@@ -68,24 +62,12 @@ impl TenantSelect {
         }
     }
 
-    /// The series of the head that match, in no particular order.
-    fn find(&self, matchers: &[Matcher]) -> HeadScan {
-        let selection = self.core.head.find(&self.tenant, matchers);
-        let candidates = selection.candidates().into_iter();
-        HeadScan {
-            core: Arc::clone(&self.core),
-            selection,
-            candidates,
-        }
-    }
-
     async fn select_series(&self, request: SelectRequest) -> Result<Box<dyn SeriesSet>, SelectError> {
         self.check_ready()?;
         let blocks = self.core.blocks.of(&self.tenant, request.range);
         // Series of a block come sorted; to join them with those of the head, the head's must be sorted as well.
         let sorted = request.sorted || !blocks.is_empty();
-        let scan = self.find(&request.matchers);
-        let head = HeadSeries::new(scan, request.range, request.labels_only, sorted);
+        let head = HeadSeries::new(&self.core, &self.tenant, &request, sorted);
         let (mut sources, mut warnings) = (Vec::with_capacity(blocks.len()), Vec::new());
         for local in &blocks {
             let mut inner = request.clone();
@@ -247,104 +229,6 @@ fn label_list(items: BTreeSet<String>, limit: usize, warnings: Vec<String>) -> L
     }
 }
 
-/// Series of the head that match, resolved bit by bit so that the index is never locked for long.
-struct HeadScan {
-    core: Arc<Core>,
-    selection: Selection,
-    candidates: std::vec::IntoIter<u32>,
-}
-
-impl HeadScan {
-    /// The next series; empty at the end.
-    fn next(&mut self) -> Vec<Found> {
-        loop {
-            let candidates: Vec<u32> = self.candidates.by_ref().take(BATCH_SERIES).collect();
-            if candidates.is_empty() {
-                return Vec::new();
-            }
-            let found = self.selection.resolve(&self.core.head, &candidates);
-            if !found.is_empty() {
-                return found;
-            }
-        }
-    }
-}
-
-/// Series of the head with their samples.
-struct HeadSeries {
-    core: Arc<Core>,
-    scan: HeadScan,
-    range: TimeRange,
-    labels_only: bool,
-    /// Everything, sorted, when order matters; else what the scan gave last.
-    found: VecDeque<Found>,
-    ready: VecDeque<Series>,
-}
-
-impl HeadSeries {
-    fn new(mut scan: HeadScan, range: TimeRange, labels_only: bool, sorted: bool) -> Self {
-        let mut found = Vec::new();
-        if sorted {
-            loop {
-                let more = scan.next();
-                if more.is_empty() {
-                    break;
-                }
-                found.extend(more);
-            }
-            found.sort_unstable_by(|a, b| a.labels.cmp(&b.labels));
-        }
-        let core = Arc::clone(&scan.core);
-        Self {
-            core,
-            scan,
-            range,
-            labels_only,
-            found: found.into(),
-            ready: VecDeque::new(),
-        }
-    }
-
-    /// Makes sure that the next series is in `ready`, unless there is none.
-    fn fill(&mut self) {
-        while self.ready.is_empty() {
-            if self.found.is_empty() {
-                self.found = self.scan.next().into();
-            }
-            if self.found.is_empty() {
-                return;
-            }
-            let count = self.found.len().min(BATCH_SERIES);
-            for found in self.found.drain(..count) {
-                let chunks = chunks_of(&self.core, &found, self.range, self.labels_only);
-                if let Some(chunks) = chunks {
-                    let samples = Box::new(ChunkSamples::new(chunks, ORIGIN.into()));
-                    self.ready.push_back(Series {
-                        labels: found.labels,
-                        samples,
-                    });
-                }
-            }
-        }
-    }
-}
-
-/// The chunks of a series in `range`; `None` when it has none there.
-fn chunks_of(core: &Core, found: &Found, range: TimeRange, labels_only: bool) -> Option<Vec<Chunk>> {
-    let shard = core.head.shard(found.slot)?;
-    let shard = shard.lock();
-    let place = place(found.slot);
-    shard.series(place, found.number)?;
-    if !shard.has_samples(place, range) {
-        return None;
-    }
-    let mut chunks = Vec::new();
-    if !labels_only {
-        shard.copy_chunks(place, range, &mut chunks);
-    }
-    Some(chunks)
-}
-
 /// The series of a block, sorted.
 struct Source {
     set: Box<dyn SeriesSet>,
@@ -380,6 +264,12 @@ struct JoinedSet {
 
 impl JoinedSet {
     async fn next_batch(&mut self) -> Vec<Series> {
+        if self.sources.is_empty() {
+            let mut batch = Vec::from(self.head.take());
+            batch.truncate(self.left);
+            self.left -= batch.len();
+            return batch;
+        }
         let mut batch = Vec::new();
         while batch.len() < BATCH_SERIES.min(self.left) {
             self.head.fill();
@@ -398,9 +288,6 @@ impl JoinedSet {
     /// The series that comes first of all that are ready, joined from all sources that have it.
     fn next_series(&mut self) -> Option<Series> {
         let head = &mut self.head.ready;
-        if self.sources.is_empty() {
-            return head.pop_front();
-        }
         let fronts = self
             .sources
             .iter()

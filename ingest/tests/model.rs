@@ -364,17 +364,11 @@ impl Life {
         request.sorted = self.luck.below(2) == 0;
         let expected = self.map.select(tenant, &matchers, range);
         let mut set = select.select(request.clone()).await.unwrap();
-        let (mut found, mut buffer) = (Content::new(), SampleBuffer::default());
+        let (mut found, mut newest) = (Content::new(), Vec::new());
         while let Some(batch) = set.next().await {
             for series in batch.unwrap() {
-                buffer.clear();
-                series.samples.read(range, &mut buffer).unwrap();
-                let floats = buffer.timestamps.iter().zip(&buffer.values);
-                let floats = floats.map(|(&at, &value)| (at, Value::Float(value).plain()));
-                let histograms = buffer.histograms.iter();
-                let histograms = histograms.map(|s| (s.at, Value::Histogram(Arc::clone(&s.histogram)).plain()));
-                let samples: BTreeMap<_, _> = floats.chain(histograms).collect();
-                assert_eq!(samples.len(), buffer.len(), "a timestamp came twice");
+                let samples = read(&series, range);
+                newest.extend(newest_by_path(&series, &samples));
                 // A chunk may reach into the range although none of its samples does.
                 if !samples.is_empty() {
                     let before = found.insert(series.labels.to_string(), samples);
@@ -384,6 +378,19 @@ impl Life {
         }
         assert_eq!(found, expected, "{matchers:?} {range:?}");
         assert_eq!(set.warnings(), [""; 0]);
+        // Who needs only the newest samples, and one label, gets the same of those.
+        request.sorted = false;
+        request.hints.newest_only = true;
+        request.hints.labels = Some(["path".to_owned()].into());
+        let (mut set, mut hinted) = (select.select(request).await.unwrap(), Vec::new());
+        while let Some(batch) = set.next().await {
+            let batch = batch.unwrap();
+            let newest = batch.iter().map(|series| newest_by_path(series, &read(series, range)));
+            hinted.extend(newest.flatten());
+        }
+        newest.sort();
+        hinted.sort();
+        assert_eq!(hinted, newest, "newest samples of {matchers:?} {range:?}");
         if range == TimeRange::ALL {
             let values = select
                 .label_values("path".into(), matchers, range, 0)
@@ -395,6 +402,25 @@ impl Life {
             assert!(expected.keys().all(shown), "{values:?}");
         }
     }
+}
+
+/// The samples of a series in `range`.
+fn read(series: &model::select::Series, range: TimeRange) -> BTreeMap<Timestamp, String> {
+    let mut buffer = SampleBuffer::default();
+    series.samples.read(range, &mut buffer).unwrap();
+    let floats = buffer.timestamps.iter().zip(&buffer.values);
+    let floats = floats.map(|(&at, &value)| (at, Value::Float(value).plain()));
+    let histograms = buffer.histograms.iter();
+    let histograms = histograms.map(|s| (s.at, Value::Histogram(Arc::clone(&s.histogram)).plain()));
+    let samples: BTreeMap<_, _> = floats.chain(histograms).collect();
+    assert_eq!(samples.len(), buffer.len(), "a timestamp came twice");
+    samples
+}
+
+/// The label `path` of a series, and its newest sample in words.
+fn newest_by_path(series: &model::select::Series, samples: &BTreeMap<Timestamp, String>) -> Option<(String, String)> {
+    let path = series.labels.get("path").unwrap_or("").to_owned();
+    samples.last_key_value().map(|newest| (path, format!("{newest:?}")))
 }
 
 fn number_from(variable: &str, otherwise: u64) -> u64 {

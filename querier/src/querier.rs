@@ -110,10 +110,7 @@ impl Querier {
         let engine = Engine::new(engine_options(&settings));
         let evaluator = Evaluator::new(env.clone(), engine, queries, settings.samples_together_max);
         let origins = settings.cors_origin.as_deref().and_then(Origins::new);
-        let parser = ParserOptions {
-            experimental_functions: settings.experimental_functions,
-            ..ParserOptions::default()
-        };
+        let parser = engine_options(&settings).parser_options();
         Arc::new(Self {
             env,
             settings,
@@ -192,6 +189,11 @@ fn engine_options(settings: &QuerierSettings) -> EngineOptions {
         samples_max: settings.samples_max,
         subquery_step_ms: settings.subquery_step.as_millis() as i64,
         experimental_functions: settings.experimental_functions,
+        delayed_name_removal: settings.delayed_name_removal,
+        extended_range_selectors: settings.extended_range_selectors,
+        fill_modifiers: settings.fill_modifiers,
+        use_start_timestamps: settings.use_start_timestamps,
+        type_and_unit_labels: settings.type_and_unit_labels,
         ..EngineOptions::default()
     }
 }

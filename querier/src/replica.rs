@@ -17,7 +17,8 @@ use model::{
     metadata::Metadata,
     sample::SampleBuffer,
     select::{
-        Chunk, ExemplarSeries, LabelList, ReadySet, Samples, Select, SelectError, SelectRequest, Series, SeriesSet,
+        Chunk, ExemplarSeries, Hints, LabelList, ReadySet, Samples, Select, SelectError, SelectRequest, Series,
+        SeriesSet,
     },
     time::{TimeRange, Timestamp},
 };
@@ -72,12 +73,17 @@ impl Select for Deduplicated {
         Box::pin(async move {
             let limit = request.limit;
             let counter = lifts_counters(&request.hints.function);
+            let hints = Hints {
+                newest_only: false,
+                ..request.hints
+            };
             // A limit counts series as they come out, and sorting decides which replica speaks first.
             let mut set = self
                 .inner
                 .select(SelectRequest {
                     limit: 0,
                     sorted: true,
+                    hints,
                     ..request
                 })
                 .await?;

@@ -62,8 +62,20 @@ pub struct QuerierSettings {
     pub replica_labels: Vec<String>,
     /// How they become one (a request can say otherwise by giving `dedup` the name of an algorithm).
     pub dedup: Dedup,
-    /// Parts of PromQL that are experimental.
+    /// Parts of PromQL that are experimental: functions and aggregations.
     pub experimental_functions: bool,
+    /// Drop metric names at the end of a query instead of in each function.
+    pub delayed_name_removal: bool,
+    /// Accept `anchored` and `smoothed` selectors.
+    pub extended_range_selectors: bool,
+    /// Accept `fill`, `fill_left` and `fill_right`.
+    pub fill_modifiers: bool,
+    /// Take counter resets and beginnings from start timestamps.
+    pub use_start_timestamps: bool,
+    /// Tell counters by the label `__type__` instead of by the suffix of the name.
+    pub type_and_unit_labels: bool,
+    /// Whether `stats=all` tells what each step of a query cost.
+    pub stats_by_step: bool,
     /// Origins (an anchored regular expression) whose pages may read answers; `None` sends no CORS headers. It must compile.
     pub cors_origin: Option<String>,
     /// A query that takes longer is logged with its text and with who asked.
@@ -91,6 +103,12 @@ impl Default for QuerierSettings {
             replica_labels: Vec::new(),
             dedup: Dedup::Gaps,
             experimental_functions: false,
+            delayed_name_removal: false,
+            extended_range_selectors: false,
+            fill_modifiers: false,
+            use_start_timestamps: false,
+            type_and_unit_labels: false,
+            stats_by_step: false,
             cors_origin: Some(".*".to_owned()),
             slow_query: Duration::from_secs(10),
         }

@@ -13,6 +13,7 @@ use model::{
     sample::HistogramSample,
     tenant::Tenant,
 };
+use querier::QuerierSettings;
 use serde_json::json;
 use std::sync::Arc;
 
@@ -90,6 +91,50 @@ async fn grafana_instant_panel_with_stats() {
         .await
         .data();
     assert_eq!(plain.get("stats"), None);
+}
+
+#[tokio::test]
+async fn samples_are_counted_step_by_step_where_that_is_switched_on() {
+    let ask = |query: &str, stats: &str| {
+        let (start, end) = (SECOND - 60, SECOND);
+        format!(
+            "/api/v1/query_range?query={}&start={start}&end={end}&step=30&stats={stats}",
+            encoded(query)
+        )
+    };
+    let path = ask("sum_over_time(up[1m])", "all");
+    let off = api().get(&path).await.data();
+    assert_eq!(off["stats"]["samples"].get("samplesReadPerStep"), None);
+    let counting = QuerierSettings {
+        stats_by_step: true,
+        ..QuerierSettings::default()
+    };
+    let counting = Api::with(ten_minutes().shared(), counting);
+    let check = async |query: &str, looked: [u64; 3], read: [u64; 3]| {
+        let data = counting.get(&ask(query, "all")).await.data();
+        let samples = &data["stats"]["samples"];
+        let steps = |counts: [u64; 3]| {
+            let at = |index: usize| SECOND - 60 + 30 * index as i64;
+            json!([[at(0), counts[0]], [at(1), counts[1]], [at(2), counts[2]]])
+        };
+        assert_eq!(
+            samples["totalQueryableSamplesPerStep"],
+            steps(looked),
+            "{query}: {samples}"
+        );
+        assert_eq!(samples["samplesReadPerStep"], steps(read), "{query}: {samples}");
+        assert_eq!(samples["totalQueryableSamples"], looked.iter().sum::<u64>(), "{query}");
+        assert_eq!(samples["samplesRead"], read.iter().sum::<u64>(), "{query}");
+    };
+    // Two series with a sample every 15 s, the last of them 15 s before the last step.
+    check("up", [2, 2, 2], [2, 2, 2]).await;
+    check("sum_over_time(up[1m])", [8, 8, 6], [8, 4, 2]).await;
+    check("sum(rate(up[1m]))", [8, 8, 6], [8, 4, 2]).await;
+    check(&format!("sum(up @ {SECOND})"), [2, 2, 2], [2, 0, 0]).await;
+    check("1", [0, 0, 0], [0, 0, 0]).await;
+    let odd = counting.get(&ask("up", "1")).await.json();
+    assert!(odd["data"]["stats"]["samples"]["samplesRead"].is_number());
+    assert!(odd["warnings"][0].as_str().unwrap().contains("stats"), "{odd}");
 }
 
 #[tokio::test]

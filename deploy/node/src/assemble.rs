@@ -371,6 +371,7 @@ fn receiver_settings(settings: &Settings) -> ReceiverSettings {
 }
 
 fn querier_settings(settings: &Settings) -> QuerierSettings {
+    let enabled = |feature: &str| settings.enable_feature.iter().any(|name| name == feature);
     QuerierSettings {
         queries_max: settings.query_concurrency,
         tenant_requests_max: settings.query_tenant_concurrency,
@@ -381,7 +382,14 @@ fn querier_settings(settings: &Settings) -> QuerierSettings {
         samples_max: settings.query_max_samples,
         partial_response: settings.query_partial_response,
         replica_labels: settings.query_replica_labels.clone(),
-        experimental_functions: settings.query_experimental_functions,
+        samples_together_max: settings.query_max_samples_together,
+        experimental_functions: settings.query_experimental_functions || enabled("promql-experimental-functions"),
+        delayed_name_removal: enabled("promql-delayed-name-removal"),
+        extended_range_selectors: enabled("promql-extended-range-selectors"),
+        fill_modifiers: enabled("promql-binop-fill-modifiers"),
+        use_start_timestamps: enabled("use-start-timestamps"),
+        type_and_unit_labels: enabled("type-and-unit-labels"),
+        stats_by_step: enabled("promql-per-step-stats"),
         cors_origin: settings.web_cors_origin.clone(),
         ..QuerierSettings::default()
     }

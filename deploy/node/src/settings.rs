@@ -10,6 +10,22 @@ pub use tenancy::TenancySettings;
 use clap::Args;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+/// What [`Settings::enable_feature`] takes. Those that Prometheus still knows by name and has switched on for good are taken as well, so that
+/// a command line moves over as it is.
+const FEATURES: [&str; 11] = [
+    "promql-experimental-functions",
+    "promql-delayed-name-removal",
+    "promql-extended-range-selectors",
+    "promql-binop-fill-modifiers",
+    "promql-per-step-stats",
+    "type-and-unit-labels",
+    "use-start-timestamps",
+    "promql-at-modifier",
+    "promql-negative-offset",
+    "promql-duration-expr",
+    "native-histograms",
+];
+
 /// Settings of a serving process.
 #[derive(Debug, Clone, Args)]
 pub struct Settings {
@@ -243,6 +259,16 @@ pub struct Settings {
     )]
     pub query_max_samples: usize,
 
+    /// Samples that all queries may hold in memory together; those of one tenant may hold half of it
+    #[arg(
+        long = "query.max-samples-together",
+        env = "NARTHEX_QUERY_MAX_SAMPLES_TOGETHER",
+        value_name = "COUNT",
+        default_value_t = 200_000_000,
+        help_heading = "Querying"
+    )]
+    pub query_max_samples_together: usize,
+
     /// Label that tells the replicas of a scraped HA pair apart; their series become one in answers (repeatable)
     #[arg(
         long = "query.replica-label",
@@ -256,6 +282,17 @@ pub struct Settings {
     /// Accept PromQL functions and aggregations that Prometheus calls experimental
     #[arg(long = "query.experimental-functions", env = "NARTHEX_QUERY_EXPERIMENTAL_FUNCTIONS", num_args = 0..=1, default_value_t = false, default_missing_value = "true", help_heading = "Querying")]
     pub query_experimental_functions: bool,
+
+    /// Parts of PromQL to switch on, by the names that Prometheus has for them (repeatable, or separated by commas)
+    #[arg(
+        long = "enable-feature",
+        env = "NARTHEX_ENABLE_FEATURE",
+        value_name = "NAME",
+        value_delimiter = ',',
+        value_parser = FEATURES,
+        help_heading = "Querying"
+    )]
+    pub enable_feature: Vec<String>,
 
     /// Whether an answer may lack what a failing source holds, with a warning; a request can say otherwise with `partial_response`
     #[arg(long = "query.partial-response", env = "NARTHEX_QUERY_PARTIAL_RESPONSE", num_args = 0..=1, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set, help_heading = "Querying")]
@@ -373,6 +410,7 @@ impl Settings {
             ("cluster.zone", self.cluster_zone.clone()),
             ("config.file", path(&self.config_file)),
             ("data.dir", self.data_dir.display().to_string()),
+            ("enable-feature", self.enable_feature.join(",")),
             ("endpoint", self.endpoints.join(",")),
             ("endpoint.interval", seconds(self.endpoint_interval)),
             ("endpoint.timeout", seconds(self.endpoint_timeout)),
@@ -390,6 +428,10 @@ impl Settings {
             ),
             ("query.lookback-delta", seconds(self.query_lookback_delta)),
             ("query.max-samples", self.query_max_samples.to_string()),
+            (
+                "query.max-samples-together",
+                self.query_max_samples_together.to_string(),
+            ),
             ("query.partial-response", self.query_partial_response.to_string()),
             (
                 "query.remote-read-concurrency",

@@ -4,7 +4,7 @@
 //! Matchers that name values are looked up at once. Regular expressions are tried value by value, in small steps; or not at all, when
 //! the others leave so few series that it is cheaper to try each of those.
 
-use super::{Head, index::Index};
+use super::{Head, index::Index, projection::Projection};
 use model::{label::Labels, matcher::Matcher, tenant::Tenant};
 use parking_lot::RwLockReadGuard;
 use roaring::RoaringBitmap;
@@ -45,13 +45,14 @@ impl Selection {
         certain || index.satisfies(slot, self.tenant, &self.matchers)
     }
 
-    /// Those of some candidates that satisfy the matchers, with their labels.
-    pub(crate) fn resolve(&self, head: &Head, candidates: &[u32]) -> Vec<Found> {
+    /// Those of some candidates that satisfy the matchers, with the labels that are wanted of them.
+    pub(crate) fn resolve(&self, head: &Head, candidates: &[u32], projection: &mut Projection) -> Vec<Found> {
         let mut found = Vec::with_capacity(candidates.len());
         for step in candidates.chunks(STEP) {
             let index = head.index.read();
+            projection.begin(&index);
             for &slot in step.iter().filter(|slot| self.holds(&index, **slot)) {
-                if let Some(labels) = index.labels(slot) {
+                if let Some(labels) = projection.labels(&index, slot) {
                     found.push(Found {
                         slot,
                         number: index.number(slot),
@@ -208,7 +209,7 @@ mod tests {
 
             let fits = |labels: &Labels| matchers.iter().all(|m| m.matches(labels.get(&m.name).unwrap_or("")));
             let expected: BTreeSet<_> = series.iter().filter(|(_, labels)| fits(labels)).cloned().collect();
-            let found = selection.resolve(&head, &selection.candidates());
+            let found = selection.resolve(&head, &selection.candidates(), &mut Projection::default());
             let found: BTreeSet<_> = found.into_iter().map(|found| (found.slot, found.labels)).collect();
             prop_assert_eq!(&found, &expected);
             let (slots, index) = selection.exact(&head);

@@ -7,6 +7,7 @@ pub(crate) mod chunk;
 mod delete;
 pub(crate) mod index;
 pub(crate) mod late;
+pub(crate) mod projection;
 pub(crate) mod lookup;
 pub(crate) mod postings;
 pub(crate) mod sealed;

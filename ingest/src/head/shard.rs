@@ -257,6 +257,14 @@ impl Shard {
         self.late.copy_chunks(place, TimeRange::ALL, blocks, &self.sealed, out);
     }
 
+    /// The newest sample of the series when that is a float of its open chunk and lies in `range`.
+    #[inline]
+    pub(crate) fn newest_float(&self, place: usize, range: TimeRange) -> Option<(Timestamp, f64)> {
+        let hot = &self.hot[place];
+        let known = hot.flags == 0 && hot.open_count() > 0 && range.contains(hot.last_at);
+        known.then(|| (hot.last_at, f64::from_bits(hot.last_bits)))
+    }
+
     /// Whether the series has a sample in `range`, as far as its chunks tell.
     pub(crate) fn has_samples(&self, place: usize, range: TimeRange) -> bool {
         let reaches = |min: Timestamp, max: Timestamp| range.overlaps(TimeRange::new(min, max));
@@ -273,6 +281,7 @@ impl Shard {
 
     /// Appends the chunks of a series that reach into `range`: those in order ascending, then the late ones.
     pub(crate) fn copy_chunks(&self, place: usize, range: TimeRange, out: &mut Vec<Chunk>) {
+        out.reserve_exact(self.cold[place].sealed.len() + 1);
         for sealed in &self.cold[place].sealed {
             if range.overlaps(TimeRange::new(sealed.min_time, sealed.max_time())) {
                 out.push(self.chunk(sealed));

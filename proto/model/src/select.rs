@@ -44,7 +44,7 @@ impl SelectRequest {
 }
 
 /// What the samples will be used for. A source may use it to read less; ignoring it is always right.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hints {
     /// Step of the query in milliseconds, 0 for an instant.
     pub step_ms: i64,
@@ -56,6 +56,12 @@ pub struct Hints {
     pub grouping: Vec<String>,
     /// Whether `grouping` is `by` (else `without`).
     pub by: bool,
+    /// Whether only the newest sample of each series is looked at. Whoever chooses among samples by those around them must not pass
+    /// it on.
+    pub newest_only: bool,
+    /// The labels that are looked at, `None` for all. A source may leave others out of its series, so that several look alike, but
+    /// only of an answer that need not be sorted: who merges series asks for sorted ones, and must see all of their labels.
+    pub labels: Option<Arc<[String]>>,
 }
 
 /// An encoded chunk as blocks and StoreAPI carry it.

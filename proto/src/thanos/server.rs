@@ -342,6 +342,7 @@ fn hints(hints: Option<&wire::QueryHints>) -> Hints {
             .as_ref()
             .map_or_else(Vec::new, |grouping| grouping.labels.clone()),
         by: hints.grouping.as_ref().is_some_and(|grouping| grouping.by),
+        ..Hints::default()
     }
 }
 

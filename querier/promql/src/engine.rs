@@ -3,7 +3,7 @@
 //! Three steps, so that callers decide where each runs: [`Engine::prepare`] makes a plan of a [`Query`], [`Prepared::load`] does all
 //! input and output, [`Loaded::evaluate`] computes, which takes processor time only and belongs on a thread that may be busy.
 
-pub use crate::query::{Cancel, EngineOptions, Pool, Query, QueryError, QueryResult, QueryStats, Times};
+pub use crate::query::{Cancel, EngineOptions, Pool, Query, QueryError, QueryResult, QueryStats, StepStats, Times};
 
 use crate::{
     annotation::Annotations,
@@ -11,12 +11,13 @@ use crate::{
     operator::{
         self, Evaluator, Selected, Settings, Shared,
         budget::{Budget, Charge},
+        counts::Counts,
     },
     parse::parse,
     plan::{Grid, Plan, PlanOptions, Selection},
 };
 use futures::future::try_join_all;
-use model::select::{Select, SelectRequest, Series};
+use model::select::{Hints, Select, SelectRequest, Series};
 use std::sync::Arc;
 
 /// Evaluates queries.
@@ -31,6 +32,7 @@ pub struct Prepared {
     plan: Plan,
     text: String,
     instant: bool,
+    stats_by_step: bool,
     samples_max: usize,
     bytes_max: usize,
     pools: Vec<Arc<Pool>>,
@@ -88,11 +90,13 @@ impl Engine {
             subquery_step_ms: self.options.subquery_step_ms.max(1),
             step_ms,
             end,
+            delayed_name_removal: self.options.delayed_name_removal,
         };
         Ok(Prepared {
             plan: Plan::new(&expr, grid, options)?,
             text: query.text.clone(),
             instant,
+            stats_by_step: query.stats_by_step,
             samples_max: query.samples_max.unwrap_or(usize::MAX).min(self.options.samples_max),
             bytes_max: self.options.bytes_max,
             pools: Vec::new(),
@@ -121,7 +125,7 @@ impl Prepared {
             .plan
             .selections
             .iter()
-            .map(|selection| load(source, selection, &budget));
+            .map(|selection| load_checked(source, selection, &budget));
         let loaded = try_join_all(loads).await?;
         let (mut selected, mut warnings, mut charge) = (Vec::new(), Vec::new(), budget.nothing());
         for (series, mut more, part) in loaded {
@@ -141,18 +145,43 @@ impl Prepared {
     }
 }
 
+/// A query of more steps is not told what each of them cost.
+const STEPS_COUNTED_MAX: usize = 100_000;
+
 /// What a selected series takes besides its labels and the chunks that it holds: the handle and what it points to.
 const SERIES_BYTES: usize = 160;
+
+/// What a selection gave, what makes it incomplete, and what it takes of the budget.
+type LoadedSelection = (Selected, Vec<String>, Charge);
+
+/// Loads a selection; once more with all labels when those that were thought to be enough are not.
+async fn load_checked(
+    source: &dyn Select,
+    selection: &Selection,
+    budget: &Arc<Budget>,
+) -> Result<LoadedSelection, QueryError> {
+    let loaded = load(source, selection, selection.hints.clone(), budget).await?;
+    if !selection.one_metric || operator::is_one_metric(&loaded.0.series) {
+        return Ok(loaded);
+    }
+    drop(loaded);
+    let hints = Hints {
+        labels: None,
+        ..selection.hints.clone()
+    };
+    load(source, selection, hints, budget).await
+}
 
 async fn load(
     source: &dyn Select,
     selection: &Selection,
+    hints: Hints,
     budget: &Arc<Budget>,
-) -> Result<(Selected, Vec<String>, Charge), QueryError> {
+) -> Result<LoadedSelection, QueryError> {
     let request = SelectRequest {
         // The order in which the source has them is good enough; an order by labels costs a sort.
         sorted: false,
-        hints: selection.hints.clone(),
+        hints,
         ..SelectRequest::new(selection.matchers.clone(), selection.range)
     };
     let mut set = source.select(request).await?;
@@ -179,6 +208,7 @@ impl Loaded {
             text,
             instant,
             settings,
+            stats_by_step,
             ..
         } = self.prepared;
         let budget = self.budget;
@@ -187,6 +217,11 @@ impl Loaded {
             selected: &self.selected,
             cancel,
             budget: budget.clone(),
+            counts: Counts::new(if stats_by_step && plan.grid.count <= STEPS_COUNTED_MAX {
+                plan.grid.count
+            } else {
+                0
+            }),
         };
         let mut evaluator = Evaluator {
             shared,
@@ -195,8 +230,17 @@ impl Loaded {
         let value = operator::value(&mut evaluator, &plan, instant)?;
         drop(self.charge);
         let (notes, infos) = evaluator.notes.into_texts(&text);
+        let counts = &evaluator.shared.counts;
+        let step = |(index, [queryable_samples, samples_read]): (usize, [u64; 2])| StepStats {
+            at: plan.grid.at(index),
+            queryable_samples,
+            samples_read,
+        };
+        let by_step = counts.steps().enumerate().map(step);
         let stats = QueryStats {
-            total_queryable_samples: budget.looked_at(),
+            total_queryable_samples: counts.queryable(),
+            samples_read: counts.read(),
+            by_step: by_step.collect(),
             peak_samples: budget.peak(),
             series: self.selected.iter().map(|selected| selected.series.len()).sum(),
         };

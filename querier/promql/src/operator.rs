@@ -4,6 +4,7 @@
 //! is spread over the cores, with results in the order of the series ([`Evaluator::each`]).
 
 pub(crate) mod budget;
+pub(crate) mod counts;
 pub(crate) mod column;
 mod absent;
 mod accumulate;
@@ -29,6 +30,7 @@ use crate::{
     operator::{
         budget::{Budget, Charge},
         column::{Matrix, quieted},
+        counts::Counts,
     },
     plan::{Grid, Kind, Node},
     query::{Cancel, QueryError},
@@ -75,6 +77,7 @@ pub(crate) struct Shared<'a> {
     pub(crate) selected: &'a [Selected],
     pub(crate) cancel: &'a Cancel,
     pub(crate) budget: Arc<Budget>,
+    pub(crate) counts: Counts,
 }
 
 /// Evaluates nodes.
@@ -117,7 +120,7 @@ impl Evaluator<'_> {
             Kind::Binary(binary) => self.binary(binary, node.span, grid),
             Kind::Negate(inner) => self.negate(inner, grid),
             Kind::Invariant(inner) => {
-                let once = self.vector(inner, Grid::instant(grid.start))?;
+                let once = self.once(grid, |evaluator, first| evaluator.vector(inner, first))?;
                 self.repeated(once, grid)
             }
             Kind::Number(_) | Kind::Text(_) | Kind::Window(_) | Kind::Subquery(_) => {
@@ -132,7 +135,10 @@ impl Evaluator<'_> {
         self.check_steps(grid)?;
         match &node.kind {
             Kind::Number(value) => Ok(Scalars::Constant(*value)),
-            Kind::Invariant(inner) => Ok(Scalars::Constant(self.scalar(inner, Grid::instant(grid.start))?.at(0))),
+            Kind::Invariant(inner) => {
+                let once = self.once(grid, |evaluator, first| evaluator.scalar(inner, first))?;
+                Ok(Scalars::Constant(once.at(0)))
+            }
             Kind::Negate(inner) => Ok(self.scalar(inner, grid)?.map(|value| -value)),
             Kind::Binary(binary) => self.scalar_binary(binary, grid),
             Kind::Call(call) => self.scalar_call(call, grid),
@@ -143,6 +149,20 @@ impl Evaluator<'_> {
             | Kind::Info(_)
             | Kind::Aggregate(_) => Err(QueryError::Internal("a scalar was expected".into())),
         }
+    }
+
+    /// What is evaluated at the first step for all of them; its samples count for each.
+    fn once<R>(
+        &mut self,
+        grid: Grid,
+        work: impl FnOnce(&mut Self, Grid) -> Result<R, QueryError>,
+    ) -> Result<R, QueryError> {
+        let counts = self.shared.counts.apart(1);
+        let all = std::mem::replace(&mut self.shared.counts, counts);
+        let result = work(self, Grid::instant(grid.start));
+        let once = std::mem::replace(&mut self.shared.counts, all);
+        self.shared.counts.repeat(&once, grid.count);
+        result
     }
 
     /// A grid with more steps than samples may be held cannot have a result.
@@ -163,14 +183,14 @@ impl Evaluator<'_> {
         let shared = &self.shared;
         let run = |items: &[T]| {
             let mut scratch = Scratch::default();
-            let results: Result<Vec<R>, QueryError> = items
-                .iter()
-                .map(|item| {
-                    shared.cancel.check()?;
-                    work(shared, item, &mut scratch)
-                })
-                .collect();
-            (results, scratch.notes)
+            let mut results = Vec::with_capacity(items.len());
+            for some in items.chunks(PARALLEL_SERIES_CHUNK) {
+                let mut work = |item: &T| work(shared, item, &mut scratch).map(|result| results.push(result));
+                if let Err(error) = shared.cancel.check().and_then(|()| some.iter().try_for_each(&mut work)) {
+                    return (Err(error), scratch.notes);
+                }
+            }
+            (Ok(results), scratch.notes)
         };
         let mut all = Vec::with_capacity(items.len());
         for turn in items.chunks(PARALLEL_SERIES_TURN) {
@@ -250,9 +270,11 @@ impl Shared<'_> {
     ) -> Result<(), QueryError> {
         buffer.clear();
         series.samples.read(selected.range, buffer)?;
-        for value in &mut buffer.values {
-            if value.is_nan() && value.to_bits() != STALE_NAN_BITS {
-                *value = quieted(*value);
+        if any_nan(&buffer.values) {
+            for value in &mut buffer.values {
+                if value.is_nan() && value.to_bits() != STALE_NAN_BITS {
+                    *value = quieted(*value);
+                }
             }
         }
         if selected.stats_only {
@@ -287,9 +309,14 @@ fn forget_buckets(buffer: &mut SampleBuffer) {
     }
 }
 
+/// Whether there is a NaN. Looks at all values: without a branch for each, that is many at once.
+fn any_nan(values: &[f64]) -> bool {
+    values.iter().fold(false, |any, value| any | value.is_nan())
+}
+
 /// Removes stale markers: windows do not see them.
 pub(crate) fn forget_stale(buffer: &mut SampleBuffer) {
-    if buffer.values.iter().any(|&value| is_stale(value)) {
+    if any_nan(&buffer.values) && buffer.values.iter().any(|&value| is_stale(value)) {
         let keep: Vec<bool> = buffer.values.iter().map(|&value| !is_stale(value)).collect();
         retain(&mut buffer.timestamps, &keep);
         retain(&mut buffer.values, &keep);
@@ -303,6 +330,12 @@ pub(crate) fn forget_stale(buffer: &mut SampleBuffer) {
 fn retain<T>(items: &mut Vec<T>, keep: &[bool]) {
     let mut keep = keep.iter();
     items.retain(|_| keep.next().copied().unwrap_or(true));
+}
+
+/// Whether all series have the same name, type and unit.
+pub(crate) fn is_one_metric(series: &[Series]) -> bool {
+    let same = |pair: &[Series]| column::metadata(&pair[0].labels).eq(column::metadata(&pair[1].labels));
+    series.windows(2).all(same)
 }
 
 /// The metric name of a series, or the empty string.

@@ -3,8 +3,9 @@
 //! The engine makes it once per query ([`Plan::new`]); selections are loaded, nodes are evaluated by `operator`. Durations and
 //! `@` are plain milliseconds here, parentheses are gone, and parts that are the same at every step are marked.
 
-mod build;
 mod time;
+mod needed;
+mod build;
 
 pub(crate) use time::{Grid, Shift, Span as TimeSpan, subquery_grid};
 
@@ -42,6 +43,8 @@ pub(crate) struct Selection {
     pub(crate) hints: Hints,
     /// Whether count and sum of histograms are enough, so that buckets can be forgotten at once.
     pub(crate) stats_only: bool,
+    /// Whether the labels that the hints name do only when all series are of one metric; else all labels are needed.
+    pub(crate) one_metric: bool,
 }
 
 /// A part of the plan.
@@ -203,6 +206,8 @@ pub(crate) struct PlanOptions {
     pub(crate) step_ms: i64,
     /// End of the query as it was asked for; the last step may lie before it.
     pub(crate) end: Timestamp,
+    /// Whether names are dropped at the end only.
+    pub(crate) delayed_name_removal: bool,
 }
 
 impl Plan {

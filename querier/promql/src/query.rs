@@ -103,17 +103,34 @@ pub struct Query {
     pub lookback_ms: Option<i64>,
     /// Bound of samples instead of the engine's; the smaller one holds.
     pub samples_max: Option<usize>,
+    /// Whether samples are counted at each step, which takes longer.
+    pub stats_by_step: bool,
 }
 
 /// What a query cost.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct QueryStats {
     /// Samples that evaluation looked at; one that several steps look at counts for each of them.
     pub total_queryable_samples: u64,
+    /// Samples that were read; one that several windows of a selector share counts once.
+    pub samples_read: u64,
+    /// Both at each step, if that was asked for.
+    pub by_step: Vec<StepStats>,
     /// Most samples held at once.
     pub peak_samples: usize,
     /// Series that were selected.
     pub series: usize,
+}
+
+/// What a step of a query cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepStats {
+    /// The step.
+    pub at: Timestamp,
+    /// As [`QueryStats::total_queryable_samples`].
+    pub queryable_samples: u64,
+    /// As [`QueryStats::samples_read`].
+    pub samples_read: u64,
 }
 
 /// The answer to a [`Query`].

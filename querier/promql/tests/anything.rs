@@ -218,6 +218,7 @@ fn try_out(engine: &Engine, source: &Memory, text: &str, times: Times) -> bool {
         times,
         lookback_ms: None,
         samples_max: Some(20_000),
+        stats_by_step: false,
     };
     let Ok(prepared) = engine.prepare(&query) else {
         return false;

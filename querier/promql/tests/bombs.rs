@@ -108,6 +108,7 @@ fn run(engine: &Engine, text: &str, times: Times, pool: Option<std::sync::Arc<Po
         times,
         lookback_ms: None,
         samples_max: None,
+        stats_by_step: false,
     };
     let mut prepared = engine.prepare(&query)?;
     if let Some(pool) = pool {

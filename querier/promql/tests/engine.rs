@@ -35,6 +35,7 @@ fn query(text: &str, times: Times) -> Query {
         times,
         lookback_ms: None,
         samples_max: None,
+        stats_by_step: false,
     }
 }
 
@@ -78,6 +79,33 @@ impl Select for Witness {
     ) -> BoxFuture<'_, Result<LabelList, SelectError>> {
         Box::pin(async { Ok(LabelList::default()) })
     }
+}
+
+#[test]
+fn series_of_several_kinds_are_asked_for_again_with_all_labels() {
+    let mut memory = Memory::new();
+    for (kind, job) in [("counter", "x"), ("gauge", "y")] {
+        let labels = Labels::new([("__name__", "metric"), ("__type__", kind), ("job", job)]).unwrap();
+        let mut samples = SampleBuffer::default();
+        (0..=10).for_each(|step| samples.push_float(step * 10_000, step as f64));
+        memory.load(LoadedSeries { labels, samples }).unwrap();
+    }
+    let engine = Engine::new(EngineOptions::default());
+    let sum = |memory: &Memory| {
+        let query = query("sum(rate(metric[1m]))", Times::Instant(100_000));
+        run(&engine, memory, &query).map(|result| result.value)
+    };
+    let Ok(Value::Vector(samples)) = sum(&memory) else {
+        panic!("labels that were left out were taken for ones that are not there")
+    };
+    assert!(matches!(samples[0].value, Point::Float(value) if (value - 0.2).abs() < 1e-12));
+    // A series that differs from another one by its type alone is still told from it.
+    let labels = Labels::new([("__name__", "metric"), ("__type__", "gauge"), ("job", "x")]).unwrap();
+    let mut samples = SampleBuffer::default();
+    (0..=10).for_each(|step| samples.push_float(step * 10_000, 1.0));
+    memory.load(LoadedSeries { labels, samples }).unwrap();
+    let error = sum(&memory).unwrap_err().to_string();
+    assert_eq!(error, "vector cannot contain metrics with the same labelset");
 }
 
 #[test]
@@ -192,6 +220,7 @@ fn samples_are_bounded() {
     let limited = |text: &str, samples_max: usize| {
         let query = Query {
             samples_max: Some(samples_max),
+            stats_by_step: false,
             ..query(text, times)
         };
         run(&Engine::default(), &source, &query).map(|result| result.stats.peak_samples)

@@ -36,6 +36,7 @@ fn rate() {
         },
         lookback_ms: None,
         samples_max: None,
+        stats_by_step: false,
     };
     let engine = Engine::new(EngineOptions::everything());
     // One thread, and the counted function on it: what other threads do is not counted.

@@ -1,4 +1,4 @@
-//! Prometheus's own test scripts on the engine.
+//! Test scripts on the engine: our own, and those of Prometheus where they are at hand.
 
 mod shared;
 
@@ -6,6 +6,22 @@ use promql::script;
 
 /// Evaluations that must pass. It only ever rises.
 const PASSED_MIN: usize = 1328;
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "tests read their data themselves")]
+fn our_own_scripts_pass() {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let mut passed = 0;
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let report = script::run(&name, &std::fs::read_to_string(&path).unwrap());
+        let failures: Vec<String> = report.failures.iter().map(|failure| failure.to_string()).collect();
+        assert_eq!(failures, [""; 0], "{name}");
+        passed += report.passed;
+    }
+    assert!(passed >= 190, "only {passed} evaluations were there");
+}
 
 #[test]
 fn scripts_pass() {

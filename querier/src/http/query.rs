@@ -4,7 +4,7 @@ use super::{
     answer::{Answer, ApiError, ErrorKind, json_response},
     json::Json,
     lookup::TRUNCATED,
-    number::write_value,
+    number::{write_timestamp, write_value},
     params::Asked,
     result::ValueWriter,
     stream,
@@ -15,6 +15,7 @@ use crate::{
 };
 use ::http::StatusCode;
 use axum::{body::Body, extract::State, response::Response};
+use model::time::Timestamp;
 use promql::{
     engine::{Query, QueryError, QueryStats, Times},
     value::Value,
@@ -70,11 +71,13 @@ async fn run(querier: &Arc<Querier>, asked: &Asked, times: Times, limit: usize) 
     let timeout = asked.timeout()?.unwrap_or(Duration::MAX).min(querier.settings.timeout);
     let lookback_ms = asked.lookback()?;
     let reading = asked.reading(&querier.settings)?;
+    let stats = Stats::of(asked.first("stats"));
     let query = Query {
         text: asked.first("query").to_owned(),
         times,
         lookback_ms,
         samples_max: None,
+        stats_by_step: stats == Stats::ByStep && querier.settings.stats_by_step,
     };
     let source = querier.select_of(&asked.tenant, &reading);
     let started = querier.env.clock.monotonic();
@@ -92,7 +95,11 @@ async fn run(querier: &Arc<Querier>, asked: &Asked, times: Times, limit: usize) 
         querier.metrics.warned.inc();
     }
     let mut tail = Json::new();
-    if !asked.first("stats").is_empty() {
+    if stats == Stats::Unknown {
+        let text = "unknown value of parameter \"stats\", taken for \"true\"; say \"true\" or \"all\"";
+        result.warnings.push(text.to_owned());
+    }
+    if stats != Stats::None {
         write_stats(&mut tail, &result.stats, &spent);
     }
     tail.raw("}");
@@ -100,6 +107,37 @@ async fn run(querier: &Arc<Querier>, asked: &Asked, times: Times, limit: usize) 
     let mut json = Answer::new().json;
     let writer = ValueWriter::new(&mut json, result.value, tail.out);
     Ok(respond(querier, json, writer, !result.warnings.is_empty()))
+}
+
+fn write_steps(json: &mut Json, counts: impl Iterator<Item = (Timestamp, u64)>) {
+    json.raw("[");
+    for (index, (at, count)) in counts.enumerate() {
+        json.raw(if index == 0 { "[" } else { ",[" });
+        write_timestamp(&mut json.out, at);
+        json.raw(&format!(",{count}]"));
+    }
+    json.raw("]");
+}
+
+/// What a request wants to know of its cost.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stats {
+    None,
+    Summary,
+    ByStep,
+    /// The summary, by a word that may get a meaning of its own.
+    Unknown,
+}
+
+impl Stats {
+    fn of(text: &str) -> Self {
+        match text {
+            "" => Stats::None,
+            "true" => Stats::Summary,
+            "all" => Stats::ByStep,
+            _ => Stats::Unknown,
+        }
+    }
 }
 
 /// Cuts a value to `limit` elements; says whether some went away.
@@ -137,7 +175,16 @@ fn write_stats(json: &mut Json, stats: &QueryStats, spent: &Spent) {
     }
     json.raw("},\"samples\":{")
         .int_member("totalQueryableSamples", stats.total_queryable_samples as i64);
-    json.int_member("peakSamples", stats.peak_samples as i64).raw("}}");
+    json.int_member("samplesRead", stats.samples_read as i64)
+        .int_member("peakSamples", stats.peak_samples as i64);
+    if !stats.by_step.is_empty() {
+        let by_step = || stats.by_step.iter();
+        let queryable = by_step().map(|step| (step.at, step.queryable_samples));
+        write_steps(json.key("totalQueryableSamplesPerStep"), queryable);
+        let read = by_step().map(|step| (step.at, step.samples_read));
+        write_steps(json.key("samplesReadPerStep"), read);
+    }
+    json.raw("}}");
 }
 
 /// A small answer in one piece with its length, a large one as a stream.
@@ -176,7 +223,9 @@ fn log_slow(asked: &Asked, times: Times, elapsed: Duration, evaluated: Option<&E
         }
     }
     let text: String = asked.first("query").chars().take(TEXT_CHARS_MAX).collect();
-    let stats = evaluated.map(|evaluated| evaluated.result.stats).unwrap_or_default();
+    let stats = evaluated
+        .map(|evaluated| evaluated.result.stats.clone())
+        .unwrap_or_default();
     tracing::info!(
         tenant = asked.tenant.as_str(),
         query = text,

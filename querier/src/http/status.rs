@@ -146,6 +146,20 @@ pub(super) async fn features(State(querier): State<Arc<Querier>>) -> Answer {
     for name in api {
         json.key(name).raw("true");
     }
+    let settings = &querier.settings;
+    let promql = [
+        ("delayed_name_removal", settings.delayed_name_removal),
+        ("duration_expr", true),
+        ("extended_range_selectors", settings.extended_range_selectors),
+        ("fill_modifiers", settings.fill_modifiers),
+        ("per_step_stats", settings.stats_by_step),
+        ("type_and_unit_labels", settings.type_and_unit_labels),
+        ("use_start_timestamps", settings.use_start_timestamps),
+    ];
+    json.raw("}").key("promql").raw("{");
+    for (name, on) in promql {
+        json.key(name).raw(if on { "true" } else { "false" });
+    }
     json.raw("}").key("promql_functions").raw("{");
     for function in Function::ALL {
         let on = experimental || !function.signature().experimental;

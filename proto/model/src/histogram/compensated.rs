@@ -14,13 +14,14 @@ use super::{
 #[inline]
 pub fn kahan_add(value: f64, sum: &mut f64, error: &mut f64) {
     let total = *sum + value;
-    if total.is_infinite() {
-        *error = 0.0;
-    } else if sum.abs() >= value.abs() {
-        *error += (*sum - total) + value;
+    // Choices between numbers, not between ways to go: which of two values is the greater, no processor can guess.
+    let (greater, less) = if sum.abs() >= value.abs() {
+        (*sum, value)
     } else {
-        *error += (value - total) + *sum;
-    }
+        (value, *sum)
+    };
+    let lost = *error + ((greater - total) + less);
+    *error = if total.is_infinite() { 0.0 } else { lost };
     *sum = total;
 }
 

@@ -1,7 +1,8 @@
-//! `rate`, `increase` and `delta` of a series of floats over all windows at once.
+//! Functions of a series of floats over all windows at once: `rate`, `increase` and `delta`, and those that look at one sample or
+//! none.
 //!
-//! The results are those of [`super::rate`], bit for bit; the way there is short. Windows move forward, so both ends of the samples
-//! do; resets are found once; and as long as samples and steps are evenly spaced, one factor serves window after window.
+//! The results of the former are those of [`super::rate`], bit for bit; the way there is short. Windows move forward, so both ends of
+//! the samples do; resets are found once; and as long as samples and steps are evenly spaced, one factor serves window after window.
 
 use crate::function::extent::{Extent, Flavour};
 use model::time::Timestamp;
@@ -18,12 +19,49 @@ pub(crate) struct Series<'a> {
 pub(crate) struct Looked {
     /// Samples in all windows together.
     pub(crate) samples: u64,
+    /// Samples in any window.
+    pub(crate) read: u64,
     /// Most samples in one window.
     pub(crate) most: usize,
 }
 
+/// Visits windows by step and right edge, ascending; `visit` gets both, the first sample of each that has some, and the one behind
+/// its last.
+#[inline(always)]
+pub(crate) fn windows(
+    series: Series<'_>,
+    windows: impl Iterator<Item = (usize, Timestamp)>,
+    range_ms: i64,
+    mut visit: impl FnMut(usize, Timestamp, usize, usize),
+) -> Looked {
+    let times = series.times;
+    let (mut from, mut to, mut seen) = (0, 0, 0);
+    let mut looked = Looked::default();
+    for (step, end) in windows {
+        let start = end.saturating_sub(range_ms);
+        while times.get(to).is_some_and(|&time| time <= end) {
+            to += 1;
+        }
+        while from < to && times.get(from).is_some_and(|&time| time <= start) {
+            from += 1;
+        }
+        let count = to - from;
+        looked.read += (to - seen.max(from)) as u64;
+        seen = to;
+        looked.samples += count as u64;
+        looked.most = looked.most.max(count);
+        if count > 0 {
+            visit(step, end, from, to);
+        }
+    }
+    looked
+}
+
 /// Visits windows by step and right edge, ascending, and gives the result of each that has one to `emit`.
-pub(crate) fn sweep(
+///
+/// Never part of its caller: the loop wants all registers for itself.
+#[inline(never)]
+pub(crate) fn extrapolated(
     series: Series<'_>,
     windows: impl Iterator<Item = (usize, Timestamp)>,
     range_ms: i64,
@@ -34,32 +72,21 @@ pub(crate) fn sweep(
     let width = range_ms as f64 / 1000.0;
     let resets = if flavour.counter { resets(values) } else { Vec::new() };
     let mut resets = resets.as_slice();
-    let (mut from, mut to) = (0, 0);
     let mut known: Option<(Layout, f64)> = None;
-    let mut looked = Looked::default();
-    for (step, end) in windows {
-        let start = end.saturating_sub(range_ms);
-        while to < times.len() && times[to] <= end {
-            to += 1;
-        }
-        while from < to && times[from] <= start {
-            from += 1;
-        }
+    self::windows(series, windows, range_ms, |step, end, from, to| {
         let count = to - from;
-        looked.samples += count as u64;
-        looked.most = looked.most.max(count);
         if count < 2 {
-            continue;
+            return;
         }
+        let start = end.saturating_sub(range_ms);
         let (first, last) = (values[from], values[to - 1]);
         let mut increase = last - first;
-        while let [index, rest @ ..] = resets
-            && *index <= from
-        {
-            resets = rest;
-        }
-        for &index in resets.iter().take_while(|&&index| index < to) {
-            increase += values[index - 1];
+        if !resets.is_empty() {
+            let behind = resets.iter().take_while(|&&index| index <= from).count();
+            resets = &resets[behind..];
+            for &index in resets.iter().take_while(|&&index| index < to) {
+                increase += values[index - 1];
+            }
         }
         let layout = Layout {
             before: times[from].wrapping_sub(start),
@@ -86,8 +113,7 @@ pub(crate) fn sweep(
             }
         };
         emit(step, increase * factor);
-    }
-    looked
+    })
 }
 
 /// How samples lie in a window.
@@ -177,7 +203,7 @@ mod tests {
             for flavour in [RATE, INCREASE, DELTA] {
                 let mut results = Vec::new();
                 let windows = ends.iter().copied().enumerate();
-                sweep(series, windows, range_ms, flavour, |step, value| results.push((step, value.to_bits())));
+                extrapolated(series, windows, range_ms, flavour, |step, value| results.push((step, value.to_bits())));
                 prop_assert_eq!(&results, &one_by_one(&buffer, &ends, range_ms, flavour));
             }
         }

@@ -50,6 +50,19 @@ impl<'a> Samples<'a> {
         }
     }
 
+    /// Those behind `time`.
+    pub(crate) fn behind(&self, time: Timestamp) -> Self {
+        let floats = self.times.partition_point(|&at| at <= time);
+        let histograms = self.histograms.partition_point(|sample| sample.at <= time);
+        self.slice(floats..self.times.len(), histograms..self.histograms.len())
+    }
+
+    /// Time of the newest one.
+    pub(crate) fn newest(&self) -> Option<Timestamp> {
+        let float = self.times.last().copied();
+        float.max(self.histograms.last().map(|sample| sample.at))
+    }
+
     /// Number of samples of both kinds.
     pub(crate) fn len(&self) -> usize {
         self.times.len() + self.histograms.len()

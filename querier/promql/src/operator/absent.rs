@@ -34,7 +34,9 @@ impl Evaluator<'_> {
             for_each_window(samples, frame, grid, shared.settings.lookback_ms, |step, window| {
                 present[step] = !window.samples.is_empty();
                 shared.budget.check(window.samples.len())?;
-                shared.budget.count_looked_at(window.samples.len() as u64);
+                shared
+                    .counts
+                    .add(window.samples.len() as u64, window.samples.len() as u64);
                 Ok(())
             })?;
             Ok(present)

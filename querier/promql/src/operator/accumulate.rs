@@ -45,7 +45,8 @@ impl Accumulator {
     /// A group without series; `None` for aggregations that need all series at once.
     pub(super) fn new(op: AggregateOp, steps: usize) -> Option<Self> {
         Some(match op {
-            AggregateOp::Sum => Self::Sum(Totals::new((0.0, 0.0), steps)),
+            // Zero is not neutral: added to a negative zero it makes a positive one.
+            AggregateOp::Sum => Self::Sum(Totals::new((-0.0, 0.0), steps)),
             AggregateOp::Avg => Self::Mean(Totals::new(Mean::new(0.0), steps)),
             AggregateOp::Count => Self::Count(vec![0; steps], true),
             AggregateOp::Group => Self::Count(vec![0; steps], false),
@@ -67,12 +68,11 @@ impl Accumulator {
         match self {
             Self::Sum(totals) => {
                 totals.add_histograms(cells, labels, HistogramTotal::add_to_sum, note);
-                for (step, value) in cells.floats() {
-                    let (sum, error) = &mut totals.floats[step];
-                    if totals.met[step] & FLOAT == 0 {
-                        totals.met[step] |= FLOAT;
-                        *sum = value;
-                    } else {
+                let steps = cells.steps();
+                let groups = totals.met[steps.clone()].iter_mut().zip(&mut totals.floats[steps]);
+                for ((met, (sum, error)), value) in groups.zip(cells.marked_floats()) {
+                    if let Some(value) = value {
+                        *met |= FLOAT;
                         kahan_add(value, sum, error);
                     }
                 }

@@ -6,7 +6,7 @@
 use crate::query::{Pool, QueryError};
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+    atomic::{AtomicUsize, Ordering},
 };
 
 /// The bounds of a query, shared by all its operators.
@@ -17,8 +17,6 @@ pub(crate) struct Budget {
     samples_peak: AtomicUsize,
     bytes_max: usize,
     bytes: AtomicUsize,
-    /// Samples that selectors looked at.
-    looked_at: AtomicU64,
     /// Bounds that other queries share.
     pools: Vec<Arc<Pool>>,
 }
@@ -31,7 +29,6 @@ impl Budget {
             samples_peak: AtomicUsize::new(0),
             bytes_max,
             bytes: AtomicUsize::new(0),
-            looked_at: AtomicU64::new(0),
             pools,
         })
     }
@@ -66,19 +63,9 @@ impl Budget {
         }
     }
 
-    /// Counts samples that a selector looked at.
-    pub(crate) fn count_looked_at(&self, samples: u64) {
-        self.looked_at.fetch_add(samples, Ordering::Relaxed);
-    }
-
     /// Most samples held at once.
     pub(crate) fn peak(&self) -> usize {
         self.samples_peak.load(Ordering::Relaxed)
-    }
-
-    /// Samples that selectors looked at.
-    pub(crate) fn looked_at(&self) -> u64 {
-        self.looked_at.load(Ordering::Relaxed)
     }
 
     /// Most samples that may be held.

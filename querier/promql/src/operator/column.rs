@@ -89,11 +89,13 @@ impl Cells {
     /// Adds a float at `step`, which lies behind all steps so far.
     #[inline]
     pub(crate) fn push_float(&mut self, step: usize, value: f64) {
-        self.pad_to(step);
-        self.values.push(quieted(value));
-        if !self.histograms.is_empty() {
-            self.histograms.push(None);
+        if step != self.first + self.values.len() || !self.histograms.is_empty() {
+            self.pad_to(step);
+            if !self.histograms.is_empty() {
+                self.histograms.push(None);
+            }
         }
+        self.values.push(quieted(value));
     }
 
     /// Adds a histogram at `step`, which lies behind all steps so far.
@@ -112,7 +114,7 @@ impl Cells {
         }
     }
 
-    #[inline]
+    #[cold]
     fn pad_to(&mut self, step: usize) {
         if self.values.is_empty() {
             self.first = step;
@@ -164,6 +166,13 @@ impl Cells {
         (0..self.values.len())
             .map(|index| (self.first + index, self.cell(index)))
             .filter(|(_, cell)| cell.is_present())
+    }
+
+    /// What is a float of each of [`Self::steps`].
+    #[inline]
+    pub(crate) fn marked_floats(&self) -> impl Iterator<Item = Option<f64>> {
+        let present = |value: f64| !value.is_nan() || !matches!(value.to_bits(), ABSENT | HISTOGRAM);
+        self.values.iter().map(move |&value| present(value).then_some(value))
     }
 
     /// The present floats with their steps, ascending.
@@ -228,7 +237,8 @@ impl Cells {
     }
 }
 
-fn cell_samples(cell: Cell<'_>) -> usize {
+/// How many samples a cell counts as.
+pub(crate) fn cell_samples(cell: Cell<'_>) -> usize {
     match cell {
         Cell::Absent => 0,
         Cell::Float(_) => 1,

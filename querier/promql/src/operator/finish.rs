@@ -113,8 +113,10 @@ fn windows(evaluator: &mut Evaluator<'_>, node: &Node, grid: Grid) -> Result<Val
         item.read(shared, &mut scratch.buffer)?;
         let mut series = MatrixSeries::default();
         let samples = Samples::of(&scratch.buffer);
-        for_each_window(samples, frame, grid, shared.settings.lookback_ms, |_, window| {
-            shared.budget.count_looked_at(window.samples.len() as u64);
+        for_each_window(samples, frame, grid, shared.settings.lookback_ms, |step, window| {
+            let samples = window.samples.len() as u64;
+            shared.counts.add(samples, samples);
+            shared.counts.add_at(step, samples, samples);
             series.floats = match frame.extension {
                 None => pairs(&window.samples),
                 Some(extension) => with_edges(&window, extension == Extension::Smoothed),

@@ -6,7 +6,7 @@ use crate::{
     function::extended::{interpolate, interpolate_histograms},
     operator::{
         Evaluator, Scratch, Selected, Shared,
-        column::{Cells, Column, Matrix},
+        column::{Cells, Column, Matrix, cell_samples},
         forget_stale, metric_name, uncharged,
     },
     plan::{Grid, Instant, Yield},
@@ -83,7 +83,14 @@ pub(super) fn series_cells(
     } else {
         plain_cells(&scratch.buffer, instant, grid, lookback_ms)
     };
-    shared.budget.count_looked_at(cells.samples() as u64);
+    let samples = cells.samples() as u64;
+    shared.counts.add(samples, samples);
+    if shared.counts.by_step() {
+        for (step, cell) in cells.iter() {
+            let samples = cell_samples(cell) as u64;
+            shared.counts.add_at(step, samples, samples);
+        }
+    }
     Ok(cells)
 }
 

@@ -25,6 +25,7 @@ use model::{
     label::Labels,
     sample::{HistogramSample, SampleBuffer},
     select::Series,
+    time::Timestamp,
 };
 use std::sync::Arc;
 
@@ -33,6 +34,16 @@ const UNCHECKED_SAMPLES_MAX: usize = 1 << 20;
 
 /// What a function makes of a window.
 type Kernel = fn(&Window<'_>, &mut Notes<'_>) -> Option<Point>;
+
+/// What can be done for all windows of a series of floats at once.
+#[derive(Clone, Copy)]
+enum Sweep {
+    Extrapolated(Flavour),
+    Last,
+    First,
+    Count,
+    Present,
+}
 
 /// Where windows come from.
 pub(super) enum Source<'a> {
@@ -180,15 +191,11 @@ pub(super) fn for_each_window(
     Ok(())
 }
 
-/// How many samples a window counts as.
-fn window_samples(window: &Window<'_>) -> usize {
-    let histograms: usize = window
-        .samples
-        .histograms
-        .iter()
-        .map(|sample| histogram_samples(&sample.histogram))
-        .sum();
-    window.samples.times.len() + histograms
+/// How many samples the samples of a window count as.
+fn weight(samples: &Samples<'_>) -> usize {
+    let histograms = samples.histograms.iter();
+    let histograms: usize = histograms.map(|sample| histogram_samples(&sample.histogram)).sum();
+    samples.times.len() + histograms
 }
 
 impl<'a> Evaluator<'a> {
@@ -233,7 +240,12 @@ impl<'a> Evaluator<'a> {
             subquery.range_ms,
             subquery.step_ms,
         );
-        Ok((self.vector(&subquery.inner, inner)?, inner))
+        let counts = self.shared.counts.apart(0);
+        let all = std::mem::replace(&mut self.shared.counts, counts);
+        let matrix = self.vector(&subquery.inner, inner);
+        let inside = std::mem::replace(&mut self.shared.counts, all);
+        self.shared.counts.add_read(&inside);
+        Ok((matrix?, inner))
     }
 
     /// Calls a range function.
@@ -321,7 +333,7 @@ impl RangeCall<'_> {
             return Ok(Cells::default());
         }
         let cells = match self.swept(shared, buffer) {
-            Some(flavour) => self.sweep(shared, buffer, grid, flavour)?,
+            Some(sweep) => self.sweep(shared, buffer, grid, sweep)?,
             None => self.window_by_window(shared, buffer, grid, metric_name(item.labels()), notes)?,
         };
         let expects_counter = matches!(self.function, Function::Rate | Function::Increase | Function::Irate);
@@ -332,38 +344,51 @@ impl RangeCall<'_> {
     }
 
     /// What to sweep for, if the function and the samples of the series allow to go over all windows at once.
-    fn swept(&self, shared: &Shared<'_>, buffer: &SampleBuffer) -> Option<Flavour> {
+    fn swept(&self, shared: &Shared<'_>, buffer: &SampleBuffer) -> Option<Sweep> {
+        if shared.counts.by_step() {
+            return None;
+        }
         let plain = buffer.histograms.is_empty() && (buffer.starts.is_empty() || !shared.settings.use_start_timestamps);
         if !plain || self.frame.extension.is_some() {
             return None;
         }
         match self.function {
-            Function::Rate => Some(extent::RATE),
-            Function::Increase => Some(extent::INCREASE),
-            Function::Delta => Some(extent::DELTA),
+            Function::Rate => Some(Sweep::Extrapolated(extent::RATE)),
+            Function::Increase => Some(Sweep::Extrapolated(extent::INCREASE)),
+            Function::Delta => Some(Sweep::Extrapolated(extent::DELTA)),
+            Function::LastOverTime => Some(Sweep::Last),
+            Function::FirstOverTime => Some(Sweep::First),
+            Function::CountOverTime => Some(Sweep::Count),
+            Function::PresentOverTime => Some(Sweep::Present),
             _ => None,
         }
     }
 
     /// The cells of a series of floats.
-    fn sweep(
-        &self,
-        shared: &Shared<'_>,
-        buffer: &SampleBuffer,
-        grid: Grid,
-        flavour: Flavour,
-    ) -> Result<Cells, QueryError> {
+    fn sweep(&self, shared: &Shared<'_>, buffer: &SampleBuffer, grid: Grid, sweep: Sweep) -> Result<Cells, QueryError> {
         let series = sweep::Series {
             times: &buffer.timestamps,
             values: &buffer.values,
         };
-        let windows = (0..grid.count).map(|step| (step, self.frame.shift.apply(grid.at(step))));
+        let windows = self.frame.shift.apply_all(grid).enumerate();
         let mut cells = Cells::with_capacity(grid.count);
-        let looked = sweep::sweep(series, windows, self.frame.range_ms, flavour, |step, value| {
-            cells.push_float(step, value)
-        });
+        let range_ms = self.frame.range_ms;
+        let mut put = |step: usize, value: f64| cells.push_float(step, value);
+        let looked = match sweep {
+            Sweep::Extrapolated(flavour) => sweep::extrapolated(series, windows, range_ms, flavour, put),
+            Sweep::Last => sweep::windows(series, windows, range_ms, |step, _, _, to| {
+                put(step, series.values[to - 1])
+            }),
+            Sweep::First => sweep::windows(series, windows, range_ms, |step, _, from, _| {
+                put(step, series.values[from])
+            }),
+            Sweep::Count => sweep::windows(series, windows, range_ms, |step, _, from, to| {
+                put(step, (to - from) as f64)
+            }),
+            Sweep::Present => sweep::windows(series, windows, range_ms, |step, _, _, _| put(step, 1.0)),
+        };
         shared.budget.check(looked.most)?;
-        shared.budget.count_looked_at(looked.samples);
+        shared.counts.add(looked.samples, looked.read);
         Ok(cells)
     }
 
@@ -377,7 +402,9 @@ impl RangeCall<'_> {
         notes: &mut Annotations,
     ) -> Result<Cells, QueryError> {
         let mut cells = Cells::default();
-        let (mut looked_at, mut unchecked) = (0, 0);
+        let (mut queryable, mut read, mut unchecked) = (0, 0, 0);
+        // The newest sample so far: what lies behind is read anew.
+        let mut seen = Timestamp::MIN;
         let mut notes = Notes {
             all: notes,
             metric,
@@ -394,9 +421,13 @@ impl RangeCall<'_> {
                 if window.samples.is_empty() {
                     return Ok(());
                 }
-                let samples = window_samples(&window);
+                let samples = weight(&window.samples);
                 shared.budget.check(samples)?;
-                looked_at += samples as u64;
+                let fresh = weight(&window.samples.behind(seen));
+                seen = window.samples.newest().unwrap_or(seen);
+                queryable += samples as u64;
+                read += fresh as u64;
+                shared.counts.add_at(step, samples as u64, fresh as u64);
                 unchecked += samples;
                 if unchecked > UNCHECKED_SAMPLES_MAX {
                     unchecked = 0;
@@ -416,7 +447,7 @@ impl RangeCall<'_> {
                 Ok(())
             },
         )?;
-        shared.budget.count_looked_at(looked_at);
+        shared.counts.add(queryable, read);
         Ok(cells)
     }
 }

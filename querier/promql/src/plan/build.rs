@@ -2,7 +2,7 @@
 
 use super::{
     Aggregate, Binary, Call, Grid, Info, Instant, Kind, Node, Plan, PlanOptions, Selection, Shift, Subquery, TimeSpan,
-    Window, Yield, time::subquery_grid,
+    Window, Yield, needed, time::subquery_grid,
 };
 use crate::{
     ast::{self, AggregateOp, At, BinaryOp, DurationExpr, DurationTimes, Expr, Extension, Function, ValueType},
@@ -48,6 +48,7 @@ pub(super) fn plan(expr: &Expr, grid: Grid, options: PlanOptions) -> Result<Plan
                 ..Hints::default()
             },
             stats: Stats::Full,
+            one_metric: false,
         },
     )?;
     let value_type = expr.value_type();
@@ -81,6 +82,8 @@ struct Context {
     hints: Hints,
     /// Which parts of histograms are looked at.
     stats: Stats,
+    /// Whether the labels in `hints` do only when all series are of one metric.
+    one_metric: bool,
 }
 
 /// Which parts of histograms are looked at.
@@ -173,7 +176,9 @@ impl Builder {
                 ends.last
             },
         );
-        let selection = self.select(&selector.matchers, range, context);
+        let mut context = context.clone();
+        context.hints.newest_only = ends.first == ends.last && !smoothed;
+        let selection = self.select(&selector.matchers, range, &context);
         Ok(Instant {
             selection,
             shift,
@@ -219,7 +224,8 @@ impl Builder {
             known.matchers == matchers
                 && known.range == range
                 && known.stats_only == stats_only
-                && same_hints(&known.hints, &context.hints)
+                && known.hints == context.hints
+                && known.one_metric == context.one_metric
         };
         if let Some(index) = self.selections.iter().position(same) {
             return index;
@@ -229,6 +235,7 @@ impl Builder {
             range,
             hints: context.hints.clone(),
             stats_only,
+            one_metric: context.one_metric,
         });
         self.selections.len() - 1
     }
@@ -255,6 +262,7 @@ impl Builder {
                     ..Hints::default()
                 },
                 stats: Stats::NeedBuckets,
+                one_metric: false,
             },
         )?;
         let inner = inner.settled(false);
@@ -277,7 +285,7 @@ impl Builder {
         if let Some(direct) = self.time_of_sample(call, context)? {
             return Ok(direct);
         }
-        let context = Context {
+        let inner = Context {
             span: context.span,
             hints: Hints {
                 function: function.as_str().to_owned(),
@@ -285,12 +293,17 @@ impl Builder {
                 ..Hints::default()
             },
             stats: stats_below(function, context.stats),
+            one_metric: false,
         };
-        let built = call
-            .args
-            .iter()
-            .map(|arg| self.build(arg, &context))
-            .collect::<Result<Vec<_>, _>>()?;
+        // What an aggregation around looks at is told to the window alone, not to parameters.
+        let mut windows = inner.clone();
+        windows.hints.labels.clone_from(&context.hints.labels);
+        windows.one_metric = context.one_metric;
+        let build = |arg: &Expr| match arg.unwrap_parens() {
+            Expr::Matrix(_) => self.build(arg, &windows),
+            _ => self.build(arg, &inner),
+        };
+        let built = call.args.iter().map(build).collect::<Result<Vec<_>, _>>()?;
         let invariant = !function.depends_on_time() && built.iter().all(|arg| arg.invariant);
         let args = built.into_iter().map(|arg| arg.settled(invariant)).collect();
         let kind = match function {
@@ -392,8 +405,11 @@ impl Builder {
             grouping: aggregate.grouping.clone(),
             by: !aggregate.without,
             step_ms: context.hints.step_ms,
-            range_ms: 0,
+            ..Hints::default()
         };
+        let needed = needed::labels(aggregate, self.options.delayed_name_removal);
+        inner_context.one_metric = needed.as_ref().is_some_and(|needed| needed.one_metric);
+        inner_context.hints.labels = needed.map(|needed| needed.names);
         if aggregate.op == AggregateOp::CountValues {
             inner_context.stats = Stats::NeedBuckets;
         }
@@ -473,14 +489,6 @@ fn stats_below(function: Function, above: Stats) -> Stats {
         (Function::HistogramStddev | Function::HistogramStdvar, _) => Stats::NeedBuckets,
         (_, above) => above,
     }
-}
-
-fn same_hints(left: &Hints, right: &Hints) -> bool {
-    left.step_ms == right.step_ms
-        && left.range_ms == right.range_ms
-        && left.function == right.function
-        && left.grouping == right.grouping
-        && left.by == right.by
 }
 
 fn seconds(milliseconds: Timestamp) -> f64 {

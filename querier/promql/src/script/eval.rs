@@ -29,6 +29,7 @@ fn query(text: &str, times: Times) -> Query {
         times,
         lookback_ms: None,
         samples_max: None,
+        stats_by_step: false,
     }
 }
 

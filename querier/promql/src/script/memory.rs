@@ -9,7 +9,9 @@ use model::histogram::{Histogram, ResetHint};
 use model::label::Labels;
 use model::matcher::Matcher;
 use model::sample::{HistogramSample, SampleBuffer, is_stale};
-use model::select::{Chunk, LabelList, ReadySet, Samples, Select, SelectError, SelectRequest, Series, SeriesSet};
+use model::select::{
+    Chunk, Hints, LabelList, ReadySet, Samples, Select, SelectError, SelectRequest, Series, SeriesSet,
+};
 use model::time::TimeRange;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -159,11 +161,29 @@ impl Column {
 }
 
 /// A series of an answer; shares the column with the store.
-struct Reader(Arc<Column>);
+struct Reader {
+    column: Arc<Column>,
+    /// Whether samples before the newest are kept back: scripts then tell whether a plan asked for too little.
+    newest_only: bool,
+}
+
+impl Reader {
+    /// The range without all that lies before the newest sample in it.
+    fn narrowed(&self, range: TimeRange) -> TimeRange {
+        let stored = &self.column.stored;
+        let floats = stored.timestamps.partition_point(|at| *at <= range.max);
+        let histograms = stored.histograms.partition_point(|sample| sample.at <= range.max);
+        let float = floats.checked_sub(1).map(|index| stored.timestamps[index]);
+        let histogram = histograms.checked_sub(1).map(|index| stored.histograms[index].at);
+        let newest = float.max(histogram).unwrap_or(range.min);
+        TimeRange::new(newest.max(range.min), range.max)
+    }
+}
 
 impl Samples for Reader {
     fn read(&self, range: TimeRange, buffer: &mut SampleBuffer) -> Result<(), SelectError> {
-        let stored = &self.0.stored;
+        let range = if self.newest_only { self.narrowed(range) } else { range };
+        let stored = &self.column.stored;
         let first = stored.timestamps.partition_point(|at| *at < range.min);
         for index in first..stored.timestamps.len() {
             if stored.timestamps[index] > range.max {
@@ -192,9 +212,21 @@ impl Select for Memory {
         Box::pin(async move {
             let limit = if request.limit == 0 { usize::MAX } else { request.limit };
             let found = self.matching(&request.matchers, request.range).into_iter().take(limit);
+            let Hints {
+                newest_only,
+                labels: needed,
+                ..
+            } = request.hints;
+            let needed = needed.filter(|_| !request.sorted);
             let series = found.map(|(labels, column)| Series {
-                labels: labels.clone(),
-                samples: Box::new(Reader(column.clone())) as Box<dyn Samples>,
+                labels: match &needed {
+                    Some(names) => labels.filtered(|name| names.iter().any(|needed| needed == name)),
+                    None => labels.clone(),
+                },
+                samples: Box::new(Reader {
+                    column: column.clone(),
+                    newest_only,
+                }) as Box<dyn Samples>,
             });
             Ok(Box::new(ReadySet::new(series.collect(), Vec::new())) as Box<dyn SeriesSet>)
         })

@@ -70,7 +70,7 @@ const LOOKBACK: Parameter = parameter(
 const STATS: Parameter = parameter(
     "stats",
     Kind::Text,
-    "Anything but nothing adds statistics to the answer.",
+    "`true` adds statistics to the answer; `all` adds those of each step where the server counts them.",
     "all",
 );
 const MATCH: Parameter = repeated(parameter(

@@ -109,9 +109,14 @@ const TIMINGS: Shape = Shape::Object(&[
     always("execTotalTime", Shape::Number),
 ]);
 
+const STEP_COUNT: Shape = Shape::Tuple(&[Shape::Number, Shape::Integer]);
+
 const SAMPLE_COUNTS: Shape = Shape::Object(&[
     always("totalQueryableSamples", Shape::Integer),
+    always("samplesRead", Shape::Integer),
     always("peakSamples", Shape::Integer),
+    sometimes("totalQueryableSamplesPerStep", Shape::List(&STEP_COUNT)),
+    sometimes("samplesReadPerStep", Shape::List(&STEP_COUNT)),
 ]);
 
 const STATS: Shape = Shape::Object(&[always("timings", TIMINGS), always("samples", SAMPLE_COUNTS)]);

@@ -1,0 +1,178 @@
+//! Series of the head with their samples, found and copied batch by batch.
+//!
+//! The index is locked for a batch of series at a time, and then each shard for those of them that it holds. Who looks at nothing but
+//! newest samples gets what the hot state remembers, and no chunk is touched.
+
+use super::BATCH_SERIES;
+use crate::{
+    core::Core,
+    head::{
+        lookup::{Found, Selection},
+        projection::Projection,
+        shard::{Shard, place, shard_of},
+    },
+};
+use model::{
+    sample::SampleBuffer,
+    select::{Chunk, Samples, SelectError, SelectRequest, Series},
+    tenant::Tenant,
+    time::{TimeRange, Timestamp},
+};
+use std::{collections::VecDeque, sync::Arc};
+use storage::chunk::{ChunkSamples, encode_floats};
+
+/// What errors call this source.
+const ORIGIN: &str = "head";
+
+/// Series of the head that match, resolved bit by bit so that the index is never locked for long.
+struct HeadScan {
+    core: Arc<Core>,
+    selection: Selection,
+    candidates: std::vec::IntoIter<u32>,
+    projection: Projection,
+}
+
+impl HeadScan {
+    /// The next series, at most [`BATCH_SERIES`]; empty at the end.
+    fn next(&mut self) -> Vec<Found> {
+        loop {
+            let rest = self.candidates.as_slice();
+            if rest.is_empty() {
+                return Vec::new();
+            }
+            let count = rest.len().min(BATCH_SERIES);
+            let found = self
+                .selection
+                .resolve(&self.core.head, &rest[..count], &mut self.projection);
+            self.candidates.nth(count - 1);
+            if !found.is_empty() {
+                return found;
+            }
+        }
+    }
+}
+
+/// What is needed of each series.
+struct Wanted {
+    range: TimeRange,
+    labels_only: bool,
+    newest_only: bool,
+    origin: Arc<str>,
+}
+
+/// Series of the head with their samples.
+pub(super) struct HeadSeries {
+    core: Arc<Core>,
+    scan: HeadScan,
+    wanted: Wanted,
+    /// Everything, sorted, when order matters; else what the scan gave last.
+    found: VecDeque<Found>,
+    /// Series that come next.
+    pub(super) ready: VecDeque<Series>,
+}
+
+impl HeadSeries {
+    /// The series of a tenant that match, by labels if `sorted`, else in no particular order.
+    pub(super) fn new(core: &Arc<Core>, tenant: &Tenant, request: &SelectRequest, sorted: bool) -> Self {
+        let selection = core.head.find(tenant, &request.matchers);
+        let names = if sorted { None } else { request.hints.labels.clone() };
+        let mut scan = HeadScan {
+            core: Arc::clone(core),
+            candidates: selection.candidates().into_iter(),
+            selection,
+            projection: Projection::new(names),
+        };
+        let mut found = Vec::new();
+        if sorted {
+            loop {
+                let more = scan.next();
+                if more.is_empty() {
+                    break;
+                }
+                found.extend(more);
+            }
+            found.sort_unstable_by(|a, b| a.labels.cmp(&b.labels));
+        }
+        Self {
+            core: Arc::clone(core),
+            scan,
+            wanted: Wanted {
+                range: request.range,
+                labels_only: request.labels_only,
+                newest_only: request.hints.newest_only,
+                origin: ORIGIN.into(),
+            },
+            found: found.into(),
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// Takes the series that come next, some hundreds; none at the end.
+    pub(super) fn take(&mut self) -> VecDeque<Series> {
+        self.fill();
+        std::mem::take(&mut self.ready)
+    }
+
+    /// Makes sure that the next series is in `ready`, unless there is none.
+    pub(super) fn fill(&mut self) {
+        while self.ready.is_empty() {
+            if self.found.is_empty() {
+                self.found = self.scan.next().into();
+            }
+            if self.found.is_empty() {
+                return;
+            }
+            let count = self.found.len().min(BATCH_SERIES);
+            let batch: Vec<Found> = self.found.drain(..count).collect();
+            let mut ready = Vec::with_capacity(count);
+            for run in batch.chunk_by(|one, other| shard_of(one.slot) == shard_of(other.slot)) {
+                let Some(shard) = self.core.head.shard(run[0].slot) else {
+                    continue;
+                };
+                let shard = shard.lock();
+                ready.extend(run.iter().filter_map(|found| self.wanted.series(&shard, found)));
+            }
+            self.ready = ready.into();
+        }
+    }
+}
+
+impl Wanted {
+    /// The series with its samples; `None` when it has none in the range, or is gone.
+    fn series(&self, shard: &Shard, found: &Found) -> Option<Series> {
+        let place = place(found.slot);
+        shard.series(place, found.number)?;
+        let samples: Box<dyn Samples> = match shard.newest_float(place, self.range).filter(|_| self.newest_only) {
+            Some((at, value)) => Box::new(Newest { at, value }),
+            None if !shard.has_samples(place, self.range) => return None,
+            None => {
+                let mut chunks = Vec::new();
+                if !self.labels_only {
+                    shard.copy_chunks(place, self.range, &mut chunks);
+                }
+                Box::new(ChunkSamples::new(chunks, Arc::clone(&self.origin)))
+            }
+        };
+        let labels = found.labels.clone();
+        Some(Series { labels, samples })
+    }
+}
+
+/// The newest sample of a series.
+struct Newest {
+    at: Timestamp,
+    value: f64,
+}
+
+impl Samples for Newest {
+    fn read(&self, range: TimeRange, buffer: &mut SampleBuffer) -> Result<(), SelectError> {
+        if range.contains(self.at) {
+            buffer.push_float(self.at, self.value);
+        }
+        Ok(())
+    }
+
+    fn chunks(&self) -> Result<Vec<Chunk>, SelectError> {
+        Ok(vec![encode_floats(&[self.at], &[self.value])])
+    }
+}
