@@ -8,7 +8,6 @@ use promql::script;
 const PASSED_MIN: usize = 1328;
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "tests read their data themselves")]
 fn our_own_scripts_pass() {
     let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
     let mut passed = 0;
