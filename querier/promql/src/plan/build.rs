@@ -177,7 +177,8 @@ impl Builder {
             },
         );
         let mut context = context.clone();
-        context.hints.newest_only = ends.first == ends.last && !smoothed;
+        // Without buckets, resets are told by the samples before.
+        context.hints.newest_only = ends.first == ends.last && !smoothed && context.stats != Stats::Enough;
         let selection = self.select(&selector.matchers, range, &context);
         Ok(Instant {
             selection,
