@@ -3,14 +3,15 @@
 //! Client and server speak on one stream for as long as the connection lives, a *session*. The server begins with [`ServerMessage::Hello`].
 //! A series crosses with its labels once; the answer gives it a number of this session, and from then on the number is all. A message is
 //! protobuf on the outside, so that fields can be added; inside, samples lie in columns: numbers and timestamps as differences, values as
-//! their significant bytes. A sample of a steady series takes a byte and a half and its value.
+//! their significant bytes. A sample of a steady series takes a byte and a half and its value, whose first byte is often left out.
 //!
 //! ```text
 //! series   one varint each: (difference of number, zigzag) << 2 | counts? << 1 | labels?
 //!          then, with counts: how many floats, histograms, exemplars; without: one float and nothing else
 //! labels   for each series with labels: how many, then length and text of each name and value
 //! times    zigzag difference to the timestamp before; the first one to the time of arrival; zeros at the end are left out
-//! lengths  for each float how many bytes of its value stand in `values`, four bits each, the lower ones first
+//! lengths  for each float how many bytes of its value stand in `values`, four bits each, the lower ones first: 0 to 8; 9 to 15 stand for 2
+//!          to 8 bytes of which the first is not there, being that of the value before (zeros not counted)
 //! values   the bits of each float, highest byte first, without the zero bytes at the end
 //! starts   zigzag difference to the sample's timestamp; absent when no start is known
 //! ```
@@ -32,7 +33,7 @@ use model::{
 };
 
 /// What this version speaks. A server that speaks less is not written to.
-pub const PROTOCOL_VERSION: u64 = 1;
+pub const PROTOCOL_VERSION: u64 = 2;
 
 /// Longest message that is read.
 pub const MESSAGE_BYTES_MAX: usize = 24 << 20;
@@ -107,6 +108,9 @@ pub enum MessageError {
     #[error("invalid push message: {0}")]
     Histogram(#[from] HistogramError),
 }
+
+/// A length above eight is that of a value whose first byte is left out, and this.
+const SAME_FIRST: u8 = 7;
 
 /// Field numbers of both messages.
 mod field {

@@ -1,8 +1,8 @@
 //! Reads the messages of a push stream.
 
 use super::{
-    ClientMessage, DUPLICATE, MESSAGE_ITEMS_MAX, MessageError, PushRequest, REASONS, REASONS_FROM, ServerMessage,
-    WITH_COUNTS, WITH_LABELS, field, kind,
+    ClientMessage, DUPLICATE, MESSAGE_ITEMS_MAX, MessageError, PushRequest, REASONS, REASONS_FROM, SAME_FIRST,
+    ServerMessage, WITH_COUNTS, WITH_LABELS, field, kind,
 };
 use crate::{
     histogram,
@@ -100,13 +100,14 @@ impl Columns<'_> {
         let (mut times, mut values) = (Reader::new(self.times), self.values);
         let mut starts = self.starts.map(Reader::new);
         let mut at = received;
+        let mut first = 0;
         for index in 0..floats {
             if !times.rest().is_empty() {
                 at = at.wrapping_add(unzigzag(times.varint().map_err(inside)?));
             }
             let length = usize::from(self.lengths[index / 2] >> (index % 2 * 4) & 0xf);
             let value;
-            (value, values) = float(values, length)?;
+            (value, values) = float(values, length, &mut first)?;
             let start = match &mut starts {
                 None => 0,
                 Some(starts) => match starts.varint().map_err(inside)? {
@@ -163,13 +164,24 @@ impl Columns<'_> {
     }
 }
 
-/// A value of `length` significant bytes, and the bytes behind it.
+/// The value that a length of four bits stands for, and the bytes behind it. `first` is the first byte of the last value that was not 0.
 #[inline]
-fn float(bytes: &[u8], length: usize) -> Result<(f64, &[u8]), MessageError> {
+fn float<'a>(bytes: &'a [u8], length: usize, first: &mut u8) -> Result<(f64, &'a [u8]), MessageError> {
     let mut bits = [0; 8];
-    match (bytes.split_at_checked(length), bits.get_mut(..length)) {
-        (Some((value, rest)), Some(significant)) => {
-            significant.copy_from_slice(value);
+    let (from, significant) = match length.checked_sub(usize::from(SAME_FIRST)) {
+        Some(significant) if length > bits.len() => (1, significant),
+        Some(_) | None => (0, length),
+    };
+    bits[0] = if from == 1 { *first } else { 0 };
+    match (
+        bytes.split_at_checked(significant - from),
+        bits.get_mut(from..significant),
+    ) {
+        (Some((value, rest)), Some(place)) => {
+            place.copy_from_slice(value);
+            if significant > 0 {
+                *first = bits[0];
+            }
             Ok((f64::from_bits(u64::from_be_bytes(bits)), rest))
         }
         _ => Err(MessageError::Column("a value that is not there")),
@@ -193,7 +205,7 @@ fn read_labels(reader: &mut Reader<'_>, builder: &mut LabelsBuilder) -> Result<L
 fn exemplar(bytes: &[u8]) -> Result<Exemplar, MessageError> {
     let mut reader = Reader::new(bytes);
     let at = unzigzag(reader.varint().map_err(inside)?);
-    let (value, rest) = float(reader.rest(), 8)?;
+    let (value, rest) = float(reader.rest(), 8, &mut 0)?;
     let labels = read_labels(&mut Reader::new(rest), &mut LabelsBuilder::default())?;
     Ok(Exemplar { labels, value, at })
 }

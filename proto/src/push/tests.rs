@@ -267,6 +267,35 @@ fn contradictions_are_errors() {
     assert!(read_server_message(&reason).unwrap_err().to_string().contains("reason"));
 }
 
+#[test]
+fn a_first_byte_that_repeats_is_left_out() {
+    let bytes = |values: &[f64]| {
+        let mut batch = WriteBatch::default();
+        for (number, value) in values.iter().enumerate() {
+            batch.floats.push(FloatSample {
+                at: NOW,
+                value: *value,
+                start: 0,
+            });
+            batch.finish_series(known(number as u64));
+        }
+        assert_same(&through(&batch).batch, &batch);
+        PushWriter::default()
+            .write(1, &batch, NOW, 0, &numbered(&batch))
+            .message
+            .len()
+    };
+    // Ten significant digits, of the same size or not; a zero in between changes nothing.
+    let (one, other) = (1.000_000_001, 1e50_f64.sqrt() * 1.1);
+    assert_eq!(bytes(&[one, other, one]), bytes(&[one, one, one]) + 2);
+    assert_eq!(bytes(&[one, 0.0, one]), bytes(&[one, one, 0.0]));
+    // Values of one byte have nothing to leave out.
+    assert_eq!(
+        bytes(&[f64::from_bits(0x40 << 56); 3]),
+        bytes(&[f64::from_bits(0x41 << 56); 3])
+    );
+}
+
 proptest! {
     #[test]
     fn noise_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {

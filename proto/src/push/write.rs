@@ -1,6 +1,6 @@
 //! Writes the messages of a push stream.
 
-use super::{DUPLICATE, MESSAGE_BYTES_SPLIT, REASONS, REASONS_FROM, WITH_COUNTS, WITH_LABELS, field, kind};
+use super::{DUPLICATE, MESSAGE_BYTES_SPLIT, REASONS, REASONS_FROM, SAME_FIRST, WITH_COUNTS, WITH_LABELS, field, kind};
 use crate::{
     histogram,
     protobuf::{put_bytes, put_integer, put_varint, zigzag},
@@ -44,6 +44,8 @@ pub struct PushWriter {
     same_times: usize,
     number: u32,
     at: Timestamp,
+    /// First byte of the last value that was not 0.
+    first: u8,
 }
 
 /// A message, and what it holds.
@@ -153,7 +155,7 @@ impl PushWriter {
             column.clear();
         }
         (self.floats, self.has_starts, self.number, self.at) = (0, false, 0, received);
-        self.same_times = 0;
+        (self.same_times, self.first) = (0, 0);
     }
 
     /// Adds a series with its samples; false when it is left out.
@@ -209,11 +211,22 @@ impl PushWriter {
         }
         let bits = sample.value.to_bits();
         let significant = 8 - (bits.trailing_zeros() / 8).min(8) as usize;
-        self.values.extend_from_slice(&bits.to_be_bytes()[..significant]);
+        let bytes = bits.to_be_bytes();
+        // Sign and most of the exponent: neighbours often have the same.
+        let same = significant > 1 && bytes[0] == self.first;
+        self.values.extend_from_slice(&bytes[usize::from(same)..significant]);
+        if significant > 0 {
+            self.first = bytes[0];
+        }
+        let length = if same {
+            significant as u8 + SAME_FIRST
+        } else {
+            significant as u8
+        };
         if self.floats.is_multiple_of(2) {
-            self.lengths.push(significant as u8);
+            self.lengths.push(length);
         } else if let Some(last) = self.lengths.last_mut() {
-            *last |= (significant as u8) << 4;
+            *last |= length << 4;
         }
         self.floats += 1;
         self.start(sample);
