@@ -7,6 +7,8 @@
 //! Series numbers belong to a session. The [`SeriesRef`]s given out hold the session's *life*, a number that this process never gives
 //! twice, above 32 bits of the session's own number: a number of an earlier session is told as unknown and never sent.
 
+mod latency;
+
 use super::{causes, endpoint, push_server::PATH, raw::Raw};
 use crate::push::{
     MESSAGE_BYTES_MAX, Numbers, PROTOCOL_VERSION, PushWriter, ServerMessage, Written, read_server_message, write_ping,
@@ -21,6 +23,7 @@ use futures::{
     future::{BoxFuture, Either, select},
 };
 use http::uri::PathAndQuery;
+use latency::Latency;
 use model::{
     env::{Clock, Env},
     push::{Push, PushError, SeriesId, SeriesRef, WriteBatch, WriteOutcome},
@@ -140,32 +143,6 @@ enum State {
 struct Session {
     life: u32,
     send: UnboundedSender<Bytes>,
-}
-
-/// How long answers take, as TCP reckons it.
-#[derive(Debug, Default)]
-struct Latency {
-    smooth: Option<f64>,
-    deviation: f64,
-}
-
-impl Latency {
-    fn observe(&mut self, taken: Duration) {
-        let taken = taken.as_secs_f64();
-        match &mut self.smooth {
-            None => (self.smooth, self.deviation) = (Some(taken), taken / 2.0),
-            Some(smooth) => {
-                self.deviation += ((taken - *smooth).abs() - self.deviation) / 4.0;
-                *smooth += (taken - *smooth) / 8.0;
-            }
-        }
-    }
-
-    /// What an answer hardly ever exceeds.
-    fn usual_max(&self) -> Option<Duration> {
-        let seconds = self.smooth? + 4.0 * self.deviation;
-        Duration::try_from_secs_f64(seconds).ok()
-    }
 }
 
 /// Bytes under way; given back when dropped.
