@@ -26,7 +26,16 @@ pub fn start_logging(settings: &Settings) -> anyhow::Result<()> {
 
 /// The block that a Prometheus user pastes.
 pub fn remote_write_block(address: SocketAddr) -> String {
-    format!("remote_write:\n  - name: narthex\n    url: http://{address}/api/v1/write\n")
+    let place = place(address);
+    format!("remote_write:\n  - name: narthex\n    url: http://{place}/api/v1/write\n")
+}
+
+/// Where others find a process that listens on `address`. One that listens on all addresses does not know which of them others can use.
+fn place(address: SocketAddr) -> String {
+    match address.ip().is_unspecified() {
+        true => format!("HOST:{}", address.port()),
+        false => address.to_string(),
+    }
 }
 
 /// What is printed at the start.
@@ -40,11 +49,11 @@ pub fn welcome(role: Role, settings: &Settings, address: SocketAddr, bucket: &st
     } else if address.ip().is_loopback() {
         "loopback only, no authentication; --http.address opens it to others"
     } else {
-        "open to the network WITHOUT authentication"
+        "open to the network WITHOUT authentication; HOST is this machine's name or address"
     };
+    let place = place(address);
     let send = format!("  Send     paste into prometheus.yml:\n\n{block}\n");
-    let query =
-        format!("  Query    http://{address}   (Prometheus API; in Grafana a data source of type Prometheus)\n");
+    let query = format!("  Query    http://{place}   (Prometheus API; in Grafana a data source of type Prometheus)\n");
     let store = format!(
         "  StoreAPI {}   (for `narthex query --endpoint`, or a Thanos querier)\n",
         settings.grpc_address
@@ -63,4 +72,18 @@ pub fn welcome(role: Role, settings: &Settings, address: SocketAddr, bucket: &st
         "\nnarthex {version}: {role}\n\n{shown}  Reach    {reach}\n  Stop     Ctrl-C{stop}\n\n",
         version = env!("CARGO_PKG_VERSION"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_block_names_a_place_that_others_can_use() {
+        let block = |address: &str| remote_write_block(address.parse().unwrap());
+        assert!(block("127.0.0.1:10902").contains("http://127.0.0.1:10902/api/v1/write"));
+        for all in ["0.0.0.0:10902", "[::]:10902"] {
+            assert!(block(all).contains("http://HOST:10902/api/v1/write"), "{all}");
+        }
+    }
 }
