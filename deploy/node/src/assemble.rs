@@ -26,7 +26,7 @@ use proto::{
     grpc::Routes,
     thanos::{Description, StoreService},
 };
-use querier::{EndpointSet, Fanout, Policy, Querier, QuerierSettings, Source};
+use querier::{Dedup, EndpointSet, Fanout, Policy, Querier, QuerierSettings, Source};
 use receiver::{Receiver, ReceiverSettings};
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 use storage::{
@@ -312,7 +312,12 @@ fn follow_endpoints(
 }
 
 fn gateway_settings(settings: &Settings) -> GatewaySettings {
-    GatewaySettings::new(settings.data_dir.join("gateway"))
+    GatewaySettings {
+        min_time: settings.store_min_time,
+        max_time: settings.store_max_time,
+        writes_manifest: settings.store_manifest,
+        ..GatewaySettings::new(settings.data_dir.join("gateway"))
+    }
 }
 
 fn ingest_settings(settings: &Settings) -> IngestSettings {
@@ -348,6 +353,7 @@ fn querier_settings(settings: &Settings) -> QuerierSettings {
         samples_max: settings.query_max_samples,
         partial_response: settings.query_partial_response,
         replica_labels: settings.query_replica_labels.clone(),
+        dedup: Dedup::named(&settings.query_dedup).unwrap_or_default(),
         experimental_functions: settings.query_experimental_functions,
         cors_origin: settings.web_cors_origin.clone(),
         ..QuerierSettings::default()
@@ -394,9 +400,10 @@ fn follow_bucket(
     let follow = async move {
         loop {
             let pause = match gateway.sync().await {
-                Ok(_) => {
+                Ok(report) => {
                     told.send_replace(true);
-                    interval
+                    // What the manifest says is served; now for what the bucket says.
+                    if report.from_manifest { Duration::ZERO } else { interval }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the bucket could not be listed; blocks known so far are served");

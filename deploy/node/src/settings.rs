@@ -11,6 +11,7 @@ use std::{
     path::PathBuf,
     time::Duration,
 };
+use storage::gateway::TimeBound;
 
 /// Settings of a serving process.
 #[derive(Debug, Clone, Args)]
@@ -95,6 +96,18 @@ pub struct Settings {
     /// How often the bucket is searched for new blocks
     #[arg(long = "store.sync-interval", env = "NARTHEX_STORE_SYNC_INTERVAL", value_name = "DURATION", default_value = "1m", value_parser = duration, help_heading = "Bucket")]
     pub store_sync_interval: Duration,
+
+    /// Serve only blocks with samples at or after this time: RFC 3339, or a span before now such as -30d
+    #[arg(long = "store.min-time", env = "NARTHEX_STORE_MIN_TIME", value_name = "TIME", value_parser = time_bound, allow_hyphen_values = true, help_heading = "Bucket")]
+    pub store_min_time: Option<TimeBound>,
+
+    /// Serve only blocks with samples at or before this time: RFC 3339, or a span before now such as -2h
+    #[arg(long = "store.max-time", env = "NARTHEX_STORE_MAX_TIME", value_name = "TIME", value_parser = time_bound, allow_hyphen_values = true, help_heading = "Bucket")]
+    pub store_max_time: Option<TimeBound>,
+
+    /// Keep a manifest in the bucket, one object that lets a process with an empty disk serve at once
+    #[arg(long = "store.manifest", env = "NARTHEX_STORE_MANIFEST", num_args = 0..=1, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set, help_heading = "Bucket")]
+    pub store_manifest: bool,
 
     /// When an acknowledged sample is on disk: `every-write` (before the answer), `interval` (a power loss takes up to 100 ms),
     /// `never` (left to the kernel)
@@ -254,6 +267,10 @@ pub struct Settings {
     )]
     pub query_replica_labels: Vec<String>,
 
+    /// How the series of a pair become one: `gaps` (one replica speaks, the others fill its gaps) or `penalty` (as Thanos does)
+    #[arg(long = "query.dedup", env = "NARTHEX_QUERY_DEDUP", value_name = "ALGORITHM", default_value = "gaps", value_parser = ["gaps", "penalty"], help_heading = "Querying")]
+    pub query_dedup: String,
+
     /// Accept PromQL functions and aggregations that Prometheus calls experimental
     #[arg(long = "query.experimental-functions", env = "NARTHEX_QUERY_EXPERIMENTAL_FUNCTIONS", num_args = 0..=1, default_value_t = false, default_missing_value = "true", help_heading = "Querying")]
     pub query_experimental_functions: bool,
@@ -381,6 +398,7 @@ impl Settings {
             ("log.level", self.log_level.clone()),
             ("objstore.config-file", path(&self.objstore_config_file)),
             ("query.concurrency", self.query_concurrency.to_string()),
+            ("query.dedup", self.query_dedup.clone()),
             (
                 "query.experimental-functions",
                 self.query_experimental_functions.to_string(),
@@ -401,6 +419,7 @@ impl Settings {
             ("query.timeout", seconds(self.query_timeout)),
             ("ring.algorithm", self.ring_algorithm.clone()),
             ("ring.file", path(&self.ring_file)),
+            ("store.manifest", self.store_manifest.to_string()),
             ("store.sync-interval", seconds(self.store_sync_interval)),
             ("wal.sync", self.wal_sync.clone()),
             ("web.cors.origin", self.web_cors_origin.clone().unwrap_or_default()),
@@ -429,6 +448,20 @@ fn label(text: &str) -> Result<(String, String), String> {
         }
         _ => Err("a label is NAME=VALUE, for example region=eu".to_owned()),
     }
+}
+
+/// Parses a point in time, or a span before or after now.
+fn time_bound(text: &str) -> Result<TimeBound, String> {
+    let (sign, span) = match text.strip_prefix('-') {
+        Some(span) => (-1, span),
+        None => (1, text),
+    };
+    if let Ok(span) = duration(span) {
+        return Ok(TimeBound::FromNow(sign * span.as_millis() as i64));
+    }
+    let at: Result<jiff::Timestamp, _> = text.parse();
+    at.map(|at| TimeBound::At(at.as_millisecond()))
+        .map_err(|_| format!("{text:?} is neither a time such as 2026-01-31T00:00:00Z nor a span such as -30d"))
 }
 
 /// Parses a Prometheus duration such as `1m`, `1h30m`, `500ms`; plain numbers are seconds.
@@ -575,6 +608,14 @@ mod tests {
         for text in ["", "m", "5x", "-1s", "1h-", "99999999999999y"] {
             assert!(duration(text).is_err(), "{text:?} was accepted");
         }
+    }
+
+    #[test]
+    fn times_are_absolute_or_relative() {
+        assert_eq!(time_bound("-2h"), Ok(TimeBound::FromNow(-7_200_000)));
+        assert_eq!(time_bound("1d"), Ok(TimeBound::FromNow(86_400_000)));
+        assert_eq!(time_bound("1970-01-01T00:00:01Z"), Ok(TimeBound::At(1000)));
+        assert!(time_bound("yesterday").is_err());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //!     deletion-mark.json       optional: to be deleted, not to be read
 //!     no-compact-mark.json     optional
 //!     no-downsample-mark.json  optional
+//! narthex-manifest.json        optional: what a listing would say, in one object
 //! ```
 //!
 //! The ingester uploads through [`upload_block`], gateway and compactor list through [`list_blocks`].
@@ -15,12 +16,14 @@
 mod layout;
 mod listing;
 mod mark;
+mod manifest;
 mod upload;
 
 pub use layout::{
     DELETION_MARK_FILE, NO_COMPACT_MARK_FILE, NO_DOWNSAMPLE_MARK_FILE, block_dir, block_object, chunks_object,
 };
 pub use listing::{BlockListing, list_blocks, read_meta};
+pub use manifest::{MANIFEST_FILE, Manifest, ManifestBlock, read_manifest, write_manifest};
 pub use mark::{DeletionMark, Mark, NoCompactMark, NoDownsampleMark, delete_block, mark_for_deletion, read_mark};
 pub use upload::{UploadError, Uploaded, upload_block};
 

@@ -11,7 +11,7 @@ mod state;
 mod sync;
 mod select;
 
-pub use settings::GatewaySettings;
+pub use settings::{GatewaySettings, TimeBound};
 pub use state::AsideBlock;
 pub use sync::SyncReport;
 
@@ -28,7 +28,10 @@ use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
 use select::TenantBlocks;
 use state::State;
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::AtomicU64},
+};
 use ulid::Ulid;
 
 /// Serves the blocks of a bucket. Clones share everything.
@@ -45,8 +48,10 @@ struct Shared {
     metrics: GatewayMetrics,
     /// Replaced as a whole by each sync; queries keep the one they began with.
     state: RwLock<Arc<State>>,
-    /// Held by the sync that runs.
-    syncing: tokio::sync::Mutex<()>,
+    /// Held by the sync that runs; true after the first that went well.
+    syncing: tokio::sync::Mutex<bool>,
+    /// Numbers temporary files, since a sync and a query may take the same copy.
+    copies: AtomicU64,
 }
 
 impl Shared {
@@ -59,7 +64,7 @@ impl Gateway {
     /// A gateway that knows no block yet; call [`Self::sync`] before serving, and from time to time.
     pub fn new(env: Env, bucket: Arc<dyn ObjectStore>, settings: GatewaySettings, registry: &mut Registry) -> Self {
         let metrics = GatewayMetrics::new(registry);
-        let (state, syncing) = (RwLock::default(), tokio::sync::Mutex::new(()));
+        let (state, syncing) = (RwLock::default(), tokio::sync::Mutex::new(false));
         Self {
             shared: Arc::new(Shared {
                 env,
@@ -68,10 +73,14 @@ impl Gateway {
                 metrics,
                 state,
                 syncing,
+                copies: AtomicU64::new(0),
             }),
         }
     }
 
+    /// The first time the manifest is believed, if there is one: blocks are served after one request, their indexes follow when they
+    /// are asked for or with the next sync, which should come soon.
+    ///
     /// Looks through the bucket: new blocks are served from now on, vanished and deletion-marked ones are not. When the bucket
     /// cannot be listed, what was known stays. Concurrent calls wait for each other.
     pub async fn sync(&self) -> Result<SyncReport, BucketError> {

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     block::{BlockMeta, FrameError, read_frame, select_error},
-    bucket::chunks_object,
+    bucket::{BlockListing, chunks_object},
     index::{ChunkRef, Index, IndexError},
 };
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use std::{
     ops::Range,
     sync::atomic::{AtomicBool, Ordering},
 };
+use tokio::sync::OnceCell;
 
 /// Guess for the size of a chunk when the block does not tell its largest; as Thanos guesses.
 const CHUNK_BYTES_GUESS: u64 = 16_000;
@@ -35,7 +36,10 @@ pub(super) struct RemoteBlock {
     pub(super) external: Labels,
     /// Those of them that series carry.
     pub(super) visible: Labels,
-    pub(super) index: Index,
+    /// What lies in the bucket.
+    pub(super) listing: BlockListing,
+    /// Empty until it is needed, when the block is known from a manifest only.
+    index: OnceCell<Index>,
     /// Sizes of its segments.
     pub(super) segments: Vec<u64>,
     /// Set when the copy of the index turned out damaged: the next sync takes a new one.
@@ -43,6 +47,38 @@ pub(super) struct RemoteBlock {
 }
 
 impl RemoteBlock {
+    /// A block of which everything but the index is known; with `index`, that as well.
+    pub(super) fn new(
+        meta: BlockMeta,
+        (tenant, external, visible): (Tenant, Labels, Labels),
+        listing: BlockListing,
+        segments: Vec<u64>,
+        index: Option<Index>,
+    ) -> Self {
+        Self {
+            meta,
+            tenant,
+            external,
+            visible,
+            listing,
+            index: OnceCell::new_with(index),
+            segments,
+            suspect: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the index is at hand.
+    pub(super) fn is_loaded(&self) -> bool {
+        self.index.initialized()
+    }
+
+    /// The index, fetched now if need be. An error says in words why the block cannot be used.
+    pub(super) async fn index(&self, shared: &Shared) -> Result<&Index, String> {
+        let load = || shared.open_index(&self.listing, false);
+        let index = self.index.get_or_try_init(load).await;
+        index.map_err(|failure| failure.reason().to_owned())
+    }
+
     /// What a query says when the index is damaged; has the index fetched anew.
     pub(super) fn suspect_index(&self, error: IndexError) -> SelectError {
         self.suspect.store(true, Ordering::Relaxed);

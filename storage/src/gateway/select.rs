@@ -3,12 +3,12 @@
 //! First the series of all blocks are found in the local indexes and those with the same labels joined, then their chunks are read
 //! batch by batch while the asker consumes them.
 
-use super::{Shared, fetch::Want, remote::RemoteBlock};
+use super::{Shared, fetch::Want, remote::RemoteBlock, state::State};
 use crate::{
     block::label_list,
     chunk::ChunkSamples,
     external::{rewrite_matchers, with_external},
-    index::{ChunkRef, Scan},
+    index::{ChunkRef, Index, Scan},
 };
 use futures::{StreamExt as _, TryStreamExt as _, future::BoxFuture};
 use model::{
@@ -18,7 +18,10 @@ use model::{
     tenant::Tenant,
     time::TimeRange,
 };
-use std::{collections::BTreeSet, future::ready, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Series whose chunks are read at once, at most.
 const BATCH_SERIES: usize = 8192;
@@ -37,7 +40,7 @@ pub(super) struct TenantBlocks {
 
 impl Select for TenantBlocks {
     fn select(&self, request: SelectRequest) -> BoxFuture<'_, Result<Box<dyn SeriesSet>, SelectError>> {
-        Box::pin(ready(self.find(&request)))
+        Box::pin(async move { self.find(&request).await })
     }
 
     fn label_names(
@@ -46,18 +49,17 @@ impl Select for TenantBlocks {
         range: TimeRange,
         limit: usize,
     ) -> BoxFuture<'_, Result<LabelList, SelectError>> {
-        let names = self.collect(&matchers, range, limit, |block, own, found| {
-            let names = block
-                .index
-                .names_matching(own)
-                .map_err(|error| block.suspect_index(error))?;
-            if !names.is_empty() {
-                found.extend(block.visible.iter().map(|(name, _)| name.to_owned()));
-            }
-            found.extend(names);
-            Ok(())
-        });
-        Box::pin(ready(names))
+        Box::pin(async move {
+            self.collect(&matchers, range, limit, |block, index, own, found| {
+                let names = index.names_matching(own).map_err(|error| block.suspect_index(error))?;
+                if !names.is_empty() {
+                    found.extend(block.visible.iter().map(|(name, _)| name.to_owned()));
+                }
+                found.extend(names);
+                Ok(())
+            })
+            .await
+        })
     }
 
     fn label_values(
@@ -67,54 +69,94 @@ impl Select for TenantBlocks {
         range: TimeRange,
         limit: usize,
     ) -> BoxFuture<'_, Result<LabelList, SelectError>> {
-        let values = self.collect(&matchers, range, limit, |block, own, found| {
-            let suspect = |error| block.suspect_index(error);
-            match block.visible.get(&name) {
-                // The value exists where a series does.
-                Some(value) => {
-                    if !block.index.matching_exactly(own).map_err(suspect)?.is_empty() {
-                        found.insert(value.to_owned());
+        Box::pin(async move {
+            self.collect(&matchers, range, limit, |block, index, own, found| {
+                let suspect = |error| block.suspect_index(error);
+                match block.visible.get(&name) {
+                    // The value exists where a series does.
+                    Some(value) => {
+                        if !index.matching_exactly(own).map_err(suspect)?.is_empty() {
+                            found.insert(value.to_owned());
+                        }
                     }
+                    None => found.extend(index.values_matching(&name, own).map_err(suspect)?),
                 }
-                None => found.extend(block.index.values_matching(&name, own).map_err(suspect)?),
-            }
-            Ok(())
-        });
-        Box::pin(ready(values))
+                Ok(())
+            })
+            .await
+        })
     }
 }
 
 impl TenantBlocks {
     /// Gathers strings from all blocks in the range; `gather` gets the matchers that are left for a block's own labels.
-    fn collect(
+    async fn collect(
         &self,
         matchers: &[Matcher],
         range: TimeRange,
         limit: usize,
-        gather: impl Fn(&RemoteBlock, &[Matcher], &mut BTreeSet<String>) -> Result<(), SelectError>,
+        gather: impl Fn(&RemoteBlock, &Index, &[Matcher], &mut BTreeSet<String>) -> Result<(), SelectError> + Send + Sync,
     ) -> Result<LabelList, SelectError> {
         let state = self.shared.state();
+        let mut warnings = state.warnings(&self.tenant, range);
         let mut found = BTreeSet::new();
-        for block in state.overlapping(&self.tenant, range) {
-            if let Some(own) = rewrite_matchers(matchers, &block.external) {
-                gather(&block, &own, &mut found)?;
+        let blocks = self.wanted(&state, matchers, range, &mut warnings).await;
+        for block in &blocks {
+            if let (Some(own), Ok(index)) = (
+                rewrite_matchers(matchers, &block.external),
+                block.index(&self.shared).await,
+            ) {
+                gather(block, index, &own, &mut found)?;
             }
         }
         let list = label_list(found.into_iter().collect(), limit);
-        Ok(LabelList {
-            warnings: state.warnings(&self.tenant, range),
-            ..list
-        })
+        Ok(LabelList { warnings, ..list })
+    }
+
+    /// The blocks that may hold what is asked for, with their indexes at hand. One whose index cannot be had is left out with a
+    /// warning.
+    async fn wanted(
+        &self,
+        state: &State,
+        matchers: &[Matcher],
+        range: TimeRange,
+        warnings: &mut Vec<String>,
+    ) -> Vec<Arc<RemoteBlock>> {
+        let mut blocks = state.overlapping(&self.tenant, range);
+        blocks.retain(|block| rewrite_matchers(matchers, &block.external).is_some());
+        let in_flight = self.shared.settings.loads_in_flight.max(1);
+        let mut loads = Vec::new();
+        for (number, block) in blocks.iter().enumerate().filter(|(_, block)| !block.is_loaded()) {
+            let (block, shared) = (Arc::clone(block), Arc::clone(&self.shared));
+            loads.push(async move { (number, block.index(&shared).await.err()) });
+        }
+        let loaded: Vec<(usize, Option<String>)> =
+            futures::stream::iter(loads).buffer_unordered(in_flight).collect().await;
+        let failed: BTreeMap<usize, String> = loaded
+            .into_iter()
+            .filter_map(|(number, failure)| Some((number, failure?)))
+            .collect();
+        for (number, reason) in &failed {
+            let ulid = blocks[*number].meta.ulid;
+            warnings.push(format!("block {ulid} is missing from the answer: {reason}"));
+        }
+        let mut number = 0..;
+        blocks.retain(|_| number.next().is_none_or(|number| !failed.contains_key(&number)));
+        blocks
     }
 
     /// Finds the series and where their chunks are.
-    fn find(&self, request: &SelectRequest) -> Result<Box<dyn SeriesSet>, SelectError> {
+    async fn find(&self, request: &SelectRequest) -> Result<Box<dyn SeriesSet>, SelectError> {
         let state = self.shared.state();
-        let warnings = state.warnings(&self.tenant, request.range);
-        let blocks = state.overlapping(&self.tenant, request.range);
+        let mut warnings = state.warnings(&self.tenant, request.range);
+        let blocks = self
+            .wanted(&state, &request.matchers, request.range, &mut warnings)
+            .await;
         let mut parts = Vec::new();
         for (number, block) in blocks.iter().enumerate() {
-            self.find_in(block, number, request, &mut parts)?;
+            if let Ok(index) = block.index(&self.shared).await {
+                self.find_in(block, index, number, request, &mut parts)?;
+            }
         }
         let mut series = join(parts);
         if request.limit > 0 {
@@ -144,6 +186,7 @@ impl TenantBlocks {
     fn find_in(
         &self,
         block: &RemoteBlock,
+        index: &Index,
         number: usize,
         request: &SelectRequest,
         parts: &mut Vec<Part>,
@@ -152,9 +195,9 @@ impl TenantBlocks {
             return Ok(());
         };
         let suspect = |error| block.suspect_index(error);
-        let mut scan = Scan::new(&block.index, &own, request.range, request.labels_only).map_err(suspect)?;
+        let mut scan = Scan::new(index, &own, request.range, request.labels_only).map_err(suspect)?;
         loop {
-            let found = scan.next_batch(&block.index, SCAN_SERIES).map_err(suspect)?;
+            let found = scan.next_batch(index, SCAN_SERIES).map_err(suspect)?;
             if found.is_empty() {
                 return Ok(());
             }

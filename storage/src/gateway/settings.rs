@@ -1,7 +1,26 @@
 //! What can be set about a gateway.
 
-use model::tenant::Tenant;
+use model::{tenant::Tenant, time::Timestamp};
 use std::path::PathBuf;
+
+/// An end of the span that a gateway serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeBound {
+    /// A point in time.
+    At(Timestamp),
+    /// So many milliseconds from now; negative for the past.
+    FromNow(i64),
+}
+
+impl TimeBound {
+    /// The point in time when it is `now`.
+    pub fn at(self, now: Timestamp) -> Timestamp {
+        match self {
+            TimeBound::At(at) => at,
+            TimeBound::FromNow(ms) => now.saturating_add(ms),
+        }
+    }
+}
 
 /// Settings of a gateway.
 #[derive(Debug, Clone)]
@@ -14,6 +33,12 @@ pub struct GatewaySettings {
     pub default_tenant: Tenant,
     /// External labels that only tell replicas apart. Series do not carry them, so copies become one; matchers on them still choose blocks.
     pub replica_labels: Vec<String>,
+    /// Only blocks with samples at or after it are served, so that several gateways can share a bucket by time.
+    pub min_time: Option<TimeBound>,
+    /// Only blocks with samples at or before it are served.
+    pub max_time: Option<TimeBound>,
+    /// Whether a manifest that is missing, damaged or behind is written anew.
+    pub writes_manifest: bool,
     /// Two chunks that lie no further apart are read at once. At 30 ms and 90 MB/s a request is worth 2.7 MB of reading; parallel
     /// requests lower that.
     pub gap_bytes_max: u64,
@@ -37,6 +62,9 @@ impl GatewaySettings {
             tenant_label: "tenant_id".to_owned(),
             default_tenant: Tenant::default(),
             replica_labels: vec!["replica".to_owned()],
+            min_time: None,
+            max_time: None,
+            writes_manifest: false,
             gap_bytes_max: 256 << 10,
             fetch_bytes_max: 8 << 20,
             fetches_in_flight: 8,

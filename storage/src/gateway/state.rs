@@ -33,6 +33,8 @@ pub(super) struct State {
     pub(super) aside: BTreeMap<Ulid, AsideBlock>,
     /// Downsampled blocks, which raw queries do not use.
     pub(super) left_out: BTreeSet<Ulid>,
+    /// Complete blocks outside of the span that is served.
+    pub(super) outside: usize,
 }
 
 impl State {

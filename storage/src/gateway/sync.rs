@@ -3,7 +3,10 @@
 use super::{AsideBlock, Shared, remote::RemoteBlock, state::State};
 use crate::{
     block::{BlockMeta, CHUNKS_DIR, INDEX_FILE, META_FILE, segment_name},
-    bucket::{BlockListing, BucketError, block_object, list_blocks, read_meta},
+    bucket::{
+        BlockListing, BucketError, Manifest, ManifestBlock, block_object, list_blocks, read_manifest, read_meta,
+        write_manifest,
+    },
     index::Index,
 };
 use futures::StreamExt as _;
@@ -13,10 +16,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 use ulid::Ulid;
 
@@ -35,22 +35,32 @@ pub struct SyncReport {
     pub partial: usize,
     /// Downsampled blocks, which raw queries do not use.
     pub left_out: usize,
+    /// Blocks outside of the span that is served.
+    pub outside: usize,
+    /// Whether all of this is what the manifest says, and the bucket was not looked at.
+    pub from_manifest: bool,
 }
 
 /// What became of a block.
 enum Outcome {
     Served(Arc<RemoteBlock>),
     LeftOut(Ulid),
+    Outside,
     Aside(Ulid, AsideBlock),
 }
 
 /// Why a block cannot be served, while it is being found out.
-struct Failure {
+pub(super) struct Failure {
     reason: String,
     transient: bool,
 }
 
 impl Failure {
+    /// Why, in words.
+    pub(super) fn reason(&self) -> &str {
+        &self.reason
+    }
+
     fn lasting(reason: impl Into<String>) -> Self {
         Self {
             reason: reason.into(),
@@ -81,11 +91,21 @@ impl From<io::Error> for Failure {
 impl Shared {
     /// See [`super::Gateway::sync`].
     pub(super) async fn sync(&self) -> Result<SyncReport, BucketError> {
-        let _running = self.syncing.lock().await;
+        let mut synced = self.syncing.lock().await;
         self.metrics.syncs.inc();
+        let mut manifest = None;
+        if !*synced {
+            self.clean_temporary();
+            manifest = self.manifest().await;
+        }
+        if let Some(manifest) = manifest.filter(|_| !*synced) {
+            *synced = true;
+            return Ok(self.believe(manifest));
+        }
         let listed = list_blocks(&*self.bucket).await.inspect_err(|_| {
             self.metrics.sync_failures.inc();
         })?;
+        *synced = true;
         let before = self.state();
         let held: BTreeMap<Ulid, &Arc<RemoteBlock>> = before.blocks().map(|block| (block.meta.ulid, block)).collect();
         let mut report = SyncReport::default();
@@ -111,6 +131,7 @@ impl Shared {
                     state.by_tenant.entry(block.tenant.clone()).or_default().push(block);
                 }
                 Outcome::LeftOut(ulid) => drop(state.left_out.insert(ulid)),
+                Outcome::Outside => state.outside += 1,
                 Outcome::Aside(ulid, block) => {
                     if before.aside.get(&ulid).is_none_or(|known| known.reason != block.reason) {
                         tracing::warn!(block = %ulid, reason = block.reason, "block set aside");
@@ -120,17 +141,106 @@ impl Shared {
             }
         }
         drop(loads);
+        report.blocks = state.blocks().count();
+        report.dropped = held.len() + report.added - report.blocks;
+        self.install(state, &mut report);
+        self.clean_cache(&wanted);
+        if self.settings.writes_manifest && report.aside == 0 {
+            self.renew_manifest().await;
+        }
+        Ok(report)
+    }
+
+    /// What the manifest says is served, until the bucket itself is looked at.
+    fn believe(&self, manifest: Manifest) -> SyncReport {
+        let mut state = State::default();
+        let mut report = SyncReport {
+            from_manifest: true,
+            ..SyncReport::default()
+        };
+        for block in manifest.blocks {
+            let listing = block.listing();
+            if listing.is_marked_for_deletion() {
+                continue;
+            }
+            if block.meta.resolution() > 0 {
+                state.left_out.insert(block.meta.ulid);
+                continue;
+            }
+            if self.is_outside(&block.meta) {
+                state.outside += 1;
+                continue;
+            }
+            // What is wrong with a block is found out and told when the bucket is looked at.
+            if let (Ok(owner), Ok(segments)) = (self.owner(&block.meta), segment_sizes(&listing)) {
+                let remote = RemoteBlock::new(block.meta, owner, listing, segments, None);
+                state
+                    .by_tenant
+                    .entry(remote.tenant.clone())
+                    .or_default()
+                    .push(Arc::new(remote));
+            }
+        }
+        report.blocks = state.blocks().count();
+        report.added = report.blocks;
+        self.install(state, &mut report);
+        report
+    }
+
+    /// Makes a state the one that queries see.
+    fn install(&self, mut state: State, report: &mut SyncReport) {
         for blocks in state.by_tenant.values_mut() {
             blocks.sort_by_key(|block| (block.meta.min_time, block.meta.ulid));
         }
-        report.blocks = state.blocks().count();
-        report.dropped = held.len() + report.added - report.blocks;
         report.aside = state.aside.len();
         report.left_out = state.left_out.len();
-        self.tell(&report);
+        report.outside = state.outside;
+        self.tell(report);
         *self.state.write() = Arc::new(state);
-        self.clean_cache(&wanted);
-        Ok(report)
+    }
+
+    /// The manifest, if there is one that can be used.
+    async fn manifest(&self) -> Option<Manifest> {
+        match read_manifest(&*self.bucket).await {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                tracing::warn!(%error, "the manifest cannot be used; the bucket is listed");
+                None
+            }
+        }
+    }
+
+    /// Writes the manifest when it does not say what is served. Blocks that this gateway does not serve are not in it, so gateways of
+    /// a part of the bucket leave it alone.
+    async fn renew_manifest(&self) {
+        let state = self.state();
+        if state.outside > 0 || !state.left_out.is_empty() {
+            return;
+        }
+        let block = |block: &Arc<RemoteBlock>| ManifestBlock {
+            modified: block.listing.modified,
+            files: block.listing.files.clone(),
+            meta: block.meta.clone(),
+        };
+        let mut blocks: Vec<ManifestBlock> = state.blocks().map(block).collect();
+        blocks.sort_by_key(|block| block.meta.ulid);
+        let held = read_manifest(&*self.bucket).await.ok().flatten();
+        if held.is_some_and(|held| held.blocks == blocks) {
+            return;
+        }
+        let written = self.env.clock.now();
+        if let Err(error) = write_manifest(&*self.bucket, &Manifest { written, blocks }).await {
+            tracing::warn!(%error, "the manifest stays as it is; the next start takes longer");
+        }
+    }
+
+    /// Whether the block lies outside of the span that is served.
+    fn is_outside(&self, meta: &BlockMeta) -> bool {
+        let now = self.env.clock.now();
+        let (min, max) = (self.settings.min_time, self.settings.max_time);
+        let min = min.map_or(i64::MIN, |bound| bound.at(now));
+        let max = max.map_or(i64::MAX, |bound| bound.at(now));
+        !meta.range().overlaps(TimeRange::new(min, max))
     }
 
     fn tell(&self, report: &SyncReport) {
@@ -143,8 +253,12 @@ impl Shared {
     /// Finds out what becomes of a block; does nothing anew that an earlier sync did.
     async fn load(&self, held: Option<Arc<RemoteBlock>>, before: &State, listing: BlockListing) -> Outcome {
         let ulid = listing.ulid;
-        if let Some(block) = held.as_ref().filter(|block| !block.suspect.load(Ordering::Relaxed)) {
-            return Outcome::Served(Arc::clone(block));
+        let is_good = |block: &&Arc<RemoteBlock>| block.is_loaded() && !block.suspect.load(Ordering::Relaxed);
+        if let Some(block) = held.as_ref().filter(is_good) {
+            return match self.is_outside(&block.meta) {
+                true => Outcome::Outside,
+                false => Outcome::Served(Arc::clone(block)),
+            };
         }
         if before.left_out.contains(&ulid) {
             return Outcome::LeftOut(ulid);
@@ -169,63 +283,62 @@ impl Shared {
                 },
             )
         };
-        let meta = match self.load_meta(ulid).await {
+        let known = held
+            .as_ref()
+            .filter(|block| !block.is_loaded())
+            .map(|block| block.meta.clone());
+        let meta = match known {
+            Some(meta) => Ok(meta),
+            None => self.load_meta(ulid).await,
+        };
+        let meta = match meta {
             Ok(meta) if meta.resolution() > 0 => return Outcome::LeftOut(ulid),
+            Ok(meta) if self.is_outside(&meta) => return Outcome::Outside,
             Ok(meta) => meta,
             Err(failure) => return aside(failure, None),
         };
-        let tenant = match self.owner(&meta) {
-            Ok(tenant) => tenant,
+        let owner = match self.owner(&meta) {
+            Ok(owner) => owner,
             Err(failure) => return aside(failure, None),
         };
-        let owner = (tenant.clone(), meta.range());
-        match self.open(meta, tenant, &listing, held.is_some()).await {
+        let (tenant, range) = (owner.0.clone(), meta.range());
+        let suspect = held.as_ref().is_some_and(|block| block.suspect.load(Ordering::Relaxed));
+        match self.open(meta, owner, &listing, suspect).await {
             Ok(block) => Outcome::Served(Arc::new(block)),
-            Err(failure) => aside(failure, Some(owner)),
+            Err(failure) => aside(failure, Some((tenant, range))),
         }
     }
 
-    /// Whose a block is.
-    fn owner(&self, meta: &BlockMeta) -> Result<Tenant, Failure> {
-        let id = meta
+    /// Whose a block is, and its external labels: those that matchers see and those that series show.
+    fn owner(&self, meta: &BlockMeta) -> Result<(Tenant, Labels, Labels), Failure> {
+        let labels = meta
             .thanos
             .as_ref()
-            .and_then(|thanos| thanos.labels.get(&self.settings.tenant_label));
-        match id {
-            None => Ok(self.settings.default_tenant.clone()),
-            Some(id) => Tenant::new(id).map_err(|error| Failure::lasting(format!("{META_FILE}: {error}"))),
-        }
+            .map(|thanos| thanos.labels.clone())
+            .unwrap_or_default();
+        let tenant = match labels.get(&self.settings.tenant_label) {
+            None => self.settings.default_tenant.clone(),
+            Some(id) => Tenant::new(id).map_err(|error| Failure::lasting(format!("{META_FILE}: {error}")))?,
+        };
+        let external = Labels::new(labels).map_err(|error| Failure::lasting(format!("{META_FILE}: {error}")))?;
+        let hidden = |name: &str| {
+            name == self.settings.tenant_label || self.settings.replica_labels.iter().any(|label| label == name)
+        };
+        let visible = external.without(hidden);
+        Ok((tenant, external, visible))
     }
 
     /// Opens a block; with `suspect` its index is fetched anew first.
     async fn open(
         &self,
         meta: BlockMeta,
-        tenant: Tenant,
+        owner: (Tenant, Labels, Labels),
         listing: &BlockListing,
         suspect: bool,
     ) -> Result<RemoteBlock, Failure> {
-        let labels = meta
-            .thanos
-            .as_ref()
-            .map(|thanos| thanos.labels.clone())
-            .unwrap_or_default();
-        let external = Labels::new(labels).map_err(|error| Failure::lasting(format!("{META_FILE}: {error}")))?;
-        let hidden = |name: &str| {
-            name == self.settings.tenant_label || self.settings.replica_labels.iter().any(|label| label == name)
-        };
-        let visible = external.without(hidden);
         let segments = segment_sizes(listing)?;
         let index = self.open_index(listing, suspect).await?;
-        Ok(RemoteBlock {
-            meta,
-            tenant,
-            external,
-            visible,
-            index,
-            segments,
-            suspect: AtomicBool::new(false),
-        })
+        Ok(RemoteBlock::new(meta, owner, listing.clone(), segments, Some(index)))
     }
 
     /// The description, from the cache when it is there.
@@ -248,7 +361,7 @@ impl Shared {
     }
 
     /// The index, from the cache when the copy there is whole.
-    async fn open_index(&self, listing: &BlockListing, suspect: bool) -> Result<Index, Failure> {
+    pub(super) async fn open_index(&self, listing: &BlockListing, suspect: bool) -> Result<Index, Failure> {
         let Some(&size) = listing.files.get(INDEX_FILE) else {
             return Err(Failure::lasting("the bucket has no index of the block"));
         };
@@ -310,10 +423,25 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Removes what copies left behind when the process ended in between.
+    fn clean_temporary(&self) {
+        let (fs, dir) = (&self.env.fs, &self.settings.cache_dir);
+        for block in fs.list(dir).unwrap_or_default() {
+            let block = dir.join(&block.name);
+            let left = fs.list(&block).unwrap_or_default();
+            for file in left.iter().filter(|file| file.name.ends_with(".tmp")) {
+                let _ = fs.remove_file(&block.join(&file.name));
+            }
+        }
+    }
+}
+
 /// A file of the cache being written. It gets its name when it is complete and durable.
 struct Copy<'a> {
     shared: &'a Shared,
     path: &'a Path,
+    temporary: PathBuf,
     file: Box<dyn model::env::File>,
 }
 
@@ -323,26 +451,20 @@ impl<'a> Copy<'a> {
         if let Some(dir) = path.parent() {
             fs.create_dir(dir)?;
         }
-        let temporary = temporary(path);
-        match fs.remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        let number = shared.copies.fetch_add(1, Ordering::Relaxed);
+        let temporary = path.with_extension(format!("{number}.tmp"));
         Ok(Self {
             shared,
             path,
             file: fs.create(&temporary)?,
+            temporary,
         })
     }
 
     fn finish(mut self) -> io::Result<()> {
         self.file.sync()?;
-        self.shared.env.fs.rename(&temporary(self.path), self.path)
+        self.shared.env.fs.rename(&self.temporary, self.path)
     }
-}
-
-fn temporary(path: &Path) -> PathBuf {
-    path.with_extension("tmp")
 }
 
 /// Sizes of a block's segments, which must be numbered from 1 on.
