@@ -6,7 +6,7 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 export NARTHEX_BIN ?= $(abspath $(TARGET)/release/narthex)
 
-.PHONY: help test peers verify fix build e2e cluster differential bench speed gate model crash
+.PHONY: help test peers verify fix build e2e cluster differential bench speed gate model crash buckets
 
 help: ## list the verbs
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
@@ -33,6 +33,9 @@ e2e: peers build ## only the tests that start the binary
 
 cluster: build ## the long forms of the ring's tests: fifty kills, long stops, under full load (about an hour)
 	$(CARGO) test --release -p loadtest --test cluster -- --include-ignored --nocapture --test-threads 1
+
+buckets: build ## every kind of bucket at hand, faults, and what starts and queries over large blocks cost (minutes)
+	$(CARGO) test --release -p node --test bucket -- --include-ignored --nocapture --test-threads 1
 
 gate: ## instructions per sample in each stage of the hot paths; fails at +2 % over loadtest/gate.txt
 	./loadtest/gate

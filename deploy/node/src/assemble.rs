@@ -211,7 +211,8 @@ fn open_local(role: Role, settings: &Settings, env: &Env, registry: &mut Registr
         return Ok(local);
     }
     let bucket = objstore::open(settings, env)?;
-    let gateway = Gateway::new(env.clone(), bucket.store.clone(), gateway_settings(settings), registry);
+    let gateway_settings = gateway_settings(settings, env)?;
+    let gateway = Gateway::new(env.clone(), bucket.store.clone(), gateway_settings, registry);
     local.gateway = Some(Arc::new(gateway));
     local.bucket_shown = bucket.shown;
     if role.ingests() {
@@ -311,13 +312,22 @@ fn follow_endpoints(
     )))
 }
 
-fn gateway_settings(settings: &Settings) -> GatewaySettings {
-    GatewaySettings {
-        min_time: settings.store_min_time,
-        max_time: settings.store_max_time,
-        writes_manifest: settings.store_manifest,
+fn gateway_settings(settings: &Settings, env: &Env) -> anyhow::Result<GatewaySettings> {
+    let store = &settings.store;
+    Ok(GatewaySettings {
+        min_time: store.store_min_time,
+        max_time: store.store_max_time,
+        writes_manifest: store.store_manifest,
+        selector: objstore::selector(store, env)?,
+        consistency_delay: store.store_consistency_delay,
+        deletion_marks_delay: store.store_ignore_deletion_marks_delay,
+        cache_memory_bytes: store.store_cache_memory_bytes,
+        cache_disk_bytes: store.store_cache_disk_bytes,
+        query_series_max: store.store_series_max,
+        query_chunks_max: store.store_chunks_max,
+        query_bytes_max: store.store_query_bytes_max,
         ..GatewaySettings::new(settings.data_dir.join("gateway"))
-    }
+    })
 }
 
 fn ingest_settings(settings: &Settings) -> IngestSettings {

@@ -1,7 +1,7 @@
 //! The manifest: one object that says what a listing and a thousand small reads would say.
 //!
 //! A gateway with an empty disk reads it and serves at once; then it lists the bucket as always, corrects what it knows, and
-//! writes the manifest anew when it was missing, damaged or behind. So it is only ever a shortcut: a bucket without one, or one
+//! writes the manifest anew when it was missing, damaged or behind. The same form keeps what a gateway knows in its cache folder. So it is only ever a shortcut: a bucket without one, or one
 //! that others write to, works the same. Its first line carries a checksum over the rest:
 //!
 //! ```text
@@ -12,7 +12,7 @@
 use super::{BlockListing, BucketError};
 use crate::block::BlockMeta;
 use model::time::Timestamp;
-use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload, path::Path};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _, PutPayload, path::Path};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -43,6 +43,9 @@ pub struct ManifestBlock {
     pub files: BTreeMap<String, u64>,
     /// Its description.
     pub meta: BlockMeta,
+    /// When it was marked for deletion, in seconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_time: Option<i64>,
 }
 
 impl ManifestBlock {
@@ -57,7 +60,8 @@ impl ManifestBlock {
 }
 
 impl Manifest {
-    fn to_bytes(&self) -> Result<Vec<u8>, BucketError> {
+    /// The object.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, BucketError> {
         let path = Path::from(MANIFEST_FILE);
         let json = serde_json::to_vec(self).map_err(|error| BucketError::invalid(&path, error.to_string()))?;
         let mut bytes = format!("{FIRST_WORDS}{:08x}\n", crc32c::crc32c(&json)).into_bytes();
@@ -65,7 +69,8 @@ impl Manifest {
         Ok(bytes)
     }
 
-    fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+    /// Reads the object; says what is wrong with it.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
         let line_end = bytes
             .iter()
             .position(|byte| *byte == b'\n')
@@ -84,8 +89,8 @@ impl Manifest {
     }
 }
 
-/// Reads the manifest; `None` when there is none. One that is damaged is an error.
-pub async fn read_manifest(store: &dyn ObjectStore) -> Result<Option<Manifest>, BucketError> {
+/// Reads the manifest, with what [`manifest_tag`] says of it; `None` when there is none. One that is damaged is an error.
+pub async fn read_manifest(store: &dyn ObjectStore) -> Result<Option<(Manifest, String)>, BucketError> {
     let path = Path::from(MANIFEST_FILE);
     let got = match store.get(&path).await {
         Ok(got) => got,
@@ -96,14 +101,31 @@ pub async fn read_manifest(store: &dyn ObjectStore) -> Result<Option<Manifest>, 
         let reason = format!("{} bytes are too many for a manifest", got.meta.size);
         return Err(BucketError::invalid(&path, reason));
     }
+    let tag = tag_of(&got.meta);
     let bytes = got.bytes().await.map_err(BucketError::store(format!("read {path}")))?;
     Manifest::from_bytes(&bytes)
-        .map(Some)
+        .map(|manifest| Some((manifest, tag)))
         .map_err(|reason| BucketError::invalid(&path, reason))
 }
 
-/// Writes the manifest. Several gateways may do so at the same time: each writes what it saw, and the next look corrects it.
-pub async fn write_manifest(store: &dyn ObjectStore, manifest: &Manifest) -> Result<(), BucketError> {
+/// What tells whether the manifest is still the one that was seen; `None` when there is none.
+pub async fn manifest_tag(store: &dyn ObjectStore) -> Result<Option<String>, BucketError> {
+    let path = Path::from(MANIFEST_FILE);
+    match store.head(&path).await {
+        Ok(object) => Ok(Some(tag_of(&object))),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(BucketError::store(format!("look for {path}"))(error)),
+    }
+}
+
+fn tag_of(object: &ObjectMeta) -> String {
+    let tag = object.e_tag.as_deref().unwrap_or("");
+    format!("{} {} {tag}", object.size, object.last_modified.timestamp_millis())
+}
+
+/// Writes the manifest and gives its tag. Several gateways may do so at the same time: each writes what it saw, and the next look
+/// corrects it.
+pub async fn write_manifest(store: &dyn ObjectStore, manifest: &Manifest) -> Result<String, BucketError> {
     let path = Path::from(MANIFEST_FILE);
     let bytes = manifest.to_bytes()?;
     if bytes.len() as u64 > MANIFEST_BYTES_MAX {
@@ -113,7 +135,8 @@ pub async fn write_manifest(store: &dyn ObjectStore, manifest: &Manifest) -> Res
         ));
     }
     let put = store.put(&path, PutPayload::from(bytes)).await;
-    put.map(drop).map_err(BucketError::store(format!("write {path}")))
+    put.map_err(BucketError::store(format!("write {path}")))?;
+    Ok(manifest_tag(store).await?.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -126,6 +149,7 @@ mod tests {
     #[test]
     fn a_manifest_is_read_as_written_and_damage_is_noticed() {
         let store = InMemory::new();
+        assert_eq!(block_on(manifest_tag(&store)).unwrap(), None);
         assert_eq!(block_on(read_manifest(&store)).unwrap(), None);
         let manifest = Manifest {
             written: 7,
@@ -133,10 +157,11 @@ mod tests {
                 modified: 3,
                 files: BTreeMap::from([("index".to_owned(), 5)]),
                 meta: BlockMeta::new(Ulid::from_parts(1, 2), 0, 10),
+                deletion_time: Some(4),
             }],
         };
-        block_on(write_manifest(&store, &manifest)).unwrap();
-        assert_eq!(block_on(read_manifest(&store)).unwrap().as_ref(), Some(&manifest));
+        let tag = block_on(write_manifest(&store, &manifest)).unwrap();
+        assert_eq!(block_on(read_manifest(&store)).unwrap(), Some((manifest.clone(), tag)));
         let bytes = manifest.to_bytes().unwrap();
         for at in 0..bytes.len() {
             let mut broken = bytes.clone();

@@ -1,4 +1,5 @@
-//! `narthex tools bucket ls|inspect|verify` and `narthex tools block verify`: what lies in a bucket, and whether it is whole.
+//! `narthex tools bucket ls|inspect|verify|mark` and `narthex tools block inspect|verify`: what lies in a bucket, whether it is whole,
+//! and what is to become of it.
 
 use crate::{env, objstore};
 use anyhow::Context;
@@ -20,8 +21,13 @@ use std::{
 };
 use storage::{
     block::{Block, BlockMeta, META_FILE},
-    bucket::{BlockListing, block_object, list_blocks, read_meta},
+    bucket::{
+        BlockListing, DELETION_MARK_FILE, NO_COMPACT_MARK_FILE, NO_DOWNSAMPLE_MARK_FILE, NO_QUERY_MARK_FILE,
+        NoCompactMark, NoDownsampleMark, NoQueryMark, block_object, list_blocks, mark_for_deletion, read_meta,
+        write_mark,
+    },
 };
+use ulid::Ulid;
 
 /// Descriptions read at the same time.
 const READS_IN_FLIGHT: usize = 16;
@@ -35,6 +41,8 @@ pub enum BucketTool {
     Inspect(Options),
     /// Check that every block is complete and has the sizes that its description names; with --deep read every sample
     Verify(Verify),
+    /// Put a mark beside blocks: to be deleted, not to be compacted, downsampled or read
+    Mark(Mark),
 }
 
 /// `narthex tools block …`
@@ -74,6 +82,38 @@ pub struct Verify {
     deep: bool,
 }
 
+/// Flags of `mark`.
+#[derive(Debug, Args)]
+pub struct Mark {
+    #[command(flatten)]
+    options: Options,
+    /// Which mark
+    #[arg(long, value_enum)]
+    marker: Marker,
+    /// Block to mark (repeatable)
+    #[arg(long, required = true, value_name = "ULID")]
+    id: Vec<Ulid>,
+    /// Why, for people who find the mark
+    #[arg(long, default_value = "")]
+    details: String,
+    /// Take the mark away
+    #[arg(long)]
+    remove: bool,
+}
+
+/// Kinds of marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Marker {
+    /// To be deleted, and after a delay not to be read
+    Deletion,
+    /// Not to be compacted
+    NoCompact,
+    /// Not to be downsampled
+    NoDownsample,
+    /// Not to be read by queries of Narthex
+    NoQuery,
+}
+
 /// A block in a local folder.
 #[derive(Debug, Args)]
 pub struct LocalBlock {
@@ -111,8 +151,78 @@ impl BucketTool {
                 print(options.output, &streams(&blocks));
             }
             BucketTool::Verify(verify) => return verify.run(&env).await,
+            BucketTool::Mark(mark) => mark.run(&env).await?,
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Mark {
+    async fn run(self, env: &Env) -> anyhow::Result<()> {
+        let store = open_bucket(&self.options, env)?;
+        for id in &self.id {
+            // A mark without its block would wait for one that may come.
+            read_meta(&*store, *id).await.with_context(|| format!("block {id}"))?;
+            match self.remove {
+                true => self.take_away(&*store, *id).await?,
+                false => self.write(&*store, *id, env.clock.now() / 1000).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn write(&self, store: &dyn ObjectStore, id: Ulid, now: i64) -> anyhow::Result<()> {
+        let (version, details, reason) = (1, self.details.clone(), "manual".to_owned());
+        match self.marker {
+            Marker::Deletion => mark_for_deletion(store, id, &details, now).await?,
+            Marker::NoCompact => {
+                let no_compact_time = now;
+                let mark = NoCompactMark {
+                    id,
+                    version,
+                    details,
+                    no_compact_time,
+                    reason,
+                };
+                write_mark(store, id, &mark).await?;
+            }
+            Marker::NoDownsample => {
+                let no_downsample_time = now;
+                let mark = NoDownsampleMark {
+                    id,
+                    version,
+                    details,
+                    no_downsample_time,
+                    reason,
+                };
+                write_mark(store, id, &mark).await?;
+            }
+            Marker::NoQuery => {
+                let no_query_time = now;
+                let mark = NoQueryMark {
+                    id,
+                    version,
+                    details,
+                    no_query_time,
+                    reason,
+                };
+                write_mark(store, id, &mark).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_away(&self, store: &dyn ObjectStore, id: Ulid) -> anyhow::Result<()> {
+        let file = match self.marker {
+            Marker::Deletion => DELETION_MARK_FILE,
+            Marker::NoCompact => NO_COMPACT_MARK_FILE,
+            Marker::NoDownsample => NO_DOWNSAMPLE_MARK_FILE,
+            Marker::NoQuery => NO_QUERY_MARK_FILE,
+        };
+        match store.delete(&block_object(id, file)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error).with_context(|| format!("delete {file} of block {id}")),
+        }
     }
 }
 
@@ -137,7 +247,7 @@ impl BlockTool {
     }
 }
 
-async fn find(options: &Options, env: &Env) -> anyhow::Result<(Arc<dyn ObjectStore>, Vec<Found>)> {
+fn open_bucket(options: &Options, env: &Env) -> anyhow::Result<Arc<dyn ObjectStore>> {
     let text = match (&options.config, &options.config_file) {
         (Some(text), _) => text.clone(),
         (None, Some(path)) => {
@@ -146,7 +256,11 @@ async fn find(options: &Options, env: &Env) -> anyhow::Result<(Arc<dyn ObjectSto
         }
         (None, None) => anyhow::bail!("name a bucket with --objstore.config-file"),
     };
-    let store = objstore::open_document(&text, env)?.store;
+    Ok(objstore::open_document(&text, env)?.store)
+}
+
+async fn find(options: &Options, env: &Env) -> anyhow::Result<(Arc<dyn ObjectStore>, Vec<Found>)> {
+    let store = open_bucket(options, env)?;
     let listed = list_blocks(&*store).await?;
     let reads = listed.into_values().map(|listing| async {
         let meta = match listing.is_complete() {
@@ -176,6 +290,7 @@ fn marks(listing: &BlockListing) -> String {
         (listing.is_marked_for_deletion(), "deletion"),
         (listing.is_marked_no_compact(), "no-compact"),
         (listing.is_marked_no_downsample(), "no-downsample"),
+        (listing.is_marked_no_query(), "no-query"),
     ];
     let set: Vec<&str> = marks.iter().filter(|(set, _)| *set).map(|(_, name)| *name).collect();
     set.join(",")

@@ -63,6 +63,11 @@ struct Shared {
     objects: Mutex<BTreeMap<String, Bytes>>,
     uploads: Mutex<HashMap<String, BTreeMap<u32, Bytes>>>,
     requests: AtomicUsize,
+    /// Bytes of objects and parts of objects that were handed out.
+    bytes: AtomicUsize,
+    in_flight: AtomicUsize,
+    /// How often a request came while none was in flight.
+    rounds: AtomicUsize,
     script: Mutex<Script>,
 }
 
@@ -75,6 +80,9 @@ impl S3 {
             objects: Mutex::default(),
             uploads: Mutex::default(),
             requests: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
+            rounds: AtomicUsize::new(0),
             script: Mutex::new(Box::new(|_| Fault::None)),
         });
         let router = Router::new().fallback(serve).with_state(shared.clone());
@@ -92,7 +100,24 @@ impl S3 {
 
     pub(crate) fn script(&self, script: impl Fn(&Seen) -> Fault + Send + 'static) {
         *self.shared.script.lock().unwrap() = Box::new(script);
-        self.shared.requests.store(0, Ordering::SeqCst);
+        for counter in [&self.shared.requests, &self.shared.bytes, &self.shared.rounds] {
+            counter.store(0, Ordering::SeqCst);
+        }
+    }
+
+    /// Bytes of objects handed out since the script began.
+    pub(crate) fn bytes(&self) -> usize {
+        self.shared.bytes.load(Ordering::SeqCst)
+    }
+
+    /// Rounds of requests since the script began: those that overlap are one. Only meaningful when each takes some time.
+    pub(crate) fn rounds(&self) -> usize {
+        self.shared.rounds.load(Ordering::SeqCst)
+    }
+
+    /// Puts an object there.
+    pub(crate) fn put(&self, key: &str, content: Bytes) {
+        self.shared.objects.lock().unwrap().insert(key.to_owned(), content);
     }
 
     /// Requests since the script began.
@@ -106,6 +131,23 @@ impl S3 {
 }
 
 async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response<Body> {
+    if shared.in_flight.fetch_add(1, Ordering::SeqCst) == 0 {
+        shared.rounds.fetch_add(1, Ordering::SeqCst);
+    }
+    let _ending = Ending(shared.clone());
+    answer_as_scripted(&shared, request).await
+}
+
+/// A request in flight, until it is answered or given up.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+async fn answer_as_scripted(shared: &Shared, request: Request) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().trim_start_matches('/');
     let key = path.split_once('/').map_or("", |(_, key)| key).to_owned();
@@ -235,6 +277,7 @@ impl Shared {
         let bounds = range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
         let Some((from, to)) = bounds else {
             let answer = answer.header(header::CONTENT_LENGTH, size);
+            self.bytes.fetch_add(if bare { 0 } else { size }, Ordering::SeqCst);
             return answer.body(if bare { Body::empty() } else { object.into() }).unwrap();
         };
         let (from, to) = match (from.parse::<usize>(), to.parse::<usize>()) {
@@ -246,6 +289,7 @@ impl Shared {
         if from >= size {
             return status(416);
         }
+        self.bytes.fetch_add(to + 1 - from, Ordering::SeqCst);
         answer
             .status(StatusCode::PARTIAL_CONTENT)
             .header(header::CONTENT_RANGE, format!("bytes {from}-{to}/{size}"))

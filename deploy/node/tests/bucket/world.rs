@@ -68,6 +68,13 @@ fn value(series: usize, step: usize) -> f64 {
     (series * 1000 + step) as f64 * 1.37
 }
 
+/// A gateway that must fetch everything: it keeps nothing of what it read.
+pub(crate) fn forgetful_gateway(store: &Arc<dyn ObjectStore>, cache: &Path) -> Gateway {
+    let mut settings = GatewaySettings::new(cache);
+    (settings.cache_memory_bytes, settings.cache_disk_bytes) = (0, 0);
+    Gateway::new(env(), store.clone(), settings, &mut Registry::default())
+}
+
 pub(crate) fn gateway(store: &Arc<dyn ObjectStore>, cache: &Path) -> Gateway {
     let mut settings = GatewaySettings::new(cache);
     settings.writes_manifest = true;
