@@ -6,7 +6,7 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 export NARTHEX_BIN ?= $(abspath $(TARGET)/release/narthex)
 
-.PHONY: help test peers verify fix build e2e cluster compose differential bench speed gate model crash
+.PHONY: help test peers verify fix build e2e cluster compose differential bench speed gate model crash buckets
 
 help: ## list the verbs
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
@@ -37,6 +37,9 @@ cluster: build ## the long forms of the ring's tests: fifty kills, long stops, u
 
 compose: ## both stacks of deploy/compose in a docker daemon, with a receiver killed under load (root; builds images where no registry is reachable)
 	./deploy/compose/try
+
+buckets: build ## every kind of bucket at hand, faults, and what starts and queries over large blocks cost (minutes)
+	$(CARGO) test --release -p node --test bucket -- --include-ignored --nocapture --test-threads 1
 
 gate: ## instructions per sample in each stage of the hot paths; fails at +2 % over loadtest/gate.txt
 	./loadtest/gate

@@ -2,7 +2,9 @@
 //!
 //! It sticks to a replica until that one has a gap, and is off whenever [`crate::replica`] would do: it needs two intervals to notice
 //! a gap, and after a switch it skips samples of the other side. Who held a sample does not matter to it: chunks are dealt to
-//! imaginary replicas so that those of one never overlap. Counters are lifted at a switch so that they do not seem to be reset.
+//! imaginary replicas so that those of one never overlap. Under a function that looks at increases, Thanos first takes the resets out
+//! of each replica, so `resets()` is always 0 there, and drops what is no number, stale markers included; then it lifts counters at a
+//! switch so that they do not seem to be reset.
 
 use model::{
     sample::{HistogramSample, SampleBuffer, is_stale},
@@ -56,8 +58,14 @@ impl Samples for PenaltySamples {
         let mut joined: Option<Vec<Sample>> = None;
         for pile in self.piles(range)? {
             let mut samples = SampleBuffer::default();
-            ChunkSamples::new(pile, "replica".into()).read(range, &mut samples)?;
-            let samples = in_order(samples);
+            // What a counter has gained counts from the begin of its first chunk.
+            let span = if self.counter { TimeRange::ALL } else { range };
+            ChunkSamples::new(pile, "replica".into()).read(span, &mut samples)?;
+            let mut samples = in_order(samples);
+            if self.counter {
+                samples = without_resets(samples);
+                samples.retain(|sample| range.contains(sample.at));
+            }
             joined = Some(match joined {
                 None => samples,
                 Some(before) => join(before, samples, self.counter),
@@ -122,6 +130,27 @@ fn in_order(samples: SampleBuffer) -> Vec<Sample> {
     all
 }
 
+/// Adds up what a counter gained, so that it never falls; what is no number is dropped. Histograms stay as they are.
+fn without_resets(samples: Vec<Sample>) -> Vec<Sample> {
+    let (mut total, mut last) = (0.0, None);
+    let mut steady = Vec::with_capacity(samples.len());
+    for mut sample in samples {
+        if let Value::Float { value, .. } = &mut sample.value {
+            if value.is_nan() {
+                continue;
+            }
+            total += match last {
+                Some(last) if *value >= last => *value - last,
+                _ => *value,
+            };
+            last = Some(*value);
+            *value = total;
+        }
+        steady.push(sample);
+    }
+    steady
+}
+
 /// One of the two replicas that are joined.
 struct Side {
     samples: std::iter::Peekable<std::vec::IntoIter<Sample>>,
@@ -149,17 +178,20 @@ impl Side {
         self.samples.peek().map(|sample| sample.at)
     }
 
+    /// The next value, if it is a float.
+    fn next_value(&mut self) -> Option<f64> {
+        match self.samples.peek()?.value {
+            Value::Float { value, .. } => Some(value + self.lift),
+            Value::Histogram(_) => None,
+        }
+    }
+
     /// Lifts the counter to where the answer already is.
     fn lift_to(&mut self, last_value: f64) {
-        if let Some(Sample {
-            value: Value::Float { value, .. },
-            ..
-        }) = self.samples.peek()
+        if let Some(value) = self.next_value()
+            && last_value > value
         {
-            let value = value + self.lift;
-            if last_value > value {
-                self.lift += last_value - value;
-            }
+            self.lift += last_value - value;
         }
     }
 
@@ -196,12 +228,12 @@ fn join(a: Vec<Sample>, b: Vec<Sample>, counter: bool) -> Vec<Sample> {
             }
         }
         let last_value = match out.last().map(|sample| &sample.value) {
-            Some(Value::Float { value, .. }) if counter && !is_stale(*value) && a_spoke != a_speaks => Some(*value),
-            _ => None,
+            Some(Value::Float { value, .. }) => Some(*value),
+            Some(Value::Histogram(_)) | None => None,
         };
         let speaker = if a_speaks { &mut a } else { &mut b };
         speaker.penalty = 0;
-        if let Some(last_value) = last_value {
+        if let Some(last_value) = last_value.filter(|_| counter && a_spoke != a_speaks) {
             speaker.lift_to(last_value);
         }
         out.extend(speaker.take());
@@ -255,6 +287,19 @@ mod tests {
     fn stale_markers_stay_stale() {
         let a = [(10_000, 1.0), (20_000, model::sample::STALE_NAN)];
         assert!(is_stale(joined(&a, &[(13_000, 1.0)], true)[1].1));
+    }
+
+    #[test]
+    fn resets_and_what_is_no_number_are_taken_out() {
+        let samples = [(1, 5.0), (2, 7.0), (3, f64::NAN), (4, 1.0), (5, 4.0)];
+        let steady: Vec<(i64, f64)> = without_resets(floats(&samples))
+            .iter_mut()
+            .map(|sample| match sample.value {
+                Value::Float { value, .. } => (sample.at, value),
+                Value::Histogram(_) => panic!("no histogram was given"),
+            })
+            .collect();
+        assert_eq!(steady, [(1, 5.0), (2, 7.0), (4, 8.0), (5, 11.0)]);
     }
 
     #[test]

@@ -156,11 +156,12 @@ fn join_replicas(all: Vec<(Labels, Box<dyn Samples>)>, dedup: Dedup, counter: bo
 
 fn joined(mut replicas: Vec<Box<dyn Samples>>, dedup: Dedup, counter: bool) -> Box<dyn Samples> {
     match replicas.pop() {
-        Some(lone) if replicas.is_empty() => lone,
+        // Thanos takes the resets out of a lone counter as well.
+        Some(lone) if replicas.is_empty() && !(counter && dedup == Dedup::Penalty) => lone,
         last => {
             replicas.extend(last);
             match dedup {
-                Dedup::Gaps => Box::new(ReplicaSamples { replicas }),
+                Dedup::Gaps => Box::new(ReplicaSamples { replicas, counter }),
                 Dedup::Penalty => Box::new(PenaltySamples::new(replicas, counter)),
             }
         }
@@ -170,12 +171,25 @@ fn joined(mut replicas: Vec<Box<dyn Samples>>, dedup: Dedup, counter: bool) -> B
 /// Samples of a series as several replicas saw it; the first one speaks when it can.
 pub struct ReplicaSamples {
     replicas: Vec<Box<dyn Samples>>,
+    /// Whether a function asks that takes a smaller value for a reset.
+    counter: bool,
 }
 
 impl ReplicaSamples {
     /// Joins the replicas of a series.
     pub fn new(replicas: Vec<Box<dyn Samples>>) -> Self {
-        Self { replicas }
+        Self {
+            replicas,
+            counter: false,
+        }
+    }
+
+    /// Joins the replicas of a counter, for a function that takes a smaller value for a reset.
+    pub fn of_counter(replicas: Vec<Box<dyn Samples>>) -> Self {
+        Self {
+            replicas,
+            counter: true,
+        }
     }
 }
 
@@ -196,7 +210,7 @@ impl Samples for ReplicaSamples {
                     vec![Box::new(Held(speaker)), Box::new(Held(std::mem::take(&mut other)))];
                 UnionSamples::join(parts).read(range, &mut filled)?;
             } else {
-                fill_gaps(range, &speaker, &other, &mut filled);
+                fill_gaps(range, &speaker, &other, self.counter, &mut filled);
             }
             speaker = filled;
         }
@@ -251,7 +265,11 @@ fn are_copies(a: &SampleBuffer, b: &SampleBuffer) -> bool {
 }
 
 /// Appends the samples of `speaker`, and those of `other` in its gaps.
-fn fill_gaps(range: TimeRange, speaker: &SampleBuffer, other: &SampleBuffer, filled: &mut SampleBuffer) {
+///
+/// Timestamps are those of the scrapers' clocks, from before the target answered: a slow answer to the other, shortly before the
+/// speaker is back, may hold a larger value than the speaker then gets. In a `counter` that would look like a reset, so such a
+/// sample is left out.
+fn fill_gaps(range: TimeRange, speaker: &SampleBuffer, other: &SampleBuffer, counter: bool, filled: &mut SampleBuffer) {
     let interval = usual_interval(speaker, other);
     let gap = interval * GAP_FIFTHS / 5;
     let mut ours = Cursor::new(speaker);
@@ -260,6 +278,7 @@ fn fill_gaps(range: TimeRange, speaker: &SampleBuffer, other: &SampleBuffer, fil
     let begins_with_gap = ours.time().is_none_or(|first| first.saturating_sub(range.min) > gap);
     let mut others_turn = begins_with_gap;
     let mut our_last: Option<Timestamp> = None;
+    let mut our_size: Option<f64> = None;
     // Newest sample of the other, and whether it was a value (and not the end marker).
     let mut their_last: Option<(Timestamp, bool)> = None;
     loop {
@@ -288,13 +307,16 @@ fn fill_gaps(range: TimeRange, speaker: &SampleBuffer, other: &SampleBuffer, fil
             } else {
                 others_turn = false;
                 our_last = Some(at);
+                our_size = ours.size();
                 ours.take(filled);
             }
         } else {
             let Some(at) = their_time else { return };
             their_last = Some((at, !theirs.is_stale()));
             others_turn |= our_last.is_some_and(|last| at.saturating_sub(last) > gap);
-            if others_turn {
+            let is_near = our_time.is_some_and(|next| next.saturating_sub(at) < interval / 2);
+            let overtakes = counter && is_near && theirs.size() > ours.size() && ours.size() >= our_size;
+            if others_turn && !overtakes {
                 theirs.take(filled)
             } else {
                 theirs.skip()

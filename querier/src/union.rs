@@ -280,6 +280,16 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// The value, of a histogram its count; what never falls in a counter.
+    pub(crate) fn size(&self) -> Option<f64> {
+        if self.at_float() {
+            self.samples.values.get(self.float).copied()
+        } else {
+            let histogram = self.samples.histograms.get(self.histogram);
+            histogram.map(|sample| sample.histogram.count)
+        }
+    }
+
     pub(crate) fn skip(&mut self) {
         if self.at_float() {
             self.float += 1

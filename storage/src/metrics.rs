@@ -1,17 +1,22 @@
 //! What the gateway tells about itself.
 
 use prometheus_client::{
-    metrics::{counter::Counter, gauge::Gauge},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::{Registry, Unit},
 };
+
+/// Label `reason` of a family.
+type ByReason = Family<[(&'static str, &'static str); 1], Gauge>;
 
 /// Handles of the gateway's metrics.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct GatewayMetrics {
     /// Blocks that are served.
     pub(crate) blocks: Gauge,
-    /// Blocks that cannot be served.
-    pub(crate) blocks_aside: Gauge,
+    /// Blocks that cannot be served, by what is wrong.
+    pub(crate) blocks_aside: ByReason,
+    /// Blocks that are in order and not served.
+    pub(crate) blocks_hidden: ByReason,
     /// Blocks whose upload is not complete.
     pub(crate) blocks_partial: Gauge,
     pub(crate) syncs: Counter,
@@ -20,9 +25,14 @@ pub(crate) struct GatewayMetrics {
     pub(crate) last_sync: Gauge,
     pub(crate) fetches: Counter,
     pub(crate) fetched_bytes: Counter,
-    /// Bytes of the chunks that were asked for, without what lay between them.
+    /// Bytes of the entries and chunks that were asked for, without what lay between them.
     pub(crate) needed_bytes: Counter,
     pub(crate) index_downloads: Counter,
+    pub(crate) cache_hits: Counter,
+    pub(crate) hedges: Counter,
+    /// Bytes of the cache in memory and on disk, as of the last sync.
+    pub(crate) cache_memory: Gauge,
+    pub(crate) cache_disk: Gauge,
 }
 
 impl GatewayMetrics {
@@ -33,8 +43,13 @@ impl GatewayMetrics {
         registry.register("blocks", "Blocks of the bucket that are served", m.blocks.clone());
         registry.register(
             "blocks_aside",
-            "Blocks set aside because they cannot be read",
+            "Blocks set aside because they cannot be read, by what is wrong with them",
             m.blocks_aside.clone(),
+        );
+        registry.register(
+            "blocks_hidden",
+            "Blocks that are in order and not served, by why",
+            m.blocks_hidden.clone(),
         );
         registry.register(
             "blocks_partial",
@@ -49,24 +64,42 @@ impl GatewayMetrics {
         );
         let help = "Time of the last successful look through the bucket";
         registry.register_with_unit("last_sync_timestamp", help, Unit::Seconds, m.last_sync.clone());
-        registry.register("fetches", "Ranged reads of chunks", m.fetches.clone());
+        registry.register(
+            "fetches",
+            "Ranged reads of entries of series and of chunks",
+            m.fetches.clone(),
+        );
         registry.register_with_unit(
             "fetched",
-            "Bytes of chunks and gaps read",
+            "Bytes of entries, chunks and gaps read",
             Unit::Bytes,
             m.fetched_bytes.clone(),
         );
         registry.register_with_unit(
             "needed",
-            "Bytes of the chunks asked for",
+            "Bytes of the entries and chunks asked for",
             Unit::Bytes,
             m.needed_bytes.clone(),
         );
         registry.register(
             "index_downloads",
-            "Indexes copied to the local cache",
+            "Headers of indexes copied to the local cache",
             m.index_downloads.clone(),
         );
+        registry.register(
+            "cache_hits",
+            "Entries and chunks that were at hand",
+            m.cache_hits.clone(),
+        );
+        registry.register(
+            "hedges",
+            "Reads that were asked for again because the answer took long",
+            m.hedges.clone(),
+        );
+        let help = "Entries and chunks kept in memory, as of the last sync";
+        registry.register_with_unit("cache_memory", help, Unit::Bytes, m.cache_memory.clone());
+        let help = "Entries and chunks kept on disk, as of the last sync";
+        registry.register_with_unit("cache_disk", help, Unit::Bytes, m.cache_disk.clone());
         metrics
     }
 }

@@ -29,7 +29,7 @@ use proto::{
     grpc::{Routes, thanos_write::WriteableStore},
     thanos::{Description, StoreService},
 };
-use querier::{EndpointSet, Fanout, Policy, Querier, QuerierSettings, Source};
+use querier::{Dedup, EndpointSet, Fanout, Policy, Querier, QuerierSettings, Source};
 use receiver::{Receiver, ReceiverSettings};
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 use storage::{
@@ -234,7 +234,8 @@ fn open_local(
         return Ok(local);
     }
     let bucket = objstore::open(settings, env)?;
-    let gateway = Gateway::new(env.clone(), bucket.store.clone(), gateway_settings(settings), registry);
+    let gateway_settings = gateway_settings(settings, env)?;
+    let gateway = Gateway::new(env.clone(), bucket.store.clone(), gateway_settings, registry);
     local.gateway = Some(Arc::new(gateway));
     local.bucket_shown = bucket.shown;
     if role.ingests() {
@@ -341,8 +342,22 @@ fn follow_endpoints(
     )))
 }
 
-fn gateway_settings(settings: &Settings) -> GatewaySettings {
-    GatewaySettings::new(settings.data_dir.join("gateway"))
+fn gateway_settings(settings: &Settings, env: &Env) -> anyhow::Result<GatewaySettings> {
+    let store = &settings.store;
+    Ok(GatewaySettings {
+        min_time: store.store_min_time,
+        max_time: store.store_max_time,
+        writes_manifest: store.store_manifest,
+        selector: objstore::selector(store, env)?,
+        consistency_delay: store.store_consistency_delay,
+        deletion_marks_delay: store.store_ignore_deletion_marks_delay,
+        cache_memory_bytes: store.store_cache_memory_bytes,
+        cache_disk_bytes: store.store_cache_disk_bytes,
+        query_series_max: store.store_series_max,
+        query_chunks_max: store.store_chunks_max,
+        query_bytes_max: store.store_query_bytes_max,
+        ..GatewaySettings::new(settings.data_dir.join("gateway"))
+    })
 }
 
 fn ingest_settings(settings: &Settings, book: &Arc<LimitBook>) -> IngestSettings {
@@ -390,6 +405,7 @@ fn querier_settings(settings: &Settings) -> QuerierSettings {
         use_start_timestamps: enabled("use-start-timestamps"),
         type_and_unit_labels: enabled("type-and-unit-labels"),
         stats_by_step: enabled("promql-per-step-stats"),
+        dedup: Dedup::named(&settings.query_dedup).unwrap_or_default(),
         cors_origin: settings.web_cors_origin.clone(),
         ..QuerierSettings::default()
     }
@@ -435,9 +451,10 @@ fn follow_bucket(
     let follow = async move {
         loop {
             let pause = match gateway.sync().await {
-                Ok(_) => {
+                Ok(report) => {
                     told.send_replace(true);
-                    interval
+                    // What the manifest says is served; now for what the bucket says.
+                    if report.from_manifest { Duration::ZERO } else { interval }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the bucket could not be listed; blocks known so far are served");

@@ -9,7 +9,7 @@ mod gcs;
 mod http;
 mod s3;
 
-use crate::settings::Settings;
+use crate::settings::{Settings, StoreSettings};
 use anyhow::{Context, bail};
 use model::env::Env;
 use object_store::{ObjectStore, local::LocalFileSystem, prefix::PrefixStore};
@@ -19,6 +19,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
+use storage::bucket::{Selector, SelectorRule};
 
 /// Thanos's objstore document.
 #[derive(Debug, Deserialize)]
@@ -98,6 +99,23 @@ pub fn open_document(text: &str, env: &Env) -> anyhow::Result<Bucket> {
         other => bail!("bucket type {other:?} is not supported; supported: S3, GCS, AZURE, FILESYSTEM"),
     };
     Ok(prefixed(store, shown, document.prefix.trim_matches('/')))
+}
+
+/// Which blocks of the bucket are served, as relabel rules say it.
+pub fn selector(settings: &StoreSettings, env: &Env) -> anyhow::Result<Selector> {
+    let text = match (
+        &settings.selector_relabel_config,
+        &settings.selector_relabel_config_file,
+    ) {
+        (Some(text), _) => text.clone(),
+        (None, Some(path)) => {
+            let bytes = env.fs.read(path).with_context(|| format!("read {}", path.display()))?;
+            String::from_utf8(bytes).with_context(|| format!("{} is not UTF-8", path.display()))?
+        }
+        (None, None) => return Ok(Selector::default()),
+    };
+    let rules: Vec<SelectorRule> = serde_saphyr::from_str(&text).context("parse the relabel rules of the selector")?;
+    Selector::new(rules).map_err(|reason| anyhow::anyhow!(reason))
 }
 
 /// Reads the `config` of a type; one that is missing is empty.

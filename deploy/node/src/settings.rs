@@ -2,13 +2,17 @@
 //! `--config.file` names; the flag wins over the variable, the variable over the file. Nothing has to be set.
 
 mod file;
+mod store;
 mod tenancy;
+mod values;
 
 pub use file::{is_role, with_config_file};
+pub use store::StoreSettings;
 pub use tenancy::TenancySettings;
 
 use clap::Args;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use values::{duration, label, origin};
 
 /// What [`Settings::enable_feature`] takes. Those that Prometheus still knows by name and has switched on for good are taken as well, so that
 /// a command line moves over as it is.
@@ -110,6 +114,10 @@ pub struct Settings {
     /// How often the bucket is searched for new blocks
     #[arg(long = "store.sync-interval", env = "NARTHEX_STORE_SYNC_INTERVAL", value_name = "DURATION", default_value = "1m", value_parser = duration, help_heading = "Bucket")]
     pub store_sync_interval: Duration,
+
+    /// What the store gateway serves, and how.
+    #[command(flatten)]
+    pub store: StoreSettings,
 
     /// When an acknowledged sample is on disk: `every-write` (before the answer), `interval` (a power loss takes up to 100 ms),
     /// `never` (left to the kernel)
@@ -279,6 +287,10 @@ pub struct Settings {
     )]
     pub query_replica_labels: Vec<String>,
 
+    /// How the series of a pair become one: `gaps` (one replica speaks, the others fill its gaps) or `penalty` (as Thanos does)
+    #[arg(long = "query.dedup", env = "NARTHEX_QUERY_DEDUP", value_name = "ALGORITHM", default_value = "gaps", value_parser = ["gaps", "penalty"], help_heading = "Querying")]
+    pub query_dedup: String,
+
     /// Accept PromQL functions and aggregations that Prometheus calls experimental
     #[arg(long = "query.experimental-functions", env = "NARTHEX_QUERY_EXPERIMENTAL_FUNCTIONS", num_args = 0..=1, default_value_t = false, default_missing_value = "true", help_heading = "Querying")]
     pub query_experimental_functions: bool,
@@ -422,6 +434,7 @@ impl Settings {
             ("log.level", self.log_level.clone()),
             ("objstore.config-file", path(&self.objstore_config_file)),
             ("query.concurrency", self.query_concurrency.to_string()),
+            ("query.dedup", self.query_dedup.clone()),
             (
                 "query.experimental-functions",
                 self.query_experimental_functions.to_string(),
@@ -446,6 +459,7 @@ impl Settings {
             ("query.timeout", seconds(self.query_timeout)),
             ("ring.algorithm", self.ring_algorithm.clone()),
             ("ring.file", path(&self.ring_file)),
+            ("store.manifest", self.store.store_manifest.to_string()),
             ("store.sync-interval", seconds(self.store_sync_interval)),
             ("wal.sync", self.wal_sync.clone()),
             ("web.cors.origin", self.web_cors_origin.clone().unwrap_or_default()),
@@ -459,91 +473,5 @@ impl Settings {
         shown.extend(self.tenancy.shown());
         shown.sort();
         shown
-    }
-}
-
-/// Checks a regular expression for origins.
-fn origin(text: &str) -> Result<String, String> {
-    model::matcher::anchored(text)
-        .map(|_| text.to_owned())
-        .map_err(|error| error.to_string())
-}
-
-/// Parses `NAME=VALUE`.
-fn label(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if model::label::is_legacy_name(name) && !value.is_empty() => {
-            Ok((name.to_owned(), value.trim_matches('"').to_owned()))
-        }
-        _ => Err("a label is NAME=VALUE, for example region=eu".to_owned()),
-    }
-}
-
-/// Parses a Prometheus duration such as `1m`, `1h30m`, `500ms`; plain numbers are seconds.
-fn duration(text: &str) -> Result<Duration, String> {
-    const UNITS: [(&str, u64); 7] = [
-        ("y", 31_536_000_000),
-        ("w", 604_800_000),
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("ms", 1),
-        ("m", 60_000),
-        ("s", 1000),
-    ];
-    let wrong = || format!("{text:?} is no duration; examples: 30s, 5m, 1h30m");
-    if let Ok(seconds) = text.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).map_err(|_| wrong());
-    }
-    let mut rest = text;
-    let mut total: u64 = 0;
-    while !rest.is_empty() {
-        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
-        rest = &rest[digits..];
-        let (unit, ms) = UNITS
-            .iter()
-            .find(|(unit, _)| rest.starts_with(unit))
-            .ok_or_else(wrong)?;
-        rest = &rest[unit.len()..];
-        total = number
-            .checked_mul(*ms)
-            .and_then(|part| total.checked_add(part))
-            .ok_or_else(wrong)?;
-    }
-    if text.is_empty() {
-        Err(wrong())
-    } else {
-        Ok(Duration::from_millis(total))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_read_as_prometheus_writes_them() {
-        for (text, ms) in [
-            ("5m", 300_000),
-            ("1h30m", 5_400_000),
-            ("500ms", 500),
-            ("2", 2000),
-            ("0.5", 500),
-            ("1d", 86_400_000),
-        ] {
-            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
-        }
-        for text in ["", "m", "5x", "-1s", "1h-", "99999999999999y"] {
-            assert!(duration(text).is_err(), "{text:?} was accepted");
-        }
-    }
-
-    #[test]
-    fn labels_need_a_name_and_a_value() {
-        assert_eq!(label("region=eu"), Ok(("region".into(), "eu".into())));
-        assert_eq!(label("region=\"eu\""), Ok(("region".into(), "eu".into())));
-        for text in ["region", "=eu", "region=", "1a=b"] {
-            assert!(label(text).is_err(), "{text:?} was accepted");
-        }
     }
 }

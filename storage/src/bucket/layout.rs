@@ -10,6 +10,8 @@ pub const DELETION_MARK_FILE: &str = "deletion-mark.json";
 pub const NO_COMPACT_MARK_FILE: &str = "no-compact-mark.json";
 /// Says that a block must not be downsampled.
 pub const NO_DOWNSAMPLE_MARK_FILE: &str = "no-downsample-mark.json";
+/// Says that a block must not be read by queries. Ours; Thanos passes over it.
+pub const NO_QUERY_MARK_FILE: &str = "no-query-mark.json";
 
 /// The prefix of a block's objects.
 pub fn block_dir(ulid: Ulid) -> Path {

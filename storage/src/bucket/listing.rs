@@ -1,6 +1,8 @@
 //! Which blocks a bucket holds, found by one deep listing: a request for each thousand objects, not one for each block.
 
-use super::{BucketError, DELETION_MARK_FILE, NO_COMPACT_MARK_FILE, NO_DOWNSAMPLE_MARK_FILE, block_object};
+use super::{
+    BucketError, DELETION_MARK_FILE, NO_COMPACT_MARK_FILE, NO_DOWNSAMPLE_MARK_FILE, NO_QUERY_MARK_FILE, block_object,
+};
 use crate::block::{BlockMeta, META_FILE};
 use futures::TryStreamExt as _;
 use model::time::Timestamp;
@@ -28,7 +30,7 @@ impl BlockListing {
         self.files.contains_key(META_FILE)
     }
 
-    /// Whether the block is to be deleted and must not be read.
+    /// Whether the block is to be deleted.
     pub fn is_marked_for_deletion(&self) -> bool {
         self.files.contains_key(DELETION_MARK_FILE)
     }
@@ -41,6 +43,11 @@ impl BlockListing {
     /// Whether the block must not be downsampled.
     pub fn is_marked_no_downsample(&self) -> bool {
         self.files.contains_key(NO_DOWNSAMPLE_MARK_FILE)
+    }
+
+    /// Whether queries must not read the block.
+    pub fn is_marked_no_query(&self) -> bool {
+        self.files.contains_key(NO_QUERY_MARK_FILE)
     }
 }
 

@@ -1,6 +1,9 @@
 //! Marks: small objects beside a block that say what is to become of it.
 
-use super::{BucketError, DELETION_MARK_FILE, NO_COMPACT_MARK_FILE, NO_DOWNSAMPLE_MARK_FILE, block_dir, block_object};
+use super::{
+    BucketError, DELETION_MARK_FILE, NO_COMPACT_MARK_FILE, NO_DOWNSAMPLE_MARK_FILE, NO_QUERY_MARK_FILE, block_dir,
+    block_object,
+};
 use crate::block::META_FILE;
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
@@ -53,6 +56,22 @@ pub struct NoDownsampleMark {
     pub reason: String,
 }
 
+/// The block must not be read by queries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoQueryMark {
+    /// The block.
+    pub id: Ulid,
+    /// Version of the mark, 1.
+    pub version: u32,
+    /// Why, in words.
+    #[serde(default)]
+    pub details: String,
+    /// When it was marked, in seconds since the Unix epoch.
+    pub no_query_time: i64,
+    /// Why, as a word: `manual`.
+    pub reason: String,
+}
+
 /// A kind of mark.
 pub trait Mark: Serialize + DeserializeOwned {
     /// Name of its object beside the block.
@@ -69,6 +88,10 @@ impl Mark for NoCompactMark {
 
 impl Mark for NoDownsampleMark {
     const FILE: &'static str = NO_DOWNSAMPLE_MARK_FILE;
+}
+
+impl Mark for NoQueryMark {
+    const FILE: &'static str = NO_QUERY_MARK_FILE;
 }
 
 /// Larger marks are not read.
@@ -110,8 +133,13 @@ pub async fn mark_for_deletion(
         details: details.to_owned(),
         deletion_time: now,
     };
-    let path = block_object(ulid, DELETION_MARK_FILE);
-    let bytes = serde_json::to_vec(&mark).map_err(|error| BucketError::invalid(&path, error.to_string()))?;
+    write_mark(store, ulid, &mark).await
+}
+
+/// Writes a mark beside a block, over one of its kind that is there.
+pub async fn write_mark<M: Mark>(store: &dyn ObjectStore, ulid: Ulid, mark: &M) -> Result<(), BucketError> {
+    let path = block_object(ulid, M::FILE);
+    let bytes = serde_json::to_vec(mark).map_err(|error| BucketError::invalid(&path, error.to_string()))?;
     store
         .put(&path, PutPayload::from(bytes))
         .await

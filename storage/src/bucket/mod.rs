@@ -5,9 +5,11 @@
 //!     chunks/000001 …          uploaded first
 //!     index                    then
 //!     meta.json                last: a block without it is partial, and nobody reads it
-//!     deletion-mark.json       optional: to be deleted, not to be read
+//!     deletion-mark.json       optional: to be deleted, and after a delay not read any more
 //!     no-compact-mark.json     optional
 //!     no-downsample-mark.json  optional
+//!     no-query-mark.json       optional, ours: not to be read
+//! narthex-manifest.json        optional: what a listing would say, in one object
 //! ```
 //!
 //! The ingester uploads through [`upload_block`], gateway and compactor list through [`list_blocks`].
@@ -15,13 +17,21 @@
 mod layout;
 mod listing;
 mod mark;
+mod manifest;
+mod selector;
 mod upload;
 
 pub use layout::{
-    DELETION_MARK_FILE, NO_COMPACT_MARK_FILE, NO_DOWNSAMPLE_MARK_FILE, block_dir, block_object, chunks_object,
+    DELETION_MARK_FILE, NO_COMPACT_MARK_FILE, NO_DOWNSAMPLE_MARK_FILE, NO_QUERY_MARK_FILE, block_dir, block_object,
+    chunks_object,
 };
 pub use listing::{BlockListing, list_blocks, read_meta};
-pub use mark::{DeletionMark, Mark, NoCompactMark, NoDownsampleMark, delete_block, mark_for_deletion, read_mark};
+pub use manifest::{MANIFEST_FILE, Manifest, ManifestBlock, manifest_tag, read_manifest, write_manifest};
+pub use mark::{
+    DeletionMark, Mark, NoCompactMark, NoDownsampleMark, NoQueryMark, delete_block, mark_for_deletion, read_mark,
+    write_mark,
+};
+pub use selector::{Selector, SelectorAction, SelectorRule};
 pub use upload::{UploadError, Uploaded, upload_block};
 
 /// The bucket itself, so that whoever only passes one on need not know the library.

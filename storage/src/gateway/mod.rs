@@ -1,21 +1,29 @@
 //! The store gateway: queries over the blocks of a bucket.
 //!
-//! [`Gateway::sync`] looks through the bucket and keeps a copy of each block's index in a local folder; queries evaluate matchers
-//! there and read chunks from the bucket by ranges. Each tenant sees the blocks that carry its label. A block that cannot be read
-//! is set aside with its reason, answers that lack it say so, and the others serve.
+//! [`Gateway::sync`] looks through the bucket and keeps the header of each block's index in a local folder: what finds series, without
+//! the series. Queries evaluate matchers there; entries of series and chunks are read from the bucket by ranges, in two rounds, and
+//! kept in a bounded cache. Each tenant sees the blocks that carry its label. A block that cannot be read is set aside with its
+//! reason, answers that lack it say so, and the others serve.
 
-mod settings;
 mod fetch;
+mod settings;
+mod failure;
+mod cache;
+mod reads;
+mod copy;
+mod headers;
 mod remote;
 mod state;
 mod sync;
 mod select;
 
-pub use settings::GatewaySettings;
-pub use state::AsideBlock;
+pub use settings::{GatewaySettings, TimeBound};
+pub use state::{AsideBlock, Hidden};
 pub use sync::SyncReport;
 
 use crate::{block::BlockMeta, bucket::BucketError, metrics::GatewayMetrics};
+use cache::Cache;
+use headers::Headers;
 use model::{
     env::Env,
     label::Labels,
@@ -26,9 +34,14 @@ use model::{
 use object_store::ObjectStore;
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
+use reads::Reads;
 use select::TenantBlocks;
 use state::State;
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::AtomicU64},
+};
+use sync::Ledger;
 use ulid::Ulid;
 
 /// Serves the blocks of a bucket. Clones share everything.
@@ -46,7 +59,15 @@ struct Shared {
     /// Replaced as a whole by each sync; queries keep the one they began with.
     state: RwLock<Arc<State>>,
     /// Held by the sync that runs.
-    syncing: tokio::sync::Mutex<()>,
+    syncing: tokio::sync::Mutex<Ledger>,
+    /// Ranged reads of the bucket.
+    reads: Reads,
+    /// Entries and chunks read before.
+    cache: Cache,
+    /// Open headers.
+    headers: Headers,
+    /// Numbers temporary files, since a sync and a query may take the same copy.
+    copies: AtomicU64,
 }
 
 impl Shared {
@@ -59,19 +80,29 @@ impl Gateway {
     /// A gateway that knows no block yet; call [`Self::sync`] before serving, and from time to time.
     pub fn new(env: Env, bucket: Arc<dyn ObjectStore>, settings: GatewaySettings, registry: &mut Registry) -> Self {
         let metrics = GatewayMetrics::new(registry);
-        let (state, syncing) = (RwLock::default(), tokio::sync::Mutex::new(()));
+        let reads = Reads::new(env.clone(), bucket.clone(), metrics.clone(), &settings);
+        let (memory, disk) = (settings.cache_memory_bytes, settings.cache_disk_bytes);
+        let cache = Cache::new(env.fs.clone(), settings.cache_dir.join("parts"), memory, disk);
+        let headers = Headers::new(settings.open_header_bytes);
         Self {
             shared: Arc::new(Shared {
                 env,
                 bucket,
                 settings,
                 metrics,
-                state,
-                syncing,
+                state: RwLock::default(),
+                syncing: tokio::sync::Mutex::default(),
+                reads,
+                cache,
+                headers,
+                copies: AtomicU64::new(0),
             }),
         }
     }
 
+    /// The first time the manifest is believed, if there is one: blocks are served after one request, their headers follow when they
+    /// are asked for or with the next sync, which should come soon; until then answers say that they may lack the newest blocks.
+    ///
     /// Looks through the bucket: new blocks are served from now on, vanished and deletion-marked ones are not. When the bucket
     /// cannot be listed, what was known stays. Concurrent calls wait for each other.
     pub async fn sync(&self) -> Result<SyncReport, BucketError> {

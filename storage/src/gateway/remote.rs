@@ -1,25 +1,24 @@
-//! A block of the bucket: its index at hand, its chunks read when asked for.
+//! A block of the bucket: its header at hand or fetched, entries of series and chunks read when asked for.
 
 use super::{
     Shared,
+    cache::Part,
     fetch::{Fetch, Want, likely_end, plan},
 };
 use crate::{
-    block::{BlockMeta, FrameError, read_frame, select_error},
-    bucket::chunks_object,
-    index::{ChunkRef, Index, IndexError},
+    block::{BlockMeta, FrameError, INDEX_FILE, read_frame, select_error},
+    bucket::{BlockListing, block_object, chunks_object},
+    index::{ChunkRef, EntryRange, Index, IndexError, SeriesBytes, is_entry_intact},
 };
 use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
+use hashbrown::HashMap;
 use model::{
     label::Labels,
     select::{Chunk, SelectError},
     tenant::Tenant,
 };
-use object_store::ObjectStoreExt as _;
-use std::{
-    ops::Range,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Guess for the size of a chunk when the block does not tell its largest; as Thanos guesses.
 const CHUNK_BYTES_GUESS: u64 = 16_000;
@@ -35,15 +34,75 @@ pub(super) struct RemoteBlock {
     pub(super) external: Labels,
     /// Those of them that series carry.
     pub(super) visible: Labels,
-    pub(super) index: Index,
+    /// What lies in the bucket.
+    pub(super) listing: BlockListing,
     /// Sizes of its segments.
     pub(super) segments: Vec<u64>,
-    /// Set when the copy of the index turned out damaged: the next sync takes a new one.
+    /// Set once its header is on disk and was found in order.
+    pub(super) prepared: AtomicBool,
+    /// Set when the header turned out damaged: the next sync fetches a new one.
     pub(super) suspect: AtomicBool,
 }
 
+/// A chunk that is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ChunkWant {
+    pub(super) chunk: ChunkRef,
+    /// Where in the segment it likely ends.
+    pub(super) end: u64,
+    /// Which series of the batch it is for.
+    pub(super) series: usize,
+}
+
+impl ChunkWant {
+    pub(super) fn bytes(&self) -> u64 {
+        self.end - u64::from(self.chunk.offset())
+    }
+}
+
+/// Entries of series fetched for a query.
+#[derive(Default)]
+pub(super) struct Entries {
+    by_id: HashMap<u32, Bytes>,
+}
+
+impl SeriesBytes for Entries {
+    fn entry(&self, id: u32) -> Option<&[u8]> {
+        self.by_id.get(&id).map(|bytes| &bytes[..])
+    }
+}
+
+impl Entries {
+    /// Takes in what begins with the entry `wanted` and goes on with what is told of the one behind it.
+    fn add(&mut self, wanted: &EntryRange, bytes: Bytes) {
+        let length = (wanted.range.end - wanted.range.start) as usize;
+        if let Some((next, _)) = wanted.behind.filter(|_| bytes.len() > length) {
+            self.by_id.entry(next).or_insert_with(|| bytes.slice(length..));
+        }
+        self.by_id.insert(wanted.id, bytes);
+    }
+}
+
 impl RemoteBlock {
-    /// What a query says when the index is damaged; has the index fetched anew.
+    pub(super) fn new(
+        meta: BlockMeta,
+        (tenant, external, visible): (Tenant, Labels, Labels),
+        listing: BlockListing,
+        segments: Vec<u64>,
+    ) -> Self {
+        Self {
+            meta,
+            tenant,
+            external,
+            visible,
+            listing,
+            segments,
+            prepared: AtomicBool::new(false),
+            suspect: AtomicBool::new(false),
+        }
+    }
+
+    /// What a query says when header or entries are damaged; has the header fetched anew.
     pub(super) fn suspect_index(&self, error: IndexError) -> SelectError {
         self.suspect.store(true, Ordering::Relaxed);
         self.corrupt(error)
@@ -53,115 +112,185 @@ impl RemoteBlock {
         select_error(&self.meta.ulid.to_string(), error)
     }
 
+    fn unavailable(&self, what: &str, error: object_store::Error) -> SelectError {
+        SelectError::Unavailable(format!("block {}: read {what}: {error}", self.meta.ulid))
+    }
+
+    /// The entries of the ascending `ids`, from the cache as far as they are there.
+    pub(super) async fn entries(&self, shared: &Shared, index: &Index, ids: &[u32]) -> Result<Entries, SelectError> {
+        let ranges = index.entry_ranges(ids).map_err(|error| self.suspect_index(error))?;
+        let (mut entries, mut wants) = (Entries::default(), Vec::new());
+        for (number, wanted) in ranges.iter().enumerate() {
+            let part = self.entry_part(wanted);
+            match shared
+                .cache
+                .get_intact(&part, |bytes| is_entry_intact(bytes).then_some(()))
+            {
+                Some((bytes, ())) => {
+                    shared.metrics.cache_hits.inc();
+                    entries.add(wanted, bytes);
+                }
+                None => wants.push(Want {
+                    file: 0,
+                    begin: wanted.range.start,
+                    end: wanted.behind.map_or(wanted.range.end, |(_, end)| end),
+                    number,
+                }),
+            }
+        }
+        let object = block_object(self.meta.ulid, INDEX_FILE);
+        let reads = plan(wants, &shared.settings.plan_bounds())
+            .into_iter()
+            .map(|fetch| async {
+                let read = shared.reads.range(&object, fetch.range.clone()).await;
+                read.map(|bytes| (bytes, fetch))
+            });
+        let mut reads = futures::stream::iter(reads).buffer_unordered(shared.settings.fetches_in_flight.max(1));
+        while let Some((bytes, fetch)) = reads
+            .try_next()
+            .await
+            .map_err(|error| self.unavailable(INDEX_FILE, error))?
+        {
+            for want in &fetch.wants {
+                let (begin, end) = (want.begin - fetch.range.start, want.end - fetch.range.start);
+                let entry = bytes.slice(begin as usize..end as usize);
+                shared.metrics.needed_bytes.inc_by(entry.len() as u64);
+                shared.cache.put(self.entry_part(&ranges[want.number]), &entry);
+                entries.add(&ranges[want.number], entry);
+            }
+        }
+        Ok(entries)
+    }
+
+    fn entry_part(&self, wanted: &EntryRange) -> Part {
+        (self.meta.ulid, None, wanted.range.start)
+    }
+
+    fn chunk_part(&self, chunk: &ChunkRef) -> Part {
+        (self.meta.ulid, Some(chunk.segment()), u64::from(chunk.offset()))
+    }
+
     /// The chunks of a series as wishes for reading; `behind` is the chunk behind the last of them.
-    pub(super) fn wants(
-        &self,
-        chunks: &[ChunkRef],
-        behind: Option<&ChunkRef>,
-        series: usize,
-    ) -> Result<Vec<Want>, SelectError> {
-        let guess = self
+    pub(super) fn wants(&self, chunks: &[ChunkRef], behind: Option<&ChunkRef>) -> Result<Vec<ChunkWant>, SelectError> {
+        let stats = self
             .meta
             .thanos
             .as_ref()
-            .map_or(0, |thanos| thanos.index_stats.chunk_max_size);
-        let guess = if guess == 0 { CHUNK_BYTES_GUESS } else { guess };
+            .map(|thanos| thanos.index_stats.chunk_max_size);
+        let guess = stats.filter(|size| *size > 0).unwrap_or(CHUNK_BYTES_GUESS);
         let mut wants = Vec::with_capacity(chunks.len());
         for (index, chunk) in chunks.iter().enumerate() {
-            let size = self.segments.get(chunk.segment() as usize).copied().unwrap_or(0);
+            let size = self.segment_size(chunk);
+            let place = |chunk: &ChunkRef| (chunk.segment(), chunk.offset());
             if u64::from(chunk.offset()) >= size {
                 let (segment, offset) = (chunk.segment() + 1, chunk.offset());
                 return Err(self.corrupt(format_args!(
                     "chunk at {offset} of segment {segment} lies outside of it"
                 )));
             }
-            let next = chunks.get(index + 1).or(behind);
-            wants.push(Want {
+            let next = chunks.get(index + 1).or(behind).map(place);
+            wants.push(ChunkWant {
                 chunk: *chunk,
-                end: likely_end(chunk, next, guess, size),
-                series,
+                end: likely_end(place(chunk), next, guess, size),
+                series: 0,
             });
         }
         Ok(wants)
     }
 
-    /// The ranges to read for the wanted chunks.
-    pub(super) fn fetches(&self, shared: &Shared, wants: Vec<Want>) -> Vec<Fetch> {
-        let needed: u64 = wants.iter().map(|want| want.end - u64::from(want.chunk.offset())).sum();
-        shared.metrics.needed_bytes.inc_by(needed);
-        plan(wants, shared.settings.gap_bytes_max, shared.settings.fetch_bytes_max)
+    fn segment_size(&self, chunk: &ChunkRef) -> u64 {
+        self.segments.get(chunk.segment() as usize).copied().unwrap_or(0)
     }
 
-    /// Reads one range; gives each wanted chunk with the series it is for.
-    pub(super) async fn read(&self, shared: &Shared, fetch: Fetch) -> Result<Vec<(usize, Chunk)>, SelectError> {
-        let bytes = self.read_range(shared, fetch.segment, fetch.range.clone()).await?;
+    /// Of the wanted chunks those that are at hand, each with the series it is for, and the ranges to read for the others.
+    pub(super) fn at_hand(&self, shared: &Shared, wants: &[ChunkWant]) -> (Vec<(usize, Chunk)>, Vec<Fetch>) {
+        let (mut found, mut missing) = (Vec::new(), Vec::new());
+        for (number, want) in wants.iter().enumerate() {
+            let part = self.chunk_part(&want.chunk);
+            match shared.cache.get_intact(&part, |bytes| read_frame(bytes, 0).ok()) {
+                Some((_, frame)) => {
+                    shared.metrics.cache_hits.inc();
+                    found.push((want.series, chunk_of(&want.chunk, frame.encoding, frame.data)));
+                }
+                None => missing.push(Want {
+                    file: want.chunk.segment(),
+                    begin: u64::from(want.chunk.offset()),
+                    end: want.end,
+                    number,
+                }),
+            }
+        }
+        (found, plan(missing, &shared.settings.plan_bounds()))
+    }
+
+    /// Reads one range; gives each chunk wanted of it with the series it is for.
+    pub(super) async fn read(
+        &self,
+        shared: &Shared,
+        wants: &[ChunkWant],
+        fetch: Fetch,
+    ) -> Result<Vec<(usize, Chunk)>, SelectError> {
+        let path = chunks_object(self.meta.ulid, fetch.file);
+        let bytes = shared.reads.range(&path, fetch.range.clone()).await;
+        let bytes = bytes.map_err(|error| self.unavailable(path.as_ref(), error))?;
+        let needed: u64 = fetch.wants.iter().map(|want| want.end - want.begin).sum();
+        // What is mostly gap would keep the gaps in memory.
+        let is_sparse = needed * 2 < bytes.len() as u64;
         let mut chunks = Vec::with_capacity(fetch.wants.len());
         for want in fetch.wants {
-            let offset = (u64::from(want.chunk.offset()) - fetch.range.start) as usize;
+            let ChunkWant { chunk, series, .. } = wants[want.number];
+            let offset = (want.begin - fetch.range.start) as usize;
             let (encoding, data) = match read_frame(&bytes, offset) {
-                Ok(frame) => (frame.encoding, frame.data),
-                Err(FrameError::Truncated { needed }) => self.read_longer(shared, &want.chunk, needed).await?,
-                Err(error) => return Err(self.damaged(&want.chunk, &error)),
+                Ok(frame) => {
+                    shared.metrics.needed_bytes.inc_by(frame.len as u64);
+                    shared
+                        .cache
+                        .put(self.chunk_part(&chunk), &bytes[offset..offset + frame.len]);
+                    let data = match is_sparse {
+                        true => Bytes::copy_from_slice(&frame.data),
+                        false => frame.data,
+                    };
+                    (frame.encoding, data)
+                }
+                Err(FrameError::Truncated { needed }) => self.read_longer(shared, &chunk, needed).await?,
+                Err(error) => return Err(self.damaged(&chunk, &error)),
             };
-            let (min_time, max_time) = (want.chunk.min_time, want.chunk.max_time);
-            chunks.push((
-                want.series,
-                Chunk {
-                    min_time,
-                    max_time,
-                    encoding,
-                    data,
-                },
-            ));
+            chunks.push((series, chunk_of(&chunk, encoding, data)));
         }
         Ok(chunks)
     }
 
     /// Reads a chunk that is longer than was guessed.
     async fn read_longer(&self, shared: &Shared, chunk: &ChunkRef, needed: usize) -> Result<(u8, Bytes), SelectError> {
-        let size = self.segments.get(chunk.segment() as usize).copied().unwrap_or(0);
+        let path = chunks_object(self.meta.ulid, chunk.segment());
         let start = u64::from(chunk.offset());
         let mut needed = needed as u64;
         for _ in 0..REREADS_MAX {
-            if start + needed > size {
+            if start + needed > self.segment_size(chunk) {
                 break;
             }
-            let bytes = self.read_range(shared, chunk.segment(), start..start + needed).await?;
+            let bytes = shared.reads.range(&path, start..start + needed).await;
+            let bytes = bytes.map_err(|error| self.unavailable(path.as_ref(), error))?;
             match read_frame(&bytes, 0) {
                 Ok(frame) => return Ok((frame.encoding, frame.data)),
                 Err(FrameError::Truncated { needed: more }) => needed = more as u64,
                 Err(error) => return Err(self.damaged(chunk, &error)),
             }
         }
-        Err(self.damaged(
-            chunk,
-            &FrameError::Truncated {
-                needed: needed as usize,
-            },
-        ))
+        Err(self.damaged(chunk, "it does not end inside its segment"))
     }
 
-    fn damaged(&self, chunk: &ChunkRef, error: &FrameError) -> SelectError {
+    fn damaged(&self, chunk: &ChunkRef, error: impl std::fmt::Display) -> SelectError {
         let (segment, offset) = (chunk.segment() + 1, chunk.offset());
         self.corrupt(format_args!("chunk at {offset} of segment {segment}: {error}"))
     }
+}
 
-    async fn read_range(&self, shared: &Shared, segment: u32, range: Range<u64>) -> Result<Bytes, SelectError> {
-        let path = chunks_object(self.meta.ulid, segment);
-        shared.metrics.fetches.inc();
-        shared.metrics.fetched_bytes.inc_by(range.end - range.start);
-        let wanted = range.end - range.start;
-        let bytes = shared.bucket.get_range(&path, range).await.map_err(|error| {
-            SelectError::Unavailable(format!(
-                "read {path} from the bucket: {error}; the query can be repeated"
-            ))
-        })?;
-        if bytes.len() as u64 != wanted {
-            let got = bytes.len();
-            return Err(SelectError::Unavailable(format!(
-                "read {path}: the bucket gave {got} bytes instead of {wanted}"
-            )));
-        }
-        Ok(bytes)
+fn chunk_of(chunk: &ChunkRef, encoding: u8, data: Bytes) -> Chunk {
+    Chunk {
+        min_time: chunk.min_time,
+        max_time: chunk.max_time,
+        encoding,
+        data,
     }
 }

@@ -1,14 +1,18 @@
 //! Queries of one tenant over its blocks.
 //!
-//! First the series of all blocks are found in the local indexes and those with the same labels joined, then their chunks are read
-//! batch by batch while the asker consumes them.
+//! Which series match is known from the headers of the blocks. In a first round the entries of those are read, of all blocks at once,
+//! and series with the same labels joined; in a second their chunks, batch by batch while the asker consumes them.
 
-use super::{Shared, fetch::Want, remote::RemoteBlock};
+use super::{
+    GatewaySettings, Shared,
+    remote::{ChunkWant, RemoteBlock},
+    state::State,
+};
 use crate::{
     block::label_list,
     chunk::ChunkSamples,
     external::{rewrite_matchers, with_external},
-    index::{ChunkRef, Scan},
+    index::{ChunkRef, Index, Matching, Scan},
 };
 use futures::{StreamExt as _, TryStreamExt as _, future::BoxFuture};
 use model::{
@@ -18,16 +22,25 @@ use model::{
     tenant::Tenant,
     time::TimeRange,
 };
-use std::{collections::BTreeSet, future::ready, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 /// Series whose chunks are read at once, at most.
 const BATCH_SERIES: usize = 8192;
 
 /// Bytes of chunks read at once, at most, unless one series has more.
-const BATCH_BYTES: u64 = 32 << 20;
+const BATCH_BYTES: u64 = 16 << 20;
 
-/// Series found between two looks at the limit.
-const SCAN_SERIES: usize = 4096;
+/// Series of one block whose entries are read at once.
+const SCAN_SERIES: usize = 65_536;
+
+/// Blocks looked through at the same time by one query.
+const BLOCKS_IN_FLIGHT: usize = 64;
 
 /// The blocks of one tenant.
 pub(super) struct TenantBlocks {
@@ -37,7 +50,7 @@ pub(super) struct TenantBlocks {
 
 impl Select for TenantBlocks {
     fn select(&self, request: SelectRequest) -> BoxFuture<'_, Result<Box<dyn SeriesSet>, SelectError>> {
-        Box::pin(ready(self.find(&request)))
+        Box::pin(async move { self.find(&request).await })
     }
 
     fn label_names(
@@ -46,18 +59,17 @@ impl Select for TenantBlocks {
         range: TimeRange,
         limit: usize,
     ) -> BoxFuture<'_, Result<LabelList, SelectError>> {
-        let names = self.collect(&matchers, range, limit, |block, own, found| {
-            let names = block
-                .index
-                .names_matching(own)
-                .map_err(|error| block.suspect_index(error))?;
-            if !names.is_empty() {
-                found.extend(block.visible.iter().map(|(name, _)| name.to_owned()));
-            }
-            found.extend(names);
-            Ok(())
-        });
-        Box::pin(ready(names))
+        Box::pin(async move {
+            self.collect(&matchers, range, limit, |block, index, own, found| {
+                let names = index.names_matching(own).map_err(|error| block.suspect_index(error))?;
+                if !names.is_empty() {
+                    found.extend(block.visible.iter().map(|(name, _)| name.to_owned()));
+                }
+                found.extend(names);
+                Ok(())
+            })
+            .await
+        })
     }
 
     fn label_values(
@@ -67,55 +79,93 @@ impl Select for TenantBlocks {
         range: TimeRange,
         limit: usize,
     ) -> BoxFuture<'_, Result<LabelList, SelectError>> {
-        let values = self.collect(&matchers, range, limit, |block, own, found| {
-            let suspect = |error| block.suspect_index(error);
-            match block.visible.get(&name) {
-                // The value exists where a series does.
-                Some(value) => {
-                    if !block.index.matching_exactly(own).map_err(suspect)?.is_empty() {
-                        found.insert(value.to_owned());
+        Box::pin(async move {
+            self.collect(&matchers, range, limit, |block, index, own, found| {
+                let suspect = |error| block.suspect_index(error);
+                match block.visible.get(&name) {
+                    // The value exists where a series does.
+                    Some(value) => {
+                        if !index.matching_exactly(own).map_err(suspect)?.is_empty() {
+                            found.insert(value.to_owned());
+                        }
                     }
+                    None => found.extend(index.values_matching(&name, own).map_err(suspect)?),
                 }
-                None => found.extend(block.index.values_matching(&name, own).map_err(suspect)?),
-            }
-            Ok(())
-        });
-        Box::pin(ready(values))
+                Ok(())
+            })
+            .await
+        })
     }
 }
 
 impl TenantBlocks {
     /// Gathers strings from all blocks in the range; `gather` gets the matchers that are left for a block's own labels.
-    fn collect(
+    async fn collect(
         &self,
         matchers: &[Matcher],
         range: TimeRange,
         limit: usize,
-        gather: impl Fn(&RemoteBlock, &[Matcher], &mut BTreeSet<String>) -> Result<(), SelectError>,
+        gather: impl Fn(&RemoteBlock, &Index, &[Matcher], &mut BTreeSet<String>) -> Result<(), SelectError> + Send + Sync,
     ) -> Result<LabelList, SelectError> {
         let state = self.shared.state();
+        let mut warnings = state.warnings(&self.tenant, range);
         let mut found = BTreeSet::new();
-        for block in state.overlapping(&self.tenant, range) {
+        let blocks = self.wanted(&state, matchers, range, &mut warnings).await;
+        for (block, index) in &blocks {
             if let Some(own) = rewrite_matchers(matchers, &block.external) {
-                gather(&block, &own, &mut found)?;
+                gather(block, index, &own, &mut found)?;
             }
         }
         let list = label_list(found.into_iter().collect(), limit);
-        Ok(LabelList {
-            warnings: state.warnings(&self.tenant, range),
-            ..list
-        })
+        Ok(LabelList { warnings, ..list })
+    }
+
+    /// The blocks that may hold what is asked for, each with its header. One whose header cannot be had is left out with a warning.
+    async fn wanted(
+        &self,
+        state: &State,
+        matchers: &[Matcher],
+        range: TimeRange,
+        warnings: &mut Vec<String>,
+    ) -> Vec<(Arc<RemoteBlock>, Arc<Index>)> {
+        let mut blocks = state.overlapping(&self.tenant, range);
+        blocks.retain(|block| rewrite_matchers(matchers, &block.external).is_some());
+        let opened = blocks.into_iter().map(|block| async {
+            let header = self.shared.header(&block.listing).await;
+            (block, header)
+        });
+        let in_flight = self.shared.settings.loads_in_flight.max(1);
+        let mut opened = futures::stream::iter(opened).buffered(in_flight);
+        let mut found = Vec::new();
+        while let Some((block, header)) = opened.next().await {
+            match header {
+                Ok(index) => found.push((block, index)),
+                Err(failure) => {
+                    let (ulid, reason) = (block.meta.ulid, failure.reason);
+                    warnings.push(format!("block {ulid} is missing from the answer: {reason}"));
+                }
+            }
+        }
+        found
     }
 
     /// Finds the series and where their chunks are.
-    fn find(&self, request: &SelectRequest) -> Result<Box<dyn SeriesSet>, SelectError> {
+    async fn find(&self, request: &SelectRequest) -> Result<Box<dyn SeriesSet>, SelectError> {
         let state = self.shared.state();
-        let warnings = state.warnings(&self.tenant, request.range);
-        let blocks = state.overlapping(&self.tenant, request.range);
-        let mut parts = Vec::new();
-        for (number, block) in blocks.iter().enumerate() {
-            self.find_in(block, number, request, &mut parts)?;
+        let mut warnings = state.warnings(&self.tenant, request.range);
+        let blocks = self
+            .wanted(&state, &request.matchers, request.range, &mut warnings)
+            .await;
+        let budget = Budget::default();
+        let mut finds = Vec::with_capacity(blocks.len());
+        for (number, (block, index)) in blocks.iter().enumerate() {
+            finds.push(self.find_in(block, index, number, request, &budget));
         }
+        let parts = futures::stream::iter(finds)
+            .buffer_unordered(BLOCKS_IN_FLIGHT)
+            .try_concat()
+            .await?;
+        let blocks = blocks.into_iter().map(|(block, _)| block).collect();
         let mut series = join(parts);
         if request.limit > 0 {
             series.truncate(request.limit);
@@ -141,36 +191,59 @@ impl TenantBlocks {
         }))
     }
 
-    fn find_in(
+    async fn find_in(
         &self,
         block: &RemoteBlock,
+        index: &Index,
         number: usize,
         request: &SelectRequest,
-        parts: &mut Vec<Part>,
-    ) -> Result<(), SelectError> {
+        budget: &Budget,
+    ) -> Result<Vec<Part>, SelectError> {
         let Some(own) = rewrite_matchers(&request.matchers, &block.external) else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         let suspect = |error| block.suspect_index(error);
-        let mut scan = Scan::new(&block.index, &own, request.range, request.labels_only).map_err(suspect)?;
-        loop {
-            let found = scan.next_batch(&block.index, SCAN_SERIES).map_err(suspect)?;
-            if found.is_empty() {
-                return Ok(());
-            }
+        let Matching { ids, rest } = index.matching(&own).map_err(suspect)?;
+        let mut parts = Vec::new();
+        for ids in ids.chunks(SCAN_SERIES) {
+            let entries = block.entries(&self.shared, index, ids).await?;
+            let matching = Matching {
+                ids: ids.to_vec(),
+                rest: rest.clone(),
+            };
+            let mut scan = Scan::over(matching, request.range, request.labels_only);
+            let found = scan.next_batch_of(index, &entries, ids.len()).map_err(suspect)?;
+            let chunks = found.iter().map(|found| found.chunks.len()).sum();
+            budget.spend(found.len(), chunks, &self.shared.settings)?;
             parts.extend(found.into_iter().map(|found| Part {
                 labels: with_external(&found.labels, &block.visible),
                 block: number,
                 chunks: found.chunks,
                 behind: found.behind,
             }));
-            let limit = self.shared.settings.query_series_max;
-            if parts.len() > limit {
-                let text =
-                    format!("the query finds more than {limit} series in the blocks of the bucket; narrow it down");
-                return Err(SelectError::Limit(text));
-            }
         }
+        Ok(parts)
+    }
+}
+
+/// What a query found so far, in all blocks.
+#[derive(Default)]
+struct Budget {
+    series: AtomicUsize,
+    chunks: AtomicUsize,
+}
+
+impl Budget {
+    fn spend(&self, series: usize, chunks: usize, settings: &GatewaySettings) -> Result<(), SelectError> {
+        let limit = |what: &str, held: &AtomicUsize, more: usize, max: usize| {
+            if held.fetch_add(more, Ordering::Relaxed).saturating_add(more) <= max {
+                return Ok(());
+            }
+            let text = format!("the query finds more than {max} {what} in the blocks of the bucket; narrow it down");
+            Err(SelectError::Limit(text))
+        };
+        limit("series", &self.series, series, settings.query_series_max)?;
+        limit("chunks", &self.chunks, chunks, settings.query_chunks_max)
     }
 }
 
@@ -206,7 +279,7 @@ fn join(mut parts: Vec<Part>) -> Vec<JoinedSeries> {
 }
 
 /// A series, and its chunks each with the block it is in.
-type Wanted = (JoinedSeries, Vec<(usize, Want)>);
+type Wanted = (JoinedSeries, Vec<(usize, ChunkWant)>);
 
 /// Series whose chunks are read batch by batch.
 struct RemoteSet {
@@ -226,7 +299,7 @@ struct Batch {
     /// Of each series the first block it is in.
     origins: Vec<usize>,
     /// Of each block the chunks to read.
-    wants: Vec<Vec<Want>>,
+    wants: Vec<Vec<ChunkWant>>,
 }
 
 impl RemoteSet {
@@ -234,9 +307,12 @@ impl RemoteSet {
         let Batch { labels, origins, wants } = self.gather()?;
         let mut chunks: Vec<Vec<Chunk>> = labels.iter().map(|_| Vec::new()).collect();
         let mut reads = Vec::new();
-        for (block, wants) in self.blocks.iter().zip(wants) {
-            let fetches = block.fetches(&self.shared, wants);
-            reads.extend(fetches.into_iter().map(|fetch| block.read(&self.shared, fetch)));
+        for (block, wants) in self.blocks.iter().zip(&wants) {
+            let (found, fetches) = block.at_hand(&self.shared, wants);
+            for (series, chunk) in found {
+                chunks[series].push(chunk);
+            }
+            reads.extend(fetches.into_iter().map(|fetch| block.read(&self.shared, wants, fetch)));
         }
         let in_flight = self.shared.settings.fetches_in_flight.max(1);
         let mut reads = futures::stream::iter(reads).buffer_unordered(in_flight);
@@ -245,6 +321,7 @@ impl RemoteSet {
                 chunks[series].push(chunk);
             }
         }
+        drop(reads);
         let series = labels
             .into_iter()
             .zip(origins)
@@ -270,17 +347,14 @@ impl RemoteSet {
         let mut bytes = 0;
         while batch.labels.len() < BATCH_SERIES {
             let Some((series, own)) = self.take_one()? else { break };
-            let size: u64 = own
-                .iter()
-                .map(|(_, want)| want.end - u64::from(want.chunk.offset()))
-                .sum();
+            let size: u64 = own.iter().map(|(_, want)| want.bytes()).sum();
             if !batch.labels.is_empty() && bytes + size > BATCH_BYTES {
                 self.held = Some((series, own));
                 break;
             }
             bytes += size;
             for (block, want) in own {
-                batch.wants[block].push(Want {
+                batch.wants[block].push(ChunkWant {
                     series: batch.labels.len(),
                     ..want
                 });
@@ -306,7 +380,7 @@ impl RemoteSet {
         };
         let mut wants = Vec::new();
         for part in &series.parts {
-            let own = self.blocks[part.block].wants(&part.chunks, part.behind.as_ref(), 0)?;
+            let own = self.blocks[part.block].wants(&part.chunks, part.behind.as_ref())?;
             wants.extend(own.into_iter().map(|want| (part.block, want)));
         }
         Ok(Some((series, wants)))

@@ -1,10 +1,10 @@
 //! What the gateway knows of the bucket since its last sync.
 
-use super::remote::RemoteBlock;
+use super::{failure::Failure, remote::RemoteBlock};
 use crate::bucket::BlockListing;
 use model::{tenant::Tenant, time::TimeRange};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 use ulid::Ulid;
@@ -14,6 +14,8 @@ use ulid::Ulid;
 pub struct AsideBlock {
     /// Why.
     pub reason: String,
+    /// Why, as a word, for metrics.
+    pub kind: &'static str,
     /// Whose it is, when that is known.
     pub tenant: Option<Tenant>,
     /// Its span, when that is known.
@@ -24,20 +26,81 @@ pub struct AsideBlock {
     pub(super) listing: BlockListing,
 }
 
+impl AsideBlock {
+    pub(super) fn new(failure: Failure, listing: BlockListing, owner: Option<(Tenant, TimeRange)>) -> Self {
+        let (tenant, range) = owner.unzip();
+        Self {
+            reason: failure.reason,
+            kind: failure.kind,
+            tenant,
+            range,
+            transient: failure.transient,
+            listing,
+        }
+    }
+}
+
+/// Why a block that is in order is not served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hidden {
+    /// It was marked for deletion long enough ago.
+    Marked,
+    /// A mark says that it is not to be read.
+    NoQuery,
+    /// It is younger than the consistency delay.
+    Fresh,
+    /// It is downsampled, and raw queries do not use it.
+    Downsampled,
+    /// It lies outside of the span that is served.
+    Outside,
+    /// The selector leaves it to another gateway.
+    NotSelected,
+}
+
+impl Hidden {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Marked,
+        Self::NoQuery,
+        Self::Fresh,
+        Self::Downsampled,
+        Self::Outside,
+        Self::NotSelected,
+    ];
+
+    /// As a word, for metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Marked => "marked-for-deletion",
+            Self::NoQuery => "marked-no-query",
+            Self::Fresh => "too-fresh",
+            Self::Downsampled => "downsampled",
+            Self::Outside => "time-excluded",
+            Self::NotSelected => "label-excluded",
+        }
+    }
+}
+
 /// The blocks of the bucket.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub(super) struct State {
     /// Of each tenant the blocks that are served, by time.
     pub(super) by_tenant: HashMap<Tenant, Vec<Arc<RemoteBlock>>>,
     /// Blocks that cannot be served.
     pub(super) aside: BTreeMap<Ulid, AsideBlock>,
-    /// Downsampled blocks, which raw queries do not use.
-    pub(super) left_out: BTreeSet<Ulid>,
+    /// How many blocks are not served, by reason.
+    pub(super) hidden: BTreeMap<Hidden, usize>,
+    /// Whether all this is what the manifest says, and the bucket was not looked at yet.
+    pub(super) is_believed: bool,
 }
 
 impl State {
     pub(super) fn blocks(&self) -> impl Iterator<Item = &Arc<RemoteBlock>> {
         self.by_tenant.values().flatten()
+    }
+
+    pub(super) fn hidden(&self, why: Hidden) -> usize {
+        self.hidden.get(&why).copied().unwrap_or(0)
     }
 
     pub(super) fn tenants(&self) -> Vec<Tenant> {
@@ -67,10 +130,16 @@ impl State {
             Some(_) => format!("block {ulid} is missing from the answer: {}", block.reason),
             None => format!("block {ulid} cannot be read and may be missing from the answer"),
         };
-        self.aside
+        let mut warnings: Vec<String> = self
+            .aside
             .iter()
             .filter(|(_, block)| concerns(block))
             .map(tell)
-            .collect()
+            .collect();
+        if self.is_believed {
+            let text = "the bucket was not listed yet since the start; blocks newer than its manifest may be missing";
+            warnings.push(text.to_owned());
+        }
+        warnings
     }
 }

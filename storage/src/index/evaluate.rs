@@ -87,7 +87,7 @@ impl<'a> Plan<'a> {
         }
         let (mut lists, mut total) = (Vec::with_capacity(offsets.len()), 0);
         for offset in offsets {
-            let list = Postings::open(&index.bytes, offset)?;
+            let list = index.postings(offset)?;
             total += list.len();
             // A series has one value of a name, so the lists of a name are disjoint; a broken index must not make us gather
             // more than there is.
@@ -107,6 +107,11 @@ impl<'a> Plan<'a> {
 impl Index {
     /// Finds the series that satisfy `matchers`; all series when there are none.
     pub fn matching(&self, matchers: &[Matcher]) -> Result<Matching, IndexError> {
+        self.evaluate(matchers, true)
+    }
+
+    /// Evaluates `matchers`; with `defer`, dear ones are left over when few series are.
+    fn evaluate(&self, matchers: &[Matcher], defer: bool) -> Result<Matching, IndexError> {
         let mut plans: Vec<Plan<'_>> = matchers.iter().map(|matcher| Plan::new(matcher, self)).collect();
         // Those that bring in before those that take away, each from cheap to dear.
         plans.sort_by_key(|plan| (plan.excludes, plan.cost));
@@ -126,7 +131,7 @@ impl Index {
         }
         let mut rest = Vec::new();
         for plan in dear {
-            if found.ids.as_ref().is_some_and(|ids| ids.len() <= plan.cost) {
+            if defer && found.ids.as_ref().is_some_and(|ids| ids.len() <= plan.cost) {
                 rest.push(plan.matcher.clone());
                 continue;
             }
@@ -145,7 +150,7 @@ impl Index {
 
     /// Like [`Self::matching`] with every matcher evaluated.
     pub fn matching_exactly(&self, matchers: &[Matcher]) -> Result<Vec<u32>, IndexError> {
-        let Matching { mut ids, rest } = self.matching(matchers)?;
+        let Matching { mut ids, rest } = self.evaluate(matchers, self.has_series)?;
         if rest.is_empty() {
             return Ok(ids);
         }

@@ -1,6 +1,6 @@
 //! Label names and values, of all series or of those that match.
 
-use super::{Index, IndexError, RawSeries, postings::Postings};
+use super::{Index, IndexError, RawSeries};
 use model::matcher::Matcher;
 use std::collections::BTreeSet;
 
@@ -14,9 +14,13 @@ impl Index {
         if matchers.is_empty() {
             return Ok(self.label_names().map(str::to_owned).collect());
         }
+        let ids = self.matching_exactly(matchers)?;
+        if !self.has_series {
+            return self.names_by_lists(&ids);
+        }
         let (reader, mut series) = (self.series(), RawSeries::default());
         let mut numbers = BTreeSet::new();
-        for id in self.matching_exactly(matchers)? {
+        for id in ids {
             reader.read(id, &mut series)?;
             numbers.extend(reader.name_numbers(&series));
         }
@@ -25,6 +29,20 @@ impl Index {
             .into_iter()
             .map(|number| Ok(reader.name(number)?.to_owned()))
             .collect()
+    }
+
+    /// Names of which some list holds one of `ids`.
+    fn names_by_lists(&self, ids: &[u32]) -> Result<Vec<String>, IndexError> {
+        let mut names = Vec::new();
+        for name in self.label_names() {
+            for (_, list) in self.table.values_from(&self.bytes, name, b"") {
+                if self.postings(list)?.intersects(ids) {
+                    names.push(name.to_owned());
+                    break;
+                }
+            }
+        }
+        Ok(names)
     }
 
     /// Values of label `name` among the series that match, ascending.
@@ -40,7 +58,7 @@ impl Index {
                 .collect());
         }
         let ids = self.matching_exactly(matchers)?;
-        if ids.len().saturating_mul(LISTS_PAY_OFF) < self.series_count() {
+        if self.has_series && ids.len().saturating_mul(LISTS_PAY_OFF) < self.series_count() {
             return self.values_of(name, &ids);
         }
         let mut values = Vec::new();
@@ -49,7 +67,7 @@ impl Index {
             .values_from(&self.bytes, name, b"")
             .filter(|(value, _)| wanted(value))
         {
-            if Postings::open(&self.bytes, list)?.intersects(&ids) {
+            if self.postings(list)?.intersects(&ids) {
                 values.push(value.to_owned());
             }
         }

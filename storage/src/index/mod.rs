@@ -9,6 +9,7 @@ mod candidates;
 mod postings;
 mod series;
 mod reader;
+mod header;
 mod evaluate;
 mod scan;
 mod labels;
@@ -16,9 +17,10 @@ mod writer;
 
 pub use candidates::{Candidates, candidates};
 pub use evaluate::Matching;
-pub use reader::Index;
+pub use header::{EntryRange, HeaderPlan};
+pub use reader::{Index, SeriesBytes};
 pub use scan::{FoundSeries, Scan};
-pub use series::{ChunkRef, RawSeries};
+pub use series::{ChunkRef, RawSeries, is_entry_intact};
 pub use writer::{IndexStats, IndexWriteError, IndexWriter};
 
 use crate::cursor::Cursor;
@@ -103,9 +105,13 @@ impl Toc {
             .len()
             .checked_sub(TOC_BYTES)
             .ok_or(IndexError::truncated("table of contents", 0))?;
-        let offset = start as u64;
+        Self::parse(&bytes[start..], start as u64)
+    }
+
+    /// Reads the table from its own bytes, which lie at `offset` of the index, at its end.
+    fn parse(bytes: &[u8], offset: u64) -> Result<Self, IndexError> {
         let truncated = IndexError::truncated("table of contents", offset);
-        let mut cursor = Cursor::new(&bytes[start..]);
+        let mut cursor = Cursor::new(bytes);
         let content = cursor.take(TOC_BYTES - 4).ok_or(truncated.clone())?;
         if cursor.be32() != Some(crc32c::crc32c(content)) {
             return Err(IndexError::Checksum {

@@ -36,7 +36,7 @@ impl<'a> Postings<'a> {
     }
 
     /// The ids from the first that is at least `id` on.
-    fn from(&self, id: u32) -> Self {
+    pub(super) fn from(&self, id: u32) -> Self {
         // Gallop: the next one wanted is mostly near.
         let mut step = 1;
         while self.0.get(step).is_some_and(|at| u32::from_be_bytes(*at) < id) {

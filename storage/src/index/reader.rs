@@ -12,12 +12,16 @@ use model::{
     label::{Labels, LabelsBuilder},
     matcher::Matcher,
 };
-use std::cell::RefCell;
+use std::{cell::RefCell, ops::Range};
 
-/// An open index. In memory is only what finds things: samples of symbol and postings offsets.
+/// An open index, or the header of one ([`Index::open_header`]). In memory is only what finds things: samples of symbol and postings
+/// offsets.
 pub struct Index {
     pub(super) bytes: Mapped,
     toc: Toc,
+    /// Where in `bytes` the postings lie, and whether the series are there too.
+    pub(super) postings_at: u64,
+    pub(super) has_series: bool,
     symbols: Symbols,
     pub(super) table: PostingsTable,
     series_count: usize,
@@ -37,11 +41,24 @@ impl Index {
             _ => return Err(IndexError::truncated("header", HEADER_BYTES - 1)),
         }
         let toc = Toc::read(&bytes)?;
-        let symbols = Symbols::open(&bytes, toc.symbols)?;
-        let table = PostingsTable::open(&bytes, toc.postings_table)?;
+        let places = Places {
+            symbols: toc.symbols,
+            postings: toc.postings,
+            table: toc.postings_table,
+            has_series: true,
+        };
+        Self::assemble(bytes, toc, &places)
+    }
+
+    /// Opens what lies at `places` of `bytes`.
+    pub(super) fn assemble(bytes: Mapped, toc: Toc, places: &Places) -> Result<Self, IndexError> {
+        let symbols = Symbols::open(&bytes, places.symbols)?;
+        let table = PostingsTable::open(&bytes, places.table)?;
         let mut index = Self {
             bytes,
             toc,
+            postings_at: places.postings,
+            has_series: places.has_series,
             symbols,
             table,
             series_count: 0,
@@ -62,10 +79,20 @@ impl Index {
 
     /// The list of all series; `None` in an index without any.
     pub(super) fn all(&self) -> Result<Option<Postings<'_>>, IndexError> {
-        self.table
-            .all()
-            .map(|offset| Postings::open(&self.bytes, offset))
-            .transpose()
+        self.table.all().map(|offset| self.postings(offset)).transpose()
+    }
+
+    /// The list at `offset` of the index.
+    pub(super) fn postings(&self, offset: u64) -> Result<Postings<'_>, IndexError> {
+        let inside = offset
+            .checked_sub(self.toc.postings)
+            .ok_or(IndexError::truncated("postings list", offset))?;
+        Postings::open(&self.bytes, self.postings_at.saturating_add(inside))
+    }
+
+    /// Where the series begin, and where they end.
+    pub(super) fn series_section(&self) -> Range<u64> {
+        self.toc.series..self.toc.series_end()
     }
 
     /// Every symbol, ascending.
@@ -85,17 +112,50 @@ impl Index {
 
     /// Begins to read series.
     pub fn series(&self) -> SeriesReader<'_> {
+        self.series_of(self)
+    }
+
+    /// Begins to read series whose entries are kept elsewhere.
+    pub fn series_of<'a>(&'a self, entries: &'a dyn SeriesBytes) -> SeriesReader<'a> {
         SeriesReader {
             index: self,
+            entries,
             recent: RecentSymbols::default(),
             builder: RefCell::default(),
         }
     }
 }
 
+/// Where the parts of an index lie in the bytes at hand.
+pub(super) struct Places {
+    pub(super) symbols: u64,
+    pub(super) postings: u64,
+    pub(super) table: u64,
+    pub(super) has_series: bool,
+}
+
+/// Gives the entries of series.
+pub trait SeriesBytes {
+    /// The bytes from where the entry of series `id` begins, at least to its end; `None` when they are not at hand.
+    fn entry(&self, id: u32) -> Option<&[u8]>;
+}
+
+impl SeriesBytes for Index {
+    fn entry(&self, id: u32) -> Option<&[u8]> {
+        let section = self.series_section();
+        let begin = u64::from(id) * SERIES_ALIGNMENT;
+        if !self.has_series || begin < section.start {
+            return None;
+        }
+        self.bytes
+            .get(usize::try_from(begin).ok()?..usize::try_from(section.end).ok()?)
+    }
+}
+
 /// Reads series of an index; remembers symbols from one to the next.
 pub struct SeriesReader<'a> {
     index: &'a Index,
+    entries: &'a dyn SeriesBytes,
     recent: RecentSymbols<'a>,
     /// Kept for its memory.
     builder: RefCell<LabelsBuilder>,
@@ -104,12 +164,9 @@ pub struct SeriesReader<'a> {
 impl<'a> SeriesReader<'a> {
     /// Reads the series `id` into `series`.
     pub fn read(&self, id: u32, series: &mut RawSeries) -> Result<(), IndexError> {
-        let toc = &self.index.toc;
         let offset = u64::from(id) * SERIES_ALIGNMENT;
-        if offset < toc.series {
-            return Err(IndexError::truncated("series", offset));
-        }
-        series::read(&self.index.bytes, offset, toc.series_end(), series)
+        let entry = self.entries.entry(id).ok_or(IndexError::truncated("series", offset))?;
+        series::read(entry, offset, series)
     }
 
     /// The label set of a series.
@@ -167,13 +224,11 @@ impl<'a> SeriesReader<'a> {
     }
 
     /// The first chunk of the series that follows in the index. Writers lay chunks down in this order, so it mostly tells where
-    /// the last chunk of `series` ends.
+    /// the last chunk of `series` ends; when it does not, whoever reads finds that out from the chunk itself.
     pub fn chunk_behind(&self, series: &RawSeries) -> Option<ChunkRef> {
-        let mut next = RawSeries::default();
         let offset = series.end.next_multiple_of(SERIES_ALIGNMENT);
-        self.read(u32::try_from(offset / SERIES_ALIGNMENT).ok()?, &mut next)
-            .ok()?;
-        next.chunks.first().copied()
+        let next = u32::try_from(offset / SERIES_ALIGNMENT).ok()?;
+        series::first_chunk(self.entries.entry(next)?)
     }
 
     fn symbol(&self, number: u32, series: &RawSeries) -> Result<&'a str, IndexError> {

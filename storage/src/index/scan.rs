@@ -1,6 +1,6 @@
 //! Walking the series that match, a batch at a time, so that a large answer needs no large memory.
 
-use super::{ChunkRef, Index, IndexError, Matching, RawSeries};
+use super::{ChunkRef, Index, IndexError, Matching, RawSeries, SeriesBytes};
 use model::{label::Labels, matcher::Matcher, time::TimeRange};
 use std::ops::Range;
 
@@ -30,19 +30,33 @@ pub struct Scan {
 impl Scan {
     /// Evaluates `matchers`. Series without a chunk that reaches into `range` will be left out.
     pub fn new(index: &Index, matchers: &[Matcher], range: TimeRange, labels_only: bool) -> Result<Self, IndexError> {
-        let Matching { ids, rest } = index.matching(matchers)?;
-        Ok(Self {
-            ids,
-            rest,
+        Ok(Self::over(index.matching(matchers)?, range, labels_only))
+    }
+
+    /// A walk over series found before.
+    pub fn over(matching: Matching, range: TimeRange, labels_only: bool) -> Self {
+        Self {
+            ids: matching.ids,
+            rest: matching.rest,
             range,
             labels_only,
             position: 0,
-        })
+        }
     }
 
     /// Up to `count` further series, ascending by labels; fewer, and at last none, when there are no more.
     pub fn next_batch(&mut self, index: &Index, count: usize) -> Result<Vec<FoundSeries>, IndexError> {
-        let (reader, mut series) = (index.series(), RawSeries::default());
+        self.next_batch_of(index, index, count)
+    }
+
+    /// Like [`Self::next_batch`], with the entries of the series taken from elsewhere.
+    pub fn next_batch_of(
+        &mut self,
+        index: &Index,
+        entries: &dyn SeriesBytes,
+        count: usize,
+    ) -> Result<Vec<FoundSeries>, IndexError> {
+        let (reader, mut series) = (index.series_of(entries), RawSeries::default());
         let mut batch = Vec::new();
         while batch.len() < count {
             let Some(&id) = self.ids.get(self.position) else { break };

@@ -45,13 +45,10 @@ pub struct RawSeries {
     pub(super) end: u64,
 }
 
-/// Reads the entry at `offset` and checks it. It must end before `limit`.
-pub(super) fn read(bytes: &[u8], offset: u64, limit: u64, series: &mut RawSeries) -> Result<(), IndexError> {
+/// Reads the entry that `bytes` begin with and checks it; `offset` is where it lies in the index.
+pub(super) fn read(bytes: &[u8], offset: u64, series: &mut RawSeries) -> Result<(), IndexError> {
     let truncated = || IndexError::truncated(PART, offset);
-    let area = bytes
-        .get(..usize::try_from(limit).unwrap_or(usize::MAX))
-        .ok_or_else(truncated)?;
-    let mut cursor = Cursor::at(area, offset).ok_or_else(truncated)?;
+    let mut cursor = Cursor::new(bytes);
     let content = cursor.counted().ok_or_else(truncated)?;
     let sum = cursor.be32().ok_or_else(truncated)?;
     if crc32c::crc32c(content) != sum {
@@ -59,7 +56,7 @@ pub(super) fn read(bytes: &[u8], offset: u64, limit: u64, series: &mut RawSeries
     }
     series.labels.clear();
     series.chunks.clear();
-    series.end = limit - cursor.remaining() as u64;
+    series.end = offset + (bytes.len() - cursor.remaining()) as u64;
     let mut cursor = Cursor::new(content);
     read_labels(&mut cursor, series).ok_or(IndexError::malformed(
         PART,
@@ -71,6 +68,25 @@ pub(super) fn read(bytes: &[u8], offset: u64, limit: u64, series: &mut RawSeries
         offset,
         "its chunks are cut off or unsorted",
     ))
+}
+
+/// Whether the bytes begin with a whole entry that passes its checksum.
+pub fn is_entry_intact(bytes: &[u8]) -> bool {
+    let mut cursor = Cursor::new(bytes);
+    let content = cursor.counted();
+    content.is_some_and(|content| cursor.be32() == Some(crc32c::crc32c(content)))
+}
+
+/// The first chunk of the entry that `bytes` begin with. Nothing is checked and the entry may be cut off behind it: it is a hint.
+pub(super) fn first_chunk(bytes: &[u8]) -> Option<ChunkRef> {
+    let mut cursor = Cursor::new(bytes);
+    cursor.uvarint()?;
+    let mut series = RawSeries::default();
+    read_labels(&mut cursor, &mut series)?;
+    if cursor.uvarint()? == 0 {
+        return None;
+    }
+    read_chunk(&mut cursor, None)
 }
 
 fn read_labels(cursor: &mut Cursor<'_>, series: &mut RawSeries) -> Option<()> {
@@ -91,30 +107,29 @@ fn read_chunks(cursor: &mut Cursor<'_>, series: &mut RawSeries) -> Option<()> {
     let count = cursor.uvarint()?;
     let mut previous: Option<ChunkRef> = None;
     for _ in 0..count {
-        let chunk = match previous {
-            None => {
-                let min_time = cursor.varint()?;
-                let max_time = min_time.checked_add_unsigned(cursor.uvarint()?)?;
-                ChunkRef {
-                    min_time,
-                    max_time,
-                    reference: cursor.uvarint()?,
-                }
-            }
-            Some(previous) => {
-                let min_time = previous.max_time.checked_add_unsigned(cursor.uvarint()?)?;
-                let max_time = min_time.checked_add_unsigned(cursor.uvarint()?)?;
-                ChunkRef {
-                    min_time,
-                    max_time,
-                    reference: previous.reference.wrapping_add_signed(cursor.varint()?),
-                }
-            }
-        };
+        let chunk = read_chunk(cursor, previous)?;
         previous = Some(chunk);
         series.chunks.push(chunk);
     }
     Some(())
+}
+
+/// The next chunk, which is told by what it differs from the one before.
+fn read_chunk(cursor: &mut Cursor<'_>, previous: Option<ChunkRef>) -> Option<ChunkRef> {
+    let min_time = match previous {
+        None => cursor.varint()?,
+        Some(previous) => previous.max_time.checked_add_unsigned(cursor.uvarint()?)?,
+    };
+    let max_time = min_time.checked_add_unsigned(cursor.uvarint()?)?;
+    let reference = match previous {
+        None => cursor.uvarint()?,
+        Some(previous) => previous.reference.wrapping_add_signed(cursor.varint()?),
+    };
+    Some(ChunkRef {
+        min_time,
+        max_time,
+        reference,
+    })
 }
 
 /// Writes the content of an entry, without length and checksum, over what `out` holds. Chunks ascend and do not overlap.

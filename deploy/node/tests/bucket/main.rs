@@ -1,0 +1,7 @@
+//! Buckets: one suite of checks for every kind, what happens when a store misbehaves, and what reading costs.
+
+mod conformance;
+mod faults;
+mod measures;
+mod server;
+mod world;
