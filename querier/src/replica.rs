@@ -268,7 +268,7 @@ fn are_copies(a: &SampleBuffer, b: &SampleBuffer) -> bool {
 ///
 /// Timestamps are those of the scrapers' clocks, from before the target answered: a slow answer to the other, shortly before the
 /// speaker is back, may hold a larger value than the speaker then gets. In a `counter` that would look like a reset, so such a
-/// sample is left out.
+/// sample is left out. When the target did start anew just then, that costs less than one interval of its counting.
 fn fill_gaps(range: TimeRange, speaker: &SampleBuffer, other: &SampleBuffer, counter: bool, filled: &mut SampleBuffer) {
     let interval = usual_interval(speaker, other);
     let gap = interval * GAP_FIFTHS / 5;
@@ -278,7 +278,6 @@ fn fill_gaps(range: TimeRange, speaker: &SampleBuffer, other: &SampleBuffer, cou
     let begins_with_gap = ours.time().is_none_or(|first| first.saturating_sub(range.min) > gap);
     let mut others_turn = begins_with_gap;
     let mut our_last: Option<Timestamp> = None;
-    let mut our_size: Option<f64> = None;
     // Newest sample of the other, and whether it was a value (and not the end marker).
     let mut their_last: Option<(Timestamp, bool)> = None;
     loop {
@@ -307,7 +306,6 @@ fn fill_gaps(range: TimeRange, speaker: &SampleBuffer, other: &SampleBuffer, cou
             } else {
                 others_turn = false;
                 our_last = Some(at);
-                our_size = ours.size();
                 ours.take(filled);
             }
         } else {
@@ -315,7 +313,7 @@ fn fill_gaps(range: TimeRange, speaker: &SampleBuffer, other: &SampleBuffer, cou
             their_last = Some((at, !theirs.is_stale()));
             others_turn |= our_last.is_some_and(|last| at.saturating_sub(last) > gap);
             let is_near = our_time.is_some_and(|next| next.saturating_sub(at) < interval / 2);
-            let overtakes = counter && is_near && theirs.size() > ours.size() && ours.size() >= our_size;
+            let overtakes = counter && is_near && theirs.size() > ours.size();
             if others_turn && !overtakes {
                 theirs.take(filled)
             } else {

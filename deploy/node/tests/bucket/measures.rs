@@ -276,6 +276,7 @@ async fn a_query_over_large_blocks_reads_little_more_than_it_needs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "its times mean something on an idle machine only; make buckets"]
 async fn stalled_requests_do_not_stall_queries() {
     let fleet = Fleet::new(4).await;
     let reader = forgetful_gateway(&fleet.store, &fleet.dir.path().join("cache"));
