@@ -68,7 +68,9 @@ impl WithExternalLabels {
         };
         request.matchers = own;
         // The order changes with the labels, and two series may become one, so all are gathered. Their samples stay where they are.
+        // What becomes one is told by all labels, however few the question looks at.
         request.sorted = false;
+        request.hints.labels = None;
         let mut set = self.inner.select(request).await?;
         let mut gathered = Vec::new();
         while let Some(batch) = set.next().await {
