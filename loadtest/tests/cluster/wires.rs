@@ -77,9 +77,11 @@ impl Shared {
     fn node_of(&self, from: SocketAddr) -> Option<usize> {
         let deadline = Instant::now() + Duration::from_secs(1);
         while Instant::now() < deadline {
-            let inode = inode_of(from)?;
+            // The kernel writes its table piece by piece, and a socket can be missing from one reading of it.
+            let inode = inode_of(from);
             let pids = self.pids.lock().unwrap().clone();
-            let holder = pids.iter().position(|pid| pid.is_some_and(|pid| holds(pid, &inode)));
+            let is_holder = |pid: u32| inode.as_ref().is_some_and(|inode| holds(pid, inode));
+            let holder = pids.iter().position(|pid| pid.is_some_and(is_holder));
             if holder.is_some() {
                 return holder;
             }
