@@ -67,7 +67,7 @@ impl CompareArguments {
             return self.run_suite(&binaries);
         }
         // What is written for the mixed part comes after the load and must not lie in the future.
-        let room = if self.mixed.is_some() { 3_600_000 } else { 0 };
+        let room = if self.mixed.is_some() { 10_800_000 } else { 0 };
         let now = now_ms() - room;
         let plan = self.load.plan(Url::parse("http://127.0.0.1:1")?, now)?;
         let plan = Plan {
