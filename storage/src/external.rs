@@ -246,7 +246,7 @@ mod tests {
         Labels::new(pairs.iter().copied()).unwrap()
     }
 
-    /// A source of fixed series with one sample each.
+    /// A source of fixed series with one sample each, which shows no more labels than it must.
     struct Fixed(Vec<(Labels, i64)>);
 
     impl Fixed {
@@ -258,10 +258,16 @@ mod tests {
 
     impl Select for Fixed {
         fn select(&self, request: SelectRequest) -> BoxFuture<'_, Result<Box<dyn SeriesSet>, SelectError>> {
+            let shown = request.hints.labels.filter(|_| !request.sorted);
+            let is_shown = |name: &str| {
+                shown
+                    .as_ref()
+                    .is_none_or(|names| names.iter().any(|shown| shown == name))
+            };
             let series = self.matching(&request.matchers).into_iter().map(|(labels, at)| {
                 let chunks = vec![encode_floats(&[*at], &[*at as f64])];
                 Series {
-                    labels: labels.clone(),
+                    labels: Labels::new(labels.iter().filter(|(name, _)| is_shown(name))).unwrap(),
                     samples: Box::new(ChunkSamples::new(chunks, "test".into())),
                 }
             });
@@ -335,6 +341,14 @@ mod tests {
         series[1].samples.read(TimeRange::ALL, &mut buffer).unwrap();
         assert_eq!(buffer.timestamps, [10, 30]);
         assert_eq!(series[1].samples.chunks().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn series_stay_apart_when_a_question_looks_at_few_of_their_labels() {
+        let mut request = SelectRequest::new(vec![], TimeRange::ALL);
+        (request.sorted, request.hints.labels) = (false, Some([].into()));
+        let mut set = block_on(wrapped().select(request)).unwrap();
+        assert_eq!(block_on(set.next()).unwrap().unwrap().len(), 2);
     }
 
     #[test]
