@@ -439,6 +439,81 @@ fn gate_new_series() {
     eprintln!("samples {}", 5 * BATCH);
 }
 
+/// Restart and cut of the same data again and again, for profiles: `NARTHEX_BENCH_DATA` names a folder that is filled once and copied
+/// for each run, `NARTHEX_BENCH_SHAPE` a shape such as `100000x200`, or with a third number `50x21x2000`: so many tenants.
+#[test]
+#[ignore = "measures time"]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "measures real time, prepares folders, is told by the environment"
+)]
+fn again() {
+    let Ok(kept) = std::env::var("NARTHEX_BENCH_DATA") else {
+        return eprintln!("NARTHEX_BENCH_DATA names no folder: nothing is measured");
+    };
+    let shape = std::env::var("NARTHEX_BENCH_SHAPE").unwrap_or_else(|_| "100000x200".into());
+    let numbers: Vec<usize> = shape
+        .split('x')
+        .map(|number| number.parse().expect("a number"))
+        .collect();
+    let (count, steps, tenants) = (numbers[0], numbers[1] as u64, numbers.get(2).copied().unwrap_or(1));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let (runtime, kept) = (runtime.expect("one"), std::path::Path::new(&kept).join(&shape));
+    let dir = tempfile::tempdir().expect("a folder");
+    let at = dir.path().join("data");
+    runtime.block_on(async {
+        if !kept.exists() {
+            let ingester = open(&kept).await;
+            fill_tenants(&ingester, tenants, count, steps).await;
+            ingester.shutdown().await;
+        }
+        let copied = std::process::Command::new("cp").arg("-r").arg(&kept).arg(&at).status();
+        assert!(copied.expect("cp runs").success());
+        let (wall, spent) = (Instant::now(), cpu());
+        let ingester = open(&at).await;
+        let (wall, spent) = (wall.elapsed().as_secs_f64(), (cpu() - spent).as_secs_f64());
+        eprintln!("{shape}: replay {wall:.2} s, {spent:.2} s CPU; {:.0} MiB", resident());
+        if std::env::var("NARTHEX_BENCH_CUT").is_err() {
+            return ingester.shutdown().await;
+        }
+        NOW.store(BEGIN + 2 * BLOCK_RANGE_MS, Ordering::Relaxed);
+        let (wall, spent) = (Instant::now(), cpu());
+        let blocks = ingester.cut_now().await.expect("it is cut");
+        let (wall, spent) = (wall.elapsed().as_secs_f64(), (cpu() - spent).as_secs_f64());
+        eprintln!("{shape}: cut of {} blocks {wall:.2} s, {spent:.2} s CPU", blocks.len());
+        ingester.shutdown().await;
+    });
+}
+
+async fn fill_tenants(ingester: &Ingester, tenants: usize, count: usize, steps: u64) {
+    let mut refs: Vec<SeriesRef> = Vec::new();
+    for step in 0..steps {
+        let numbers: Vec<usize> = (0..tenants * count).collect();
+        for part in numbers.chunks(BATCH.min(count)) {
+            let mut batch = WriteBatch::default();
+            if tenants > 1 {
+                batch.tenant = model::tenant::Tenant::new(&format!("tenant-{}", part[0] / count)).expect("a name");
+            }
+            for &number in part {
+                batch.floats.push(FloatSample {
+                    at: BEGIN + step as i64 * 15_000,
+                    value: value(number, step),
+                    start: 0,
+                });
+                batch.finish_series(match step {
+                    0 => SeriesId::New(labels(number)),
+                    _ => SeriesId::Known(refs[number]),
+                });
+            }
+            let outcome = ingester.push(&batch, batch.floats[0].at).await.expect("it is taken");
+            refs.extend(outcome.refs.iter().map(|(_, series_ref)| *series_ref));
+        }
+    }
+}
+
 /// Many tenants with few series each beside one tenant with all of them: CPU of series, samples and cut, and memory.
 #[test]
 #[ignore = "measures time"]

@@ -55,11 +55,6 @@ impl<'a> Cursor<'a> {
         self.rest.is_empty()
     }
 
-    /// Bytes that are left.
-    pub(crate) fn remaining(&self) -> usize {
-        self.rest.len()
-    }
-
     #[inline]
     pub(crate) fn u8(&mut self) -> Result<u8, Damage> {
         let (&first, rest) = self.rest.split_first().ok_or(Damage("ends inside a byte"))?;

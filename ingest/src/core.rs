@@ -213,19 +213,20 @@ impl Core {
         slot
     }
 
-    /// The slot of a series, which is added under this number when it is not there yet.
+    /// The slot of a series, which is added under this number when it is not there yet. `hash` is the index's.
     pub(crate) fn find_or_create_series(
         &self,
         committer: &mut Committer,
         tenant: u32,
         number: u64,
+        hash: u64,
         labels: &Labels,
     ) -> u32 {
-        let (slot, is_new) = self.head.index.write().find_or_create(tenant, number, labels);
+        let (slot, is_new) = self.head.index.write().find_or_create(hash, tenant, number, labels);
         if is_new {
             self.settle_series(committer, tenant, number, slot);
         } else {
-            committer.next_number = committer.next_number.max(number + 1);
+            committer.next_number = committer.next_number.max(number.saturating_add(1));
         }
         slot
     }
@@ -240,7 +241,7 @@ impl Core {
         committer.shards[shard_of(slot)]
             .lock()
             .insert(place(slot), Hot::new(number, tenant));
-        committer.next_number = committer.next_number.max(number + 1);
+        committer.next_number = committer.next_number.max(number.saturating_add(1));
         self.metrics.series.inc();
         self.metrics.series_created.inc();
     }

@@ -8,7 +8,7 @@ use crate::{
     codec::Damage,
     numbers::Numbers,
     wal::{
-        floats::{self, Bases, FloatEntry},
+        floats::{self, Bases, FloatRuns},
         format::RecordKind,
         histograms::{HistogramEntry, decode_histograms},
         late::{LateEntry, decode_late},
@@ -24,7 +24,7 @@ pub(crate) enum Step {
     /// New series of a tenant with their numbers.
     Series(Tenant, Vec<(u64, Labels)>),
     /// Floats of known numbers.
-    Floats(Vec<FloatEntry>),
+    Floats(FloatRuns),
     Histograms(Vec<HistogramEntry>),
     Metadata(Tenant, Vec<Metadata>),
     Exemplars(Vec<(u64, Exemplar)>),
@@ -47,7 +47,7 @@ pub(crate) enum Step {
 pub(crate) struct Decoder {
     values: Values,
     /// Memory of steps that were taken: new memory for each record would cost more than decoding it.
-    spare: Vec<Vec<FloatEntry>>,
+    spare: Vec<FloatRuns>,
 }
 
 impl Decoder {
@@ -57,7 +57,7 @@ impl Decoder {
     }
 
     /// Takes memory back that steps came in.
-    pub(crate) fn recycle(&mut self, spare: Vec<Vec<FloatEntry>>) {
+    pub(crate) fn recycle(&mut self, spare: Vec<FloatRuns>) {
         self.spare.extend(spare);
     }
 
@@ -76,10 +76,10 @@ impl Decoder {
                 Step::Series(tenant, series)
             }
             RecordKind::Floats => {
-                let mut entries = self.spare.pop().unwrap_or_default();
-                match floats::decode(payload, &mut self.values, &mut entries)? {
-                    true => Step::Floats(entries),
-                    false => Step::Dropped(entries.len() as u64),
+                let mut runs = self.spare.pop().unwrap_or_default();
+                match floats::decode(payload, &mut self.values, &mut runs)? {
+                    true => Step::Floats(runs),
+                    false => Step::Dropped(runs.bits.len() as u64),
                 }
             }
             RecordKind::Histograms => Step::Histograms(decode_histograms(payload)?),

@@ -19,6 +19,7 @@ mod image;
 mod numbers;
 mod decode;
 mod restore;
+mod restore_image;
 mod rebuild;
 mod replay;
 mod ranks;

@@ -5,20 +5,21 @@
 
 use crate::{
     blocks::LocalBlock,
+    codec::Damage,
     core::{Committer, Core, TenantState},
     decode::Step,
     delete,
     head::{
         chunk::{FLAG_HISTOGRAM, NEVER},
         extras::StoredExemplar,
-        sealed::ChunkInfo,
-        shard::{Shard, place, shard_of},
+        shard::{place, shard_of},
     },
-    image::{self, ChunkState, ImageChunk, ImageSeries, ImageSummary},
+    image::ImageSummary,
     late,
-    numbers::Numbers,
-    restore::{Cut, Cuts, Floats, is_cut, note, put_float},
-    wal::{floats::FloatEntry, histograms::HistogramEntry, late::LateEntry},
+    numbers::Slots,
+    restore::{Cut, Cuts, Floats, is_cut, note},
+    restore_image::restore,
+    wal::{floats::FloatRuns, histograms::HistogramEntry, late::LateEntry},
 };
 use model::{
     label::Labels,
@@ -27,11 +28,9 @@ use model::{
     time::{BLOCK_RANGE_MS, TimeRange, Timestamp, block_start},
     verdict::Verdict,
 };
+use rayon::iter::{IndexedParallelIterator as _, IntoParallelRefIterator as _, ParallelIterator as _};
 use std::collections::{HashMap, HashSet};
-use storage::{
-    chunk::{XorReader, is_histogram},
-    index::Scan,
-};
+use storage::index::Scan;
 use ulid::Ulid;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -47,61 +46,51 @@ pub(crate) struct Rebuilt {
     pub(crate) damaged_bytes: u64,
 }
 
+impl Rebuilt {
+    fn damaged(&mut self, sequence: u64, bytes: u64, damage: Damage) {
+        self.damaged += 1;
+        self.damaged_bytes += bytes;
+        tracing::error!(sequence, %damage, "a record of the write-ahead log makes no sense");
+    }
+}
+
 /// Puts a head together.
 pub(crate) struct Rebuild<'a> {
     core: &'a Core,
     /// Taken out of its lock: nothing is committed or cut before replay has put it back.
     committer: Committer,
     slots: Slots,
+    /// Which samples of a slot are in blocks.
+    slot_cuts: Cuts,
+    /// The slot found last.
+    last: u32,
+    /// Payloads of an image that are not in the head yet.
+    images: Vec<Vec<u8>>,
     /// Floats that are not in the head yet.
     floats: Floats,
     /// Cuts by a hash of tenant and labels, of blocks whose samples may still be in image or segments.
     cuts: HashMap<u128, Vec<Cut>>,
+    /// Memory of records that are in the head.
+    spare: Vec<FloatRuns>,
     rebuilt: Rebuilt,
     now: Timestamp,
-}
-
-/// Series by number, and what is known about them by slot.
-#[derive(Default)]
-struct Slots {
-    by_number: Numbers,
-    numbers: Vec<u64>,
-    cuts: Cuts,
-    /// The slot found last; mostly the next number is in the next slot.
-    last: u32,
-}
-
-impl Slots {
-    #[inline]
-    fn find(&mut self, number: u64) -> Option<u32> {
-        let next = self.last.wrapping_add(1);
-        let slot = match self.numbers.get(next as usize) {
-            Some(known) if *known == number => next,
-            _ => self.by_number.get(number)?,
-        };
-        self.last = slot;
-        Some(slot)
-    }
-
-    fn add(&mut self, number: u64, slot: u32) {
-        self.by_number.set(number, slot);
-        if self.numbers.len() <= slot as usize {
-            self.numbers.resize(slot as usize + 1, u64::MAX);
-        }
-        self.numbers[slot as usize] = number;
-    }
 }
 
 impl<'a> Rebuild<'a> {
     pub(crate) fn new(core: &'a Core) -> Self {
         let mut committer = std::mem::take(&mut *core.committer.lock());
         committer.next_number = committer.next_number.max(1);
+        core.head.index.write().defer_lists();
         Self {
             core,
             committer,
             slots: Slots::default(),
+            slot_cuts: Cuts::default(),
+            last: 0,
+            images: Vec::new(),
             floats: Floats::default(),
             cuts: HashMap::new(),
+            spare: Vec::new(),
             rebuilt: Rebuilt::default(),
             now: core.env.clock.now(),
         }
@@ -163,32 +152,26 @@ impl<'a> Rebuild<'a> {
     }
 
     /// Takes steps in order; gives back the memory that floats came in.
-    pub(crate) fn take(&mut self, steps: Vec<Step>) -> Vec<Vec<FloatEntry>> {
-        let mut spare = Vec::new();
-        for step in steps {
-            match step {
-                Step::Floats(entries) => {
-                    self.place_floats(&entries);
-                    spare.push(entries);
-                }
-                step => self.take_step(step),
-            }
-        }
-        self.put_floats();
-        spare
+    pub(crate) fn take(&mut self, steps: Vec<Step>) -> Vec<FloatRuns> {
+        steps.into_iter().for_each(|step| self.take_step(step));
+        self.put_gathered();
+        std::mem::take(&mut self.spare)
     }
 
     fn take_step(&mut self, step: Step) {
-        // Floats wait for one another, but what else changes samples comes behind those that stand before it.
-        if matches!(
-            step,
-            Step::Histograms(_) | Step::Late(_) | Step::Delete(_) | Step::ImageSeries(_)
-        ) {
-            self.put_floats();
+        // Floats wait for one another, as series of an image do, but what else changes samples comes behind those that stand before it.
+        let goes_before = match step {
+            Step::Histograms(_) | Step::Late(_) | Step::Delete(_) => true,
+            Step::Floats(_) | Step::Exemplars(_) => !self.images.is_empty(),
+            Step::ImageSeries(_) => !self.floats.is_empty(),
+            _ => false,
+        };
+        if goes_before {
+            self.put_gathered();
         }
         match step {
             Step::Series(tenant, series) => self.series(&tenant, &series),
-            Step::Floats(entries) => self.place_floats(&entries),
+            Step::Floats(record) => self.place_floats(record),
             Step::Histograms(entries) => entries.iter().for_each(|entry| self.histogram(entry)),
             Step::Metadata(tenant, all) => {
                 let id = self.core.ensure_tenant(&mut self.committer, &tenant, self.now);
@@ -203,75 +186,94 @@ impl<'a> Rebuild<'a> {
                 .for_each(|(number, exemplar)| self.exemplar(number, exemplar)),
             Step::Late(entries) => entries.into_iter().for_each(|entry| self.late(entry)),
             Step::Delete(deletion) => {
+                self.core.head.index.write().list();
                 delete::apply(self.core, &deletion);
             }
-            Step::ImageSeries(payload) => {
-                if let Err(damage) = image::decode_series(&payload, |series| self.image_series(&series)) {
-                    self.damaged(0, payload.len() as u64, damage);
-                }
-            }
+            Step::ImageSeries(payload) => self.images.push(payload),
             Step::Dropped(samples) => self.rebuilt.dropped += samples,
-            Step::Damaged(sequence, bytes, damage) => self.damaged(sequence, bytes, damage),
+            Step::Damaged(sequence, bytes, damage) => self.rebuilt.damaged(sequence, bytes, damage),
             Step::Nothing => {}
         }
     }
 
-    fn damaged(&mut self, sequence: u64, bytes: u64, damage: crate::codec::Damage) {
-        self.rebuilt.damaged += 1;
-        self.rebuilt.damaged_bytes += bytes;
-        tracing::error!(sequence, %damage, "a record of the write-ahead log makes no sense");
-    }
-
     fn series(&mut self, tenant: &Tenant, series: &[(u64, Labels)]) {
         let id = self.core.ensure_tenant(&mut self.committer, tenant, self.now);
-        for (number, labels) in series {
-            if self.slots.by_number.get(*number).is_some() {
+        let hashes: Vec<u64> = {
+            let index = self.core.head.index.read();
+            let index = &*index;
+            let hash = |(_, labels): &(u64, Labels)| index.hash(id, labels);
+            series.par_iter().with_min_len(256).map(hash).collect()
+        };
+        for ((number, labels), hash) in series.iter().zip(hashes) {
+            if self.slots.knows(*number) {
                 continue;
             }
             // A series may have left the head and come back under another number; both mean the same.
             let slot = self
                 .core
-                .find_or_create_series(&mut self.committer, id, *number, labels);
+                .find_or_create_series(&mut self.committer, id, *number, hash, labels);
             self.slots.add(*number, slot);
             if !self.cuts.is_empty()
                 && let Some(cuts) = self.cuts.get(&identity(tenant, labels))
             {
-                self.slots.cuts.0.insert(slot, cuts.clone());
+                self.slot_cuts.0.insert(slot, cuts.clone());
             }
         }
     }
 
-    /// Finds the series of floats, which [`Self::put_floats`] puts into the head.
-    fn place_floats(&mut self, entries: &[FloatEntry]) {
-        for entry in entries {
-            let Some(slot) = self.slots.find(entry.number) else {
-                // A number whose series record is lost must never mean another series.
-                self.committer.next_number = self.committer.next_number.max(entry.number.saturating_add(1));
-                self.rebuilt.dropped += 1;
-                continue;
-            };
-            self.floats.add(slot, entry);
+    /// Finds the series of floats, which [`Self::put_gathered`] puts into the head.
+    fn place_floats(&mut self, record: FloatRuns) {
+        let mut from = 0;
+        for run in &record.runs {
+            let mut skip = 0;
+            while skip < run.count {
+                // All samples of a column are of one series.
+                let (number, wanted) = match run.times {
+                    Some(_) => (run.first, 1),
+                    None => (run.first.wrapping_add(u64::from(skip)), run.count - skip),
+                };
+                let found = self.slots.find_run(&mut self.last, number, wanted);
+                let count = match run.times {
+                    Some(_) => run.count,
+                    None => found.map_or(1, |(_, count)| count),
+                };
+                match found {
+                    Some((slot, _)) => self.floats.add(slot, run, from, skip, count),
+                    None => self.unknown(number, u64::from(count)),
+                }
+                skip += count;
+            }
+            from += run.count;
         }
+        self.floats.end_record(record);
     }
 
-    fn put_floats(&mut self) {
+    /// Samples of a number that is not known: its series record is lost. The number must never mean another series.
+    fn unknown(&mut self, number: u64, samples: u64) {
+        self.committer.next_number = self.committer.next_number.max(number.saturating_add(1));
+        self.rebuilt.dropped += samples;
+    }
+
+    /// Puts what has gathered into the head.
+    fn put_gathered(&mut self) {
+        if !self.images.is_empty() {
+            self.put_images();
+        }
         let Committer { shards, tenants, .. } = &mut self.committer;
-        self.rebuilt.samples += self.floats.put(shards, tenants, &self.slots.cuts);
+        self.rebuilt.samples += self.floats.put(shards, tenants, &self.slot_cuts, &mut self.spare);
     }
 
     fn histogram(&mut self, entry: &HistogramEntry) {
         let HistogramEntry { number, at, histogram } = entry;
-        let Some(slot) = self.slots.find(*number) else {
-            self.committer.next_number = self.committer.next_number.max(number.saturating_add(1));
-            self.rebuilt.dropped += 1;
-            return;
+        let Some(slot) = self.slots.find(&mut self.last, *number) else {
+            return self.unknown(*number, 1);
         };
         let Committer { shards, tenants, .. } = &mut self.committer;
         let (mut shard, place) = (shards[shard_of(slot)].lock(), place(slot));
         if *at <= shard.hot[place].last_at {
             return;
         }
-        if is_cut(self.slots.cuts.of(slot), *at) {
+        if is_cut(self.slot_cuts.of(slot), *at) {
             shard.seal(place);
             shard.hot[place].last_at = *at;
             shard.hot[place].flags |= FLAG_HISTOGRAM;
@@ -284,10 +286,8 @@ impl<'a> Rebuild<'a> {
     }
 
     fn late(&mut self, LateEntry { number, at, value }: LateEntry) {
-        let Some(slot) = self.slots.find(number) else {
-            self.committer.next_number = self.committer.next_number.max(number.saturating_add(1));
-            self.rebuilt.dropped += 1;
-            return;
+        let Some(slot) = self.slots.find(&mut self.last, number) else {
+            return self.unknown(number, 1);
         };
         let Committer { shards, tenants, .. } = &mut self.committer;
         let (mut shard, place) = (shards[shard_of(slot)].lock(), place(slot));
@@ -295,35 +295,23 @@ impl<'a> Rebuild<'a> {
         self.rebuilt.samples += u64::from(late::restore(&mut shard, place, at, value, tenant));
     }
 
-    /// A series of an image: its chunks and its newest sample.
-    fn image_series(&mut self, series: &ImageSeries<'_>) {
-        let Some(slot) = self.slots.find(series.number) else {
-            self.rebuilt.dropped += series.chunks.iter().map(|chunk| u64::from(chunk.samples)).sum::<u64>();
-            return;
-        };
+    /// Puts the payloads of an image that have gathered into the head.
+    fn put_images(&mut self) {
+        let payloads = std::mem::take(&mut self.images);
         let Committer { shards, tenants, .. } = &mut self.committer;
-        let (mut shard, place) = (shards[shard_of(slot)].lock(), place(slot));
-        for chunk in &series.chunks {
-            // A block has a chunk as a whole: what came to it after the image was taken is in the block as well.
-            // Late samples came in any order, so they are compared with the blocks one by one in the end.
-            if chunk.state == ChunkState::Late || !is_cut(self.slots.cuts.of(slot), chunk.max_time) {
-                self.rebuilt.samples += u64::from(chunk.samples);
-                put_chunk(&mut shard, place, chunk, tenants);
+        for mut restored in restore(&payloads, shards, &self.slots, &self.slot_cuts) {
+            restored.tell(tenants);
+            self.rebuilt.samples += restored.samples;
+            self.rebuilt.dropped += restored.dropped;
+            if let Some((bytes, damage)) = restored.damage {
+                self.rebuilt.damaged(0, bytes, damage);
             }
-        }
-        if shard.hot[place].last_at != series.last_at {
-            shard.seal(place);
-            shard.hot[place].last_at = series.last_at;
-        }
-        shard.hot[place].last_bits = series.last_bits;
-        if series.histogram {
-            shard.hot[place].flags |= FLAG_HISTOGRAM;
         }
     }
 
     fn exemplar(&mut self, number: u64, exemplar: Exemplar) {
         let max = self.core.settings.tenant_exemplars_max;
-        let Some(slot) = self.slots.find(number).filter(|_| max > 0) else {
+        let Some(slot) = self.slots.find(&mut self.last, number).filter(|_| max > 0) else {
             return;
         };
         let tenant = self.committer.shards[shard_of(slot)].lock().hot[place(slot)].tenant;
@@ -339,7 +327,7 @@ impl<'a> Rebuild<'a> {
     /// that nobody was told of, since they were cut before they were in the log. What comes now and is not newer than those must not
     /// pass for news, because the next replay takes it for a part of the block.
     fn catch_up_with_blocks(&mut self) {
-        for (slot, cuts) in &self.slots.cuts.0 {
+        for (slot, cuts) in &self.slot_cuts.0 {
             let (mut shard, place) = (self.committer.shards[shard_of(*slot)].lock(), place(*slot));
             let until = cuts.iter().map(|cut| cut.until).max().unwrap_or(NEVER);
             if shard.hot[place].last_at < until {
@@ -353,6 +341,7 @@ impl<'a> Rebuild<'a> {
 
     /// The head is complete.
     pub(crate) fn finish(mut self) -> Rebuilt {
+        self.core.head.index.write().list();
         self.catch_up_with_blocks();
         for tenant in &mut self.committer.tenants {
             // A tenant without blocks was never cut: its oldest samples say how far back it goes.
@@ -364,38 +353,6 @@ impl<'a> Rebuild<'a> {
         late::forget_cut(self.core);
         self.rebuilt
     }
-}
-
-fn put_chunk(shard: &mut Shard, place: usize, chunk: &ImageChunk<'_>, tenants: &mut [TenantState]) {
-    let info = ChunkInfo {
-        min_time: chunk.min_time,
-        max_time: chunk.max_time,
-        samples: chunk.samples,
-        encoding: chunk.encoding,
-    };
-    match chunk.state {
-        ChunkState::Sealed => shard.add_sealed(place, info, chunk.data),
-        ChunkState::Late => shard.add_late(place, info, chunk.data),
-        ChunkState::Open if is_histogram(chunk.encoding) => {
-            if !shard.restore_histograms(place, chunk.encoding, chunk.data) {
-                return;
-            }
-        }
-        ChunkState::Open => {
-            let Ok(mut reader) = XorReader::new(chunk.data) else {
-                return;
-            };
-            while let Ok(Some((at, value))) = reader.next() {
-                if let Some(begins) = put_float(shard, place, at, value.to_bits(), &[]) {
-                    let tenant = &mut tenants[shard.hot[place].tenant as usize];
-                    note(tenant, begins.then_some(at), (at, at));
-                }
-            }
-            return;
-        }
-    }
-    let tenant = &mut tenants[shard.hot[place].tenant as usize];
-    note(tenant, Some(chunk.min_time), (chunk.min_time, chunk.max_time));
 }
 
 /// A hash that tells series of all tenants apart.

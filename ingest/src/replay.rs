@@ -27,8 +27,9 @@ use std::{
     sync::atomic::Ordering,
 };
 
-/// Bytes of records that are decoded in one stretch: what comes of them stays in the cache until it is applied.
-const STRETCH_BYTES: usize = 256 << 10;
+/// Bytes of records that are decoded in one stretch: several scrapes of a hundred thousand series, so that a shard stays in the cache
+/// while it takes all of them. What comes of a stretch takes about four times as much memory.
+const STRETCH_BYTES: usize = 2 << 20;
 
 /// What replay found.
 #[derive(Debug, Default)]

@@ -6,7 +6,7 @@
 //! state is as large but needs the chunk in one piece.
 
 use model::time::{BLOCK_RANGE_MS, Timestamp, block_start};
-use storage::chunk::CHUNK_SAMPLES;
+use storage::chunk::{CHUNK_SAMPLES, XorReader};
 
 /// No timestamp: the series has no sample yet.
 pub(crate) const NEVER: Timestamp = i64::MIN;
@@ -170,7 +170,7 @@ impl Hot {
         (self.delta, self.span) = (0, 0);
         (self.register, self.register_bits, self.words) = (0, 0, 0);
         (self.leading, self.trailing) = (NO_WINDOW, 0);
-        self.end = (block_start(at).wrapping_add(BLOCK_RANGE_MS)).wrapping_sub(at) as u32;
+        self.end = window_end(at);
         self.block = blocks.take();
         self.put_uvarint(blocks, crate::codec::zigzag(at));
         self.put(blocks, bits, 64);
@@ -293,6 +293,53 @@ impl Hot {
         out.extend_from_slice(&self.register.to_be_bytes()[..tail]);
     }
 
+    /// Goes on with a chunk whose bytes [`Self::copy_open`] gave, where there is none; gives its first block and its first timestamp.
+    /// `None`, and nothing has changed, when the bytes are no such chunk.
+    pub(crate) fn resume(&mut self, blocks: &mut Blocks, data: &[u8]) -> Option<(u32, Timestamp)> {
+        let mut reader = XorReader::new(data).ok()?;
+        let (begin, mut bits) = reader.next().ok()??;
+        let (mut at, mut count, mut quarter) = (begin, 1u16, 0);
+        while let Some((next, value)) = reader.next().ok()? {
+            if next <= at || block_start(next) != block_start(begin) {
+                return None;
+            }
+            (at, bits, count) = (next, value, count + 1);
+            if count == PREDICT_AT {
+                quarter = (at - begin) as u32;
+            }
+        }
+        let end = reader.end(data);
+        if count > SAMPLES_MAX || data.len() > BYTES_MAX + 19 {
+            return None;
+        }
+        (self.last_at, self.last_bits, self.count) = (at, bits.to_bits(), count);
+        (self.delta, self.span) = (end.delta as u32, (at - begin) as u32);
+        self.end = window_end(begin);
+        if count > PREDICT_AT {
+            self.end = predict_end(quarter, self.end);
+        }
+        (self.leading, self.trailing) = end.window.unwrap_or((NO_WINDOW, 0));
+        let first = self.put_words(blocks, data.get(2..)?, end.bits - 16);
+        Some((first, begin))
+    }
+
+    /// Fills a chunk with bits that are there already; gives its first block.
+    fn put_words(&mut self, blocks: &mut Blocks, body: &[u8], bits: usize) -> u32 {
+        let first = blocks.take();
+        (self.block, self.words) = (first, 0);
+        let (words, rest) = body.as_chunks::<8>();
+        for word in &words[..bits / 64] {
+            self.put_word(blocks, u64::from_be_bytes(*word));
+        }
+        let mut tail = [0; 8];
+        let rest = words.get(bits / 64).map_or(rest, |word| &word[..]);
+        tail[..rest.len()].copy_from_slice(rest);
+        self.register_bits = (bits % 64) as u8;
+        // What is behind the last bit is none of the chunk.
+        self.register = u64::from_be_bytes(tail) & !(u64::MAX >> self.register_bits);
+        first
+    }
+
     /// Forgets the open chunk, whose first block is `first`; the newest sample stays known.
     pub(crate) fn close(&mut self, blocks: &mut Blocks, first: u32) {
         if self.count > 0 {
@@ -301,6 +348,11 @@ impl Hot {
         self.count = 0;
         self.block = NO_BLOCK;
     }
+}
+
+/// From the first sample of a chunk to the end of its two-hour window.
+fn window_end(begin: Timestamp) -> u32 {
+    (block_start(begin).wrapping_add(BLOCK_RANGE_MS)).wrapping_sub(begin) as u32
 }
 
 /// Where a chunk should end so that the two-hour window divides into chunks of about the wanted number of samples, given that
@@ -459,6 +511,53 @@ mod tests {
             }
             hot.close(&mut blocks, first);
             prop_assert_eq!(blocks.free_count as usize, blocks.next.len());
+        }
+
+        #[test]
+        fn a_chunk_goes_on_wherever_it_was_interrupted(samples in any_samples(), interrupted in any::<prop::sample::Index>()) {
+            let interrupted = interrupted.index(samples.len());
+            let (mut blocks, mut hot, mut first) = (Blocks::new(), Hot::new(1, 0), 0);
+            for (index, (at, bits)) in samples.into_iter().enumerate() {
+                if hot.must_cut(at) {
+                    hot.close(&mut blocks, first);
+                }
+                if hot.append(&mut blocks, at, bits) {
+                    first = hot.first_block(&blocks);
+                }
+                if index == interrupted {
+                    let mut bytes = Vec::new();
+                    hot.copy_open(&blocks, first, &mut bytes);
+                    let mut resumed = Hot::new(1, 0);
+                    let (again, begin) = resumed.resume(&mut blocks, &bytes).unwrap();
+                    prop_assert_eq!(begin, hot.open_begin());
+                    let mut copied = Vec::new();
+                    resumed.copy_open(&blocks, again, &mut copied);
+                    prop_assert_eq!(copied, bytes);
+                    let old = std::mem::replace(&mut hot, resumed);
+                    let state = |hot: &Hot| (hot.last_at, hot.last_bits, hot.delta, hot.span, hot.end, hot.register, hot.register_bits);
+                    prop_assert_eq!(state(&hot), state(&old));
+                    prop_assert_eq!((hot.count, hot.words, hot.leading), (old.count, old.words, old.leading));
+                    first = again;
+                }
+            }
+        }
+
+        #[test]
+        fn wrong_bytes_are_no_chunk_to_go_on_with(samples in any_samples(), place in any::<prop::sample::Index>(), error in 1..=255u8) {
+            let (mut blocks, mut hot) = (Blocks::new(), Hot::new(1, 0));
+            let first = samples.iter().take(60).fold(0, |first, &(at, bits)| match hot.append(&mut blocks, at, bits) {
+                true => hot.first_block(&blocks),
+                false => first,
+            });
+            let mut bytes = Vec::new();
+            hot.copy_open(&blocks, first, &mut bytes);
+            let place = place.index(bytes.len());
+            bytes[place] ^= error;
+            for end in 0..=bytes.len() {
+                if let Some((first, _)) = Hot::new(1, 0).resume(&mut blocks, &bytes[..end]) {
+                    blocks.block(first);
+                }
+            }
         }
     }
 

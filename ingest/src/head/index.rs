@@ -11,6 +11,7 @@ use model::{
     matcher::Matcher,
     tenant::Tenant,
 };
+use rayon::iter::{IndexedParallelIterator as _, IntoParallelRefMutIterator as _, ParallelIterator as _};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// The identity table is split so that growing it moves a small part at a time.
@@ -60,6 +61,8 @@ pub(crate) struct Index {
     /// Symbols of the series that came last: the next one mostly shares names and many values with it.
     previous: Vec<(u32, u32)>,
     pairs: Vec<(u32, u32)>,
+    /// Whether posting lists wait for [`Self::list`].
+    unlisted: bool,
 }
 
 impl Index {
@@ -77,7 +80,30 @@ impl Index {
             scratch: Vec::new(),
             previous: Vec::new(),
             pairs: Vec::new(),
+            unlisted: false,
         }
+    }
+
+    /// From now on series come without posting lists, until [`Self::list`] makes all of them in one go. Only for an index without
+    /// series, and nobody may look for matchers or drop series meanwhile.
+    pub(crate) fn defer_lists(&mut self) {
+        debug_assert!(self.records.is_empty());
+        self.unlisted = true;
+    }
+
+    /// Makes the posting lists that were deferred, on all cores.
+    pub(crate) fn list(&mut self) {
+        if !std::mem::take(&mut self.unlisted) {
+            return;
+        }
+        let mut slots = vec![Vec::new(); self.tenants.len()];
+        for (slot, record) in (0u32..).zip(&self.records).filter(|(_, record)| record.number != 0) {
+            slots[record.tenant as usize].push(slot);
+        }
+        let records = &self.records;
+        self.tenants.par_iter_mut().zip(slots).for_each(|(tenant, slots)| {
+            tenant.postings = Postings::of(&slots, |slot, pairs| records[slot as usize].append_pairs(pairs));
+        });
     }
 
     /// The tenants, in the order in which they came.
@@ -155,9 +181,8 @@ impl Index {
         self.create_hashed(self.hash(tenant, labels), tenant, number, labels)
     }
 
-    /// The slot of a series, and whether it was added just now.
-    pub(crate) fn find_or_create(&mut self, tenant: u32, number: u64, labels: &Labels) -> (u32, bool) {
-        let hash = self.hash(tenant, labels);
+    /// The slot of a series with its [`Self::hash`], and whether it was added just now.
+    pub(crate) fn find_or_create(&mut self, hash: u64, tenant: u32, number: u64, labels: &Labels) -> (u32, bool) {
         match self.find_hashed(hash, tenant, labels) {
             Some(slot) => (slot, false),
             None => (self.create_hashed(hash, tenant, number, labels), true),
@@ -184,9 +209,10 @@ impl Index {
             tenant,
             hash: hash as u32,
         };
-        self.tenants[tenant as usize]
-            .postings
-            .insert(slot, self.previous.iter().copied());
+        if !self.unlisted {
+            let postings = &mut self.tenants[tenant as usize].postings;
+            postings.insert(slot, self.previous.iter().copied());
+        }
         match self.records.get_mut(slot as usize) {
             Some(place) => *place = record,
             None => {

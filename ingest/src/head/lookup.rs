@@ -181,7 +181,8 @@ mod tests {
                 let labels = Labels::new([("a", value(a)), ("b", value(b)), ("c", value(c))]).unwrap();
                 let mut index = head.index.write();
                 let id = index.ensure_tenant(&tenant);
-                if let (slot, true) = index.find_or_create(id, number, &labels) {
+                let hash = index.hash(id, &labels);
+                if let (slot, true) = index.find_or_create(hash, id, number, &labels) {
                     series.push((slot, labels));
                 }
             }

@@ -8,6 +8,7 @@ mod delete;
 pub(crate) mod index;
 pub(crate) mod late;
 pub(crate) mod projection;
+mod listing;
 pub(crate) mod lookup;
 pub(crate) mod postings;
 pub(crate) mod sealed;

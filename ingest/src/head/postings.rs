@@ -16,7 +16,7 @@ const SORTED_MAX: usize = 64;
     clippy::box_collection,
     reason = "most postings are few; a vector beside them would make each 8 bytes larger"
 )]
-enum Posting {
+pub(super) enum Posting {
     Few { len: u8, ids: [u32; 3] },
     Sorted(Box<Vec<u32>>),
     Many(Box<RoaringBitmap>),
@@ -28,6 +28,20 @@ const _: () = assert!(
 );
 
 impl Posting {
+    /// The list of ids that ascend.
+    pub(super) fn of(sorted: &[u32]) -> Self {
+        match sorted.len() {
+            0..=3 => {
+                let mut ids = [0; 3];
+                ids[..sorted.len()].copy_from_slice(sorted);
+                let len = sorted.len() as u8;
+                Self::Few { len, ids }
+            }
+            4..=SORTED_MAX => Self::Sorted(Box::new(sorted.to_vec())),
+            _ => Self::Many(Box::new(sorted.iter().copied().collect())),
+        }
+    }
+
     fn empty() -> Self {
         Self::Few { len: 0, ids: [0; 3] }
     }
@@ -100,10 +114,10 @@ impl Posting {
 
 /// The values of one label name.
 #[derive(Debug, Default)]
-struct NameIndex {
-    values: HashMap<u32, Posting, foldhash::fast::FixedState>,
+pub(super) struct NameIndex {
+    pub(super) values: HashMap<u32, Posting, foldhash::fast::FixedState>,
     /// Series that have the label at all.
-    all: RoaringBitmap,
+    pub(super) all: RoaringBitmap,
 }
 
 /// The posting lists of one tenant.
@@ -114,6 +128,14 @@ pub(crate) struct Postings {
 }
 
 impl Postings {
+    /// The lists of label names that were made elsewhere, and all series.
+    pub(super) fn new(names: impl Iterator<Item = (u32, NameIndex)>, all: RoaringBitmap) -> Self {
+        Self {
+            names: names.collect(),
+            all,
+        }
+    }
+
     /// Adds a series with its label pairs.
     pub(crate) fn insert(&mut self, id: u32, pairs: impl Iterator<Item = (u32, u32)>) {
         // Not `try_push`: to find the highest id it walks down a bitmap, 15 times a series.

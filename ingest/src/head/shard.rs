@@ -9,7 +9,7 @@ mod window;
 pub(crate) use known::{Lookup, is_same_histogram};
 
 use super::{
-    chunk::{Blocks, FLAG_FREE, FLAG_HISTOGRAM, FLAG_OPEN_HISTOGRAMS, Hot},
+    chunk::{Blocks, FLAG_FREE, FLAG_HISTOGRAM, FLAG_OPEN_HISTOGRAMS, Hot, NEVER},
     late::{LateSamples, LateValue},
     sealed::{ChunkInfo, Sealed, SealedChunks},
 };
@@ -162,6 +162,18 @@ impl Shard {
         hot.flags |= FLAG_HISTOGRAM | FLAG_OPEN_HISTOGRAMS;
         self.histograms.insert(place, chunk);
         true
+    }
+
+    /// Goes on with an open chunk of floats, in a series that has no samples; gives the time that it spans. `None` when the bytes are no
+    /// such chunk.
+    pub(crate) fn restore_floats(&mut self, place: usize, data: &[u8]) -> Option<(Timestamp, Timestamp)> {
+        let hot = &mut self.hot[place];
+        if hot.flags != 0 || hot.last_at != NEVER || hot.open_count() > 0 {
+            return None;
+        }
+        let (first_block, begin) = hot.resume(&mut self.blocks, data)?;
+        self.cold[place].first_block = first_block;
+        Some((begin, hot.last_at))
     }
 
     /// Completes the open chunk, if there is one.

@@ -5,13 +5,15 @@
 //! its series in this segment. `WAL.md` draws the record. The writer is fed by the commit, sample by sample; the reader is
 //! replay, which hands in the previous values as it has rebuilt them.
 
-use crate::codec::{Cursor, Damage, put_uvarint, put_varint};
+mod read;
+
+pub(crate) use read::{Bases, FloatRun, FloatRuns, decode};
+
+use crate::codec::{put_uvarint, put_varint};
 use model::time::Timestamp;
 
 /// The value did not change.
 const CODE_SAME: u8 = 0;
-/// Codes 1 to 36: changed bytes, by how many zero bytes are in front of them and how many they are.
-const CODE_XOR: u8 = 1;
 /// Codes 37 to 40: both values are integers; their difference follows in 1 to 4 bytes.
 const CODE_STEP: u8 = 37;
 /// Codes from 64 on: both values are integers, and the code itself is the difference plus [`CODE_SMALL_ZERO`].
@@ -22,7 +24,7 @@ const CODE_SMALL_ZERO: i64 = 96;
 /// Integers beyond are not all floats, so that differences of floats would not come back.
 const INTEGER_MAX: i64 = 1 << 53;
 
-/// First code of the changed bytes that have so many zero bytes in front of them.
+/// Codes 1 to 36: changed bytes. The first code of those that have so many zero bytes in front of them; how many they are is added.
 const XOR_BASE: [u8; 8] = [1, 9, 16, 22, 27, 31, 34, 36];
 
 /// Bytes that one value takes at most: the code and eight bytes.
@@ -262,158 +264,10 @@ fn step_bytes(step: i64) -> usize {
     ((65 - spread.leading_zeros()) as usize).div_ceil(8)
 }
 
-/// Gives and takes the previous values of series while records are decoded.
-pub(crate) trait Bases {
-    /// Hands the previous value of series `number` in this segment, 0 when there is none, to `decode`; what comes back, and is given
-    /// on, is its value from now on.
-    fn replace(&mut self, number: u64, decode: impl FnOnce(u64) -> Result<u64, Damage>) -> Result<u64, Damage>;
-}
-
-/// A decoded sample.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FloatEntry {
-    pub(crate) number: u64,
-    pub(crate) at: Timestamp,
-    pub(crate) bits: u64,
-}
-
-/// Decodes the payload of a float record into `out`, which is cleared. The answer tells whether the previous values were
-/// those that the writer had; otherwise the samples are wrong and must be dropped.
-pub(crate) fn decode(payload: &[u8], bases: &mut impl Bases, out: &mut Vec<FloatEntry>) -> Result<bool, Damage> {
-    out.clear();
-    let (body, runs_len) = payload
-        .split_last_chunk::<4>()
-        .ok_or(Damage("a float record has no trailer"))?;
-    let (check, body) = body
-        .split_first_chunk::<4>()
-        .ok_or(Damage("a float record has no check"))?;
-    let runs_len = u32::from_le_bytes(*runs_len) as usize;
-    let values_len = body
-        .len()
-        .checked_sub(runs_len)
-        .ok_or(Damage("the runs of a float record reach too far"))?;
-    let (values, runs) = body.split_at(values_len);
-    let mut decoder = Decoder {
-        values: Cursor::new(values),
-        check: 0,
-        bases,
-        out,
-    };
-    let mut runs = Cursor::new(runs);
-    let (mut expected, mut last_at) = (0u64, 0i64);
-    while !runs.is_empty() {
-        let head = runs.uvarint()?;
-        let (count, flags) = (head >> 3, head & 7);
-        // Each value takes at least a byte.
-        if count == 0 || count > decoder.values.remaining() as u64 {
-            return Err(Damage("a run of a float record has more samples than there are values"));
-        }
-        let first = if flags & FLAG_JUMP == 0 {
-            expected
-        } else {
-            expected.wrapping_add(runs.varint()? as u64)
-        };
-        let begin = if flags & FLAG_TIME == 0 {
-            last_at
-        } else {
-            last_at.wrapping_add(runs.varint()?)
-        };
-        if flags & FLAG_COLUMN == 0 {
-            for index in 0..count {
-                decoder.sample(first.wrapping_add(index), begin)?;
-            }
-            (expected, last_at) = (first.wrapping_add(count), begin);
-        } else {
-            last_at = decoder.column(first, begin, count, &mut runs)?;
-            expected = first.wrapping_add(1);
-        }
-    }
-    if !decoder.values.is_empty() {
-        return Err(Damage("a float record has values without a run"));
-    }
-    Ok(fold(decoder.check) == u32::from_le_bytes(*check))
-}
-
-struct Decoder<'a, B> {
-    values: Cursor<'a>,
-    check: u64,
-    bases: &'a mut B,
-    out: &'a mut Vec<FloatEntry>,
-}
-
-impl<B: Bases> Decoder<'_, B> {
-    fn column(
-        &mut self,
-        number: u64,
-        begin: Timestamp,
-        count: u64,
-        runs: &mut Cursor<'_>,
-    ) -> Result<Timestamp, Damage> {
-        let (mut at, mut step) = (begin, 0i64);
-        for index in 0..count {
-            if index > 0 {
-                step = step.wrapping_add(runs.varint()?);
-                at = at.wrapping_add(step);
-            }
-            self.sample(number, at)?;
-        }
-        Ok(at)
-    }
-
-    #[inline]
-    fn sample(&mut self, number: u64, at: Timestamp) -> Result<(), Damage> {
-        let Self {
-            values,
-            check,
-            bases,
-            out,
-        } = self;
-        let bits = bases.replace(number, |base| {
-            *check = mix(*check, base);
-            read_value(values, base)
-        })?;
-        out.push(FloatEntry { number, at, bits });
-        Ok(())
-    }
-}
-
-/// Reads one value that follows `base`.
-#[inline]
-fn read_value(values: &mut Cursor<'_>, base: u64) -> Result<u64, Damage> {
-    let code = values.u8()?;
-    let read = |values: &mut Cursor<'_>, len: usize| {
-        let mut word = [0; 8];
-        word[..len].copy_from_slice(values.take(len)?);
-        Ok(u64::from_le_bytes(word))
-    };
-    match code {
-        CODE_SAME => Ok(base),
-        CODE_XOR..CODE_STEP => {
-            let front = XOR_BASE.iter().rposition(|&first| first <= code).unwrap_or_default();
-            let len = usize::from(code - XOR_BASE[front]) + 1;
-            let behind = 8 - front - len;
-            Ok(base ^ read(values, len)? << (behind * 8))
-        }
-        CODE_STEP..41 => {
-            let len = usize::from(code - CODE_STEP) + 1;
-            let word = read(values, len)?;
-            let spare = 64 - 8 * len as u32;
-            add_step(base, (word << spare) as i64 >> spare)
-        }
-        CODE_SMALL.. => add_step(base, i64::from(code) - CODE_SMALL_ZERO),
-        _ => Err(Damage("a value has an unknown code")),
-    }
-}
-
-fn add_step(base: u64, step: i64) -> Result<u64, Damage> {
-    // With a wrong previous value the result is wrong as well, and the check over the record tells.
-    let before = as_integer(base).unwrap_or_default();
-    Ok(((before + step) as f64).to_bits())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{read::FloatEntry, *};
+    use crate::codec::Damage;
     use proptest::prelude::*;
     use std::collections::HashMap;
 
@@ -484,9 +338,9 @@ mod tests {
             let (mut written, mut read) = (Table::default(), Table::default());
             for samples in [first, second] {
                 let payload = encode(&samples, &mut written);
-                let mut out = Vec::new();
+                let mut out = FloatRuns::default();
                 prop_assert_eq!(decode(&payload, &mut read, &mut out), Ok(true));
-                prop_assert_eq!(out, samples);
+                prop_assert_eq!(out.entries().collect::<Vec<_>>(), samples);
             }
         }
 
@@ -496,18 +350,18 @@ mod tests {
             let payload = encode(&samples, &mut Table::default());
             let mut wrong = Table::default();
             wrong.0.insert(which.get(&samples).number, bits);
-            prop_assert_ne!(decode(&payload, &mut wrong, &mut Vec::new()), Ok(true));
+            prop_assert_ne!(decode(&payload, &mut wrong, &mut FloatRuns::default()), Ok(true));
         }
 
         #[test]
         fn damaged_payloads_never_panic(samples in any_samples(), place in any::<usize>(), error in 1..=255u8) {
             let mut payload = encode(&samples, &mut Table::default());
             for end in 0..payload.len() {
-                let _ = decode(&payload[..end], &mut Table::default(), &mut Vec::new());
+                let _ = decode(&payload[..end], &mut Table::default(), &mut FloatRuns::default());
             }
             let place = place % payload.len();
             payload[place] ^= error;
-            let _ = decode(&payload, &mut Table::default(), &mut Vec::new());
+            let _ = decode(&payload, &mut Table::default(), &mut FloatRuns::default());
         }
     }
 

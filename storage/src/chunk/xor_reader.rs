@@ -26,7 +26,27 @@ pub struct XorReader<'a> {
     total: u16,
 }
 
+/// What a writer must know to go on behind the last sample of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct XorEnd {
+    /// Bits of the chunk, count and all.
+    pub bits: usize,
+    /// Difference of the last two timestamps.
+    pub delta: u64,
+    /// Zero bits before and behind the meaningful ones, as the last value with a window of its own had them.
+    pub window: Option<(u8, u8)>,
+}
+
 impl<'a> XorReader<'a> {
+    /// Where it is in `chunk`, of which it was made: meaningful behind the last sample.
+    pub fn end(&self, chunk: &[u8]) -> XorEnd {
+        XorEnd {
+            bits: chunk.len() * 8 - self.bits.remaining(),
+            delta: self.delta,
+            window: self.window_seen.then_some((self.leading as u8, self.trailing as u8)),
+        }
+    }
+
     /// Begins at the first sample of `chunk`.
     pub fn new(chunk: &'a [u8]) -> Result<Self, ChunkError> {
         let (header, body) = chunk.split_first_chunk::<HEADER_BYTES>().ok_or(ChunkError::Truncated)?;

@@ -61,14 +61,9 @@ impl XorAppender {
     pub fn resume(chunk: &[u8]) -> Result<Self, ChunkError> {
         let mut reader = XorReader::new(chunk)?;
         while reader.next()?.is_some() {}
-        let bits = chunk.len() * 8 - reader.bits.remaining();
-        let bits = u32::try_from(bits).map_err(|_| ChunkError::Malformed("the chunk is too long"))?;
-        let leading = if reader.window_seen {
-            reader.leading as u8
-        } else {
-            NO_WINDOW
-        };
-        let trailing = if reader.window_seen { reader.trailing as u8 } else { 0 };
+        let end = reader.end(chunk);
+        let bits = u32::try_from(end.bits).map_err(|_| ChunkError::Malformed("the chunk is too long"))?;
+        let (leading, trailing) = end.window.unwrap_or((NO_WINDOW, 0));
         Ok(Self {
             at: reader.at,
             delta: reader.delta,
