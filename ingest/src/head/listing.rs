@@ -110,7 +110,8 @@ mod tests {
                     (5, id / 64 % 2),
                     (6, id / 3),
                 ];
-                let has = |(name, _): &(u32, u32)| !(id + name).is_multiple_of(11) && (*name != 5 || id.is_multiple_of(2));
+                let has =
+                    |(name, _): &(u32, u32)| !(id + name).is_multiple_of(11) && (*name != 5 || id.is_multiple_of(2));
                 all.into_iter().filter(has).collect()
             };
             // Slots of dropped series are missing in between.
