@@ -4,9 +4,11 @@
 //! chunk and to share complete ones. Samples are decoded by whoever reads them, outside of all locks. Blocks and head may hold the
 //! same samples for a while; each timestamp comes out once.
 
+mod first;
 mod head;
 
 use crate::core::Core;
+use first::FirstTexts;
 use futures::future::BoxFuture;
 use head::HeadSeries;
 use model::{
@@ -93,20 +95,21 @@ impl TenantSelect {
 
     async fn names(&self, matchers: Vec<Matcher>, range: TimeRange, limit: usize) -> Result<LabelList, SelectError> {
         self.check_ready()?;
-        let mut items: BTreeSet<String> = {
+        let mut items = FirstTexts::new(limit);
+        {
             let (slots, index) = self.core.head.find(&self.tenant, &matchers).exact(&self.core.head);
             let postings = index.postings(&self.tenant).into_iter();
             let names = postings.flat_map(|postings| postings.names_among(&slots));
-            names.map(|name| index.text(name).to_owned()).collect()
-        };
+            names.for_each(|name| items.add(index.text(name)));
+        }
         let mut warnings = Vec::new();
         for local in self.core.blocks.of(&self.tenant, range) {
-            match local.block.label_names(matchers.clone(), range, 0).await {
-                Ok(list) => items.extend(list.items),
+            match local.block.label_names(matchers.clone(), range, limit).await {
+                Ok(list) => list.items.iter().for_each(|item| items.add(item)),
                 Err(error) => warnings.push(damaged(&error)),
             }
         }
-        Ok(label_list(items, limit, warnings))
+        Ok(items.into_list(warnings))
     }
 
     async fn values(
@@ -117,32 +120,33 @@ impl TenantSelect {
         limit: usize,
     ) -> Result<LabelList, SelectError> {
         self.check_ready()?;
-        let mut items: BTreeSet<String> = {
+        let mut items = FirstTexts::new(limit);
+        {
             let (slots, index) = self.core.head.find(&self.tenant, &matchers).exact(&self.core.head);
             let label = index.postings(&self.tenant).zip(index.symbol(&name));
-            let found = label.map(|(postings, name)| {
-                let text = |value: u32| index.text(value).to_owned();
+            if let Some((postings, name)) = label {
+                let mut add = |value: u32| items.add(index.text(value));
                 if matchers.is_empty() {
-                    return postings.values(name).map(|(value, _)| text(value)).collect();
-                }
-                if slots.len() < postings.value_count(name) as u64 {
+                    postings.values(name).for_each(|(value, _)| add(value));
+                } else if slots.len() < postings.value_count(name) as u64 {
                     // Few series: what they have is told faster by them than by all values.
                     let pairs = slots.iter().flat_map(|slot| index.pairs(slot));
                     let values: BTreeSet<u32> = pairs.filter(|pair| pair.0 == name).map(|pair| pair.1).collect();
-                    return values.into_iter().map(text).collect();
+                    values.into_iter().for_each(add);
+                } else {
+                    postings.values_among(name, &slots).for_each(add);
                 }
-                postings.values_among(name, &slots).map(text).collect()
-            });
-            found.unwrap_or_default()
-        };
+            }
+        }
         let mut warnings = Vec::new();
         for local in self.core.blocks.of(&self.tenant, range) {
-            match local.block.label_values(name.clone(), matchers.clone(), range, 0).await {
-                Ok(list) => items.extend(list.items),
+            let list = local.block.label_values(name.clone(), matchers.clone(), range, limit);
+            match list.await {
+                Ok(list) => list.items.iter().for_each(|item| items.add(item)),
                 Err(error) => warnings.push(damaged(&error)),
             }
         }
-        Ok(label_list(items, limit, warnings))
+        Ok(items.into_list(warnings))
     }
 
     fn find_exemplars(&self, selectors: &[Vec<Matcher>], range: TimeRange) -> Result<Vec<ExemplarSeries>, SelectError> {
@@ -218,15 +222,6 @@ impl Select for TenantSelect {
 /// What an answer says about a local block that could not be read: it goes on without the block (promises P6 and P7).
 fn damaged(error: &SelectError) -> String {
     format!("a local block could not be read, its samples are missing: {error}")
-}
-
-/// The first `limit` items, 0 for all.
-fn label_list(items: BTreeSet<String>, limit: usize, warnings: Vec<String>) -> LabelList {
-    let take = if limit == 0 { usize::MAX } else { limit };
-    LabelList {
-        items: items.into_iter().take(take).collect(),
-        warnings,
-    }
 }
 
 /// The series of a block, sorted.

@@ -123,23 +123,27 @@ impl HeadSeries {
                 return;
             }
             let count = self.found.len().min(BATCH_SERIES);
-            let batch: Vec<Found> = self.found.drain(..count).collect();
-            let mut ready = Vec::with_capacity(count);
-            for run in batch.chunk_by(|one, other| shard_of(one.slot) == shard_of(other.slot)) {
-                let Some(shard) = self.core.head.shard(run[0].slot) else {
+            let mut ready = VecDeque::with_capacity(count);
+            let mut batch = self.found.drain(..count).peekable();
+            while let Some(first) = batch.peek() {
+                let (number, shard) = (shard_of(first.slot), self.core.head.shard(first.slot));
+                let run = std::iter::from_fn(|| batch.next_if(|found| shard_of(found.slot) == number));
+                let Some(shard) = shard else {
+                    run.for_each(drop);
                     continue;
                 };
                 let shard = shard.lock();
-                ready.extend(run.iter().filter_map(|found| self.wanted.series(&shard, found)));
+                ready.extend(run.filter_map(|found| self.wanted.series(&shard, found)));
             }
-            self.ready = ready.into();
+            drop(batch);
+            self.ready = ready;
         }
     }
 }
 
 impl Wanted {
     /// The series with its samples; `None` when it has none in the range, or is gone.
-    fn series(&self, shard: &Shard, found: &Found) -> Option<Series> {
+    fn series(&self, shard: &Shard, found: Found) -> Option<Series> {
         let place = place(found.slot);
         shard.series(place, found.number)?;
         let samples: Box<dyn Samples> = match shard.newest_float(place, self.range).filter(|_| self.newest_only) {
@@ -153,8 +157,10 @@ impl Wanted {
                 Box::new(ChunkSamples::new(chunks, Arc::clone(&self.origin)))
             }
         };
-        let labels = found.labels.clone();
-        Some(Series { labels, samples })
+        Some(Series {
+            labels: found.labels,
+            samples,
+        })
     }
 }
 

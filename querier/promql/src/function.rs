@@ -9,7 +9,6 @@ pub(crate) mod change;
 pub(crate) mod extent;
 mod histogram_rate;
 pub(crate) mod rate;
-pub(crate) mod sweep;
 pub(crate) mod extended;
 pub(crate) mod regression;
 pub(crate) mod bucket;

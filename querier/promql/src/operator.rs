@@ -24,6 +24,7 @@ mod rank;
 mod scalar;
 mod set;
 mod sort;
+mod sweep;
 
 use crate::{
     annotation::Annotations,
@@ -92,6 +93,18 @@ pub(crate) struct Evaluator<'a> {
 pub(crate) struct Scratch {
     pub(crate) buffer: SampleBuffer,
     pub(crate) notes: Annotations,
+    /// Where windows lie, for functions that look at all of them at once.
+    pub(crate) pace: sweep::Pace,
+    /// Samples looked at and read that [`Shared::counts`] was not told of yet: threads that count together wait for each other.
+    counted: [u64; 2],
+}
+
+impl Scratch {
+    /// Counts the samples of one series at all steps, see [`Counts::add`].
+    pub(crate) fn count(&mut self, queryable: u64, read: u64) {
+        let [all, all_read] = &mut self.counted;
+        (*all, *all_read) = (*all + queryable, *all_read + read);
+    }
 }
 
 /// Fewer series than this are not worth waking other threads for.
@@ -101,8 +114,11 @@ const PARALLEL_SERIES_MIN: usize = 64;
 /// query with more series comes back in line after each turn, and small ones get in between.
 const PARALLEL_SERIES_TURN: usize = 4096;
 
-/// Series that a thread takes at once.
+/// Series that a thread takes at once, at least.
 const PARALLEL_SERIES_CHUNK: usize = 32;
+
+/// Parts of a turn: enough for threads to help each other out with.
+const PARALLEL_PARTS: usize = 64;
 
 impl Evaluator<'_> {
     /// Evaluates a node that is a vector.
@@ -181,23 +197,26 @@ impl Evaluator<'_> {
         work: impl Fn(&Shared<'_>, &T, &mut Scratch) -> Result<R, QueryError> + Sync,
     ) -> Result<Vec<R>, QueryError> {
         let shared = &self.shared;
-        let run = |items: &[T]| {
-            let mut scratch = Scratch::default();
+        let run = |scratch: &mut Scratch, items: &[T]| {
             let mut results = Vec::with_capacity(items.len());
             for some in items.chunks(PARALLEL_SERIES_CHUNK) {
-                let mut work = |item: &T| work(shared, item, &mut scratch).map(|result| results.push(result));
-                if let Err(error) = shared.cancel.check().and_then(|()| some.iter().try_for_each(&mut work)) {
-                    return (Err(error), scratch.notes);
+                let mut work = |item: &T| work(shared, item, scratch).map(|result| results.push(result));
+                let done = shared.cancel.check().and_then(|()| some.iter().try_for_each(&mut work));
+                let [queryable, read] = std::mem::take(&mut scratch.counted);
+                shared.counts.add(queryable, read);
+                if let Err(error) = done {
+                    return (Err(error), std::mem::take(&mut scratch.notes));
                 }
             }
-            (Ok(results), scratch.notes)
+            (Ok(results), std::mem::take(&mut scratch.notes))
         };
         let mut all = Vec::with_capacity(items.len());
         for turn in items.chunks(PARALLEL_SERIES_TURN) {
             let parts = if turn.len() < PARALLEL_SERIES_MIN {
-                vec![run(turn)]
+                vec![run(&mut Scratch::default(), turn)]
             } else {
-                turn.par_chunks(PARALLEL_SERIES_CHUNK).map(run).collect()
+                let chunks = turn.par_chunks((turn.len() / PARALLEL_PARTS).max(PARALLEL_SERIES_CHUNK));
+                chunks.map_init(Scratch::default, run).collect()
             };
             for (results, notes) in parts {
                 self.notes.merge(notes);

@@ -2,18 +2,11 @@
 //!
 //! Seeded and bounded, so that it runs everywhere; the targets in `fuzz/` go on from here with coverage to guide them.
 
-use futures::executor::block_on;
-use model::{
-    label::Labels,
-    sample::{STALE_NAN, SampleBuffer},
-};
-use promql::{
-    ast::ParserOptions,
-    engine::{Cancel, Engine, EngineOptions, Query, Times},
-    parse::parse,
-    print,
-    script::{LoadedSeries, Memory},
-};
+#[path = "../../../fuzz/queries.rs"]
+mod queries;
+
+use promql::engine::{Engine, EngineOptions, Times};
+use queries::{source, try_out};
 
 /// A sequence of numbers that its seed decides.
 struct Chance(u64);
@@ -162,25 +155,6 @@ const QUERIES: &[&str] = &[
     "limit_ratio(-0.5, x) and count_values(\"v\", h) by (job)",
 ];
 
-fn source() -> Memory {
-    let mut memory = Memory::new();
-    for (name, job) in [("x", "a"), ("x", "b"), ("y", "a"), ("y", "c")] {
-        let mut samples = SampleBuffer::default();
-        for step in 0..60i64 {
-            let value = match step % 13 {
-                5 => f64::NAN,
-                7 => f64::INFINITY,
-                9 => STALE_NAN,
-                _ => (step * step % 17) as f64,
-            };
-            samples.push_float(step * 15_000, value);
-        }
-        let labels = Labels::new([("__name__", name), ("job", job), ("le", "0.5")]).unwrap();
-        memory.load(LoadedSeries { labels, samples }).unwrap();
-    }
-    memory
-}
-
 fn times(chance: &mut Chance) -> Times {
     let moments = [
         0,
@@ -201,32 +175,6 @@ fn times(chance: &mut Chance) -> Times {
         },
         (at, _) => Times::Instant(at),
     }
-}
-
-fn try_out(engine: &Engine, source: &Memory, text: &str, times: Times) -> bool {
-    let Ok(expr) = parse(text, ParserOptions::ALL) else {
-        return false;
-    };
-    let printed = expr.to_string();
-    let again =
-        parse(&printed, ParserOptions::ALL).unwrap_or_else(|error| panic!("{text} prints as {printed}: {error}"));
-    assert_eq!(again.to_string(), printed, "{text}");
-    print::pretty(&expr);
-    print::json(&expr);
-    let query = Query {
-        text: text.to_owned(),
-        times,
-        lookback_ms: None,
-        samples_max: Some(20_000),
-        stats_by_step: false,
-    };
-    let Ok(prepared) = engine.prepare(&query) else {
-        return false;
-    };
-    let Ok(loaded) = block_on(prepared.load(source)) else {
-        return false;
-    };
-    loaded.evaluate(&Cancel::never()).is_ok()
 }
 
 #[test]

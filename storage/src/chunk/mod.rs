@@ -11,6 +11,7 @@ mod samples;
 mod layout;
 mod start;
 mod xor_reader;
+mod xor_column;
 mod xor_writer;
 mod xor2;
 
@@ -66,7 +67,7 @@ pub enum ChunkError {
 /// After an error `out` may hold the samples before the damage.
 pub fn decode(encoding: u8, data: &[u8], range: TimeRange, out: &mut SampleBuffer) -> Result<(), ChunkError> {
     match encoding {
-        ENCODING_XOR => xor_reader::decode(data, range, out),
+        ENCODING_XOR => xor_column::decode(data, range, out),
         ENCODING_XOR2 => xor2::decode(data, range, out),
         ENCODING_HISTOGRAM | ENCODING_FLOAT_HISTOGRAM | ENCODING_HISTOGRAM_START | ENCODING_FLOAT_HISTOGRAM_START => {
             histogram_reader::decode(encoding, data, range, out)

@@ -1,13 +1,10 @@
-//! Reading XOR chunks, the floats of almost every series: one by one, or whole chunks into columns.
+//! Reading XOR chunks, the floats of almost every series, sample by sample.
 
 use super::{
     ChunkError,
     bits::{BitReader, from_asymmetric},
 };
-use model::{
-    sample::SampleBuffer,
-    time::{TimeRange, Timestamp},
-};
+use model::time::Timestamp;
 
 /// The count in front of the bits.
 pub(super) const HEADER_BYTES: usize = 2;
@@ -23,7 +20,7 @@ pub struct XorReader<'a> {
     pub(super) trailing: u32,
     pub(super) window_seen: bool,
     pub(super) read: u16,
-    total: u16,
+    pub(super) total: u16,
 }
 
 /// What a writer must know to go on behind the last sample of a chunk.
@@ -148,48 +145,4 @@ impl<'a> XorReader<'a> {
         self.value ^= xor << self.trailing;
         Ok(())
     }
-}
-
-/// Decodes the samples of a chunk that lie in `range`. Time must ascend.
-pub(super) fn decode(chunk: &[u8], range: TimeRange, out: &mut SampleBuffer) -> Result<(), ChunkError> {
-    let reader = XorReader::new(chunk)?;
-    // A sample takes at least two bits, so a wrong count cannot ask for more memory than the data is worth.
-    let expected = usize::from(reader.total).min(chunk.len() * 4);
-    let before = out.timestamps.len();
-    out.timestamps.resize(before + expected, 0);
-    out.values.resize(before + expected, 0.0);
-    let outcome = decode_into(reader, range, &mut out.timestamps[before..], &mut out.values[before..]);
-    let taken = *outcome.as_ref().unwrap_or(&0);
-    out.timestamps.truncate(before + taken);
-    out.values.truncate(before + taken);
-    if !out.starts.is_empty() {
-        out.starts.resize(before + taken, 0);
-    }
-    outcome.map(drop)
-}
-
-/// Decodes into columns that have room for every sample; gives how many lay in the range.
-fn decode_into(
-    mut reader: XorReader<'_>,
-    range: TimeRange,
-    timestamps: &mut [Timestamp],
-    values: &mut [f64],
-) -> Result<usize, ChunkError> {
-    let (mut taken, mut last) = (0, None);
-    while let Some((at, value)) = reader.next()? {
-        if last.is_some_and(|last| at <= last) {
-            return Err(ChunkError::Order);
-        }
-        last = Some(at);
-        if at > range.max {
-            break;
-        }
-        // Written in any case and kept when it counts: a branch would be mispredicted at the edges.
-        let (Some(timestamp), Some(place)) = (timestamps.get_mut(taken), values.get_mut(taken)) else {
-            break;
-        };
-        (*timestamp, *place) = (at, value);
-        taken += usize::from(at >= range.min);
-    }
-    Ok(taken)
 }

@@ -1,6 +1,6 @@
 //! XOR chunks: written fast and slowly, read back, resumed, damaged.
 
-use super::{bits::BitWriter, xor_reader::decode, *};
+use super::{bits::BitWriter, xor_column::decode, *};
 use proptest::prelude::*;
 
 /// The encoding written down once more, bit by bit and without the word-wise writer.
@@ -71,6 +71,35 @@ fn read_all(chunk: &[u8]) -> Result<Vec<(i64, u64)>, ChunkError> {
     Ok(samples)
 }
 
+/// Checks that decoding into columns has the outcome of reading sample by sample until the range ends.
+fn same_as_one_by_one(chunk: &[u8], range: TimeRange) {
+    let one_by_one = || {
+        let mut reader = XorReader::new(chunk)?;
+        let (mut samples, mut last) = (Vec::new(), None);
+        while let Some((at, value)) = reader.next()? {
+            if last.is_some_and(|last| at <= last) {
+                return Err(ChunkError::Order);
+            }
+            last = Some(at);
+            if at > range.max {
+                break;
+            }
+            if at >= range.min {
+                samples.push((at, value.to_bits()));
+            }
+        }
+        Ok(samples)
+    };
+    let mut out = SampleBuffer::default();
+    out.push_float(7, 7.0);
+    let outcome = decode(chunk, range, &mut out).map(|()| {
+        let values = out.values.iter().map(|value| value.to_bits());
+        out.timestamps.iter().copied().zip(values).skip(1).collect::<Vec<_>>()
+    });
+    assert_eq!(outcome, one_by_one());
+    assert_eq!(out.timestamps.len(), out.values.len());
+}
+
 /// Samples whose steps and values fall into every form of the encoding.
 fn any_samples() -> impl Strategy<Value = Vec<(i64, u64)>> {
     let step = prop_oneof![Just(15_000i64), 1..20_000i64, 1..2_000_000i64, 1..1i64 << 40];
@@ -133,6 +162,30 @@ proptest! {
         if !samples.is_empty() {
             prop_assert_eq!(&chunk, &encode_slowly(&samples));
             prop_assert_eq!(read_all(&chunk).unwrap(), samples);
+        }
+    }
+
+    #[test]
+    fn columns_are_what_is_read_one_by_one(samples in any_samples(), kept in 0..3u64, flip in any::<usize>(), cut in 0..40usize) {
+        // Runs of equal values and distances as well as what differs from sample to sample.
+        let mut previous = samples.first().copied().unwrap_or_default();
+        let samples = samples.into_iter().enumerate().map(|(index, (at, value))| {
+            let stays = index as u64 % 7 < 2 * kept;
+            previous = if stays { (previous.0 + 15_000, previous.1) } else { (at.max(previous.0 + 1), value) };
+            previous
+        });
+        let samples: Vec<_> = samples.collect();
+        let chunk = encode(&samples);
+        let range = TimeRange::new(samples.get(3).map_or(0, |s| s.0), samples.iter().rev().nth(2).map_or(0, |s| s.0));
+        for range in [TimeRange::ALL, range] {
+            same_as_one_by_one(&chunk, range);
+            same_as_one_by_one(&chunk[..chunk.len().saturating_sub(cut)], range);
+            let mut broken = chunk.clone();
+            let bit = flip % (chunk.len() * 8).max(1);
+            broken.get_mut(bit / 8).into_iter().for_each(|byte| *byte ^= 1 << (bit % 8));
+            same_as_one_by_one(&broken, range);
+            let longer = [chunk.clone(), vec![0xa5; cut * 8]].concat();
+            same_as_one_by_one(&longer, range);
         }
     }
 

@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 /// A group so far.
 pub(super) enum Accumulator {
-    Sum(Totals<(f64, f64)>),
-    Mean(Totals<Mean>),
+    Sum(Totals, Sums),
+    Mean(Totals, Vec<Mean>),
     /// Number of series, or else 1 where there are any.
     Count(Vec<u32>, bool),
     /// Greatest or else least value.
@@ -29,12 +29,16 @@ pub(super) enum Accumulator {
     Spread(Vec<(f64, f64, f64)>, bool),
 }
 
-/// Floats and histograms that are added up, by step.
-pub(super) struct Totals<T> {
-    /// What was met.
+/// What was met by step, and histograms that are added up.
+pub(super) struct Totals {
     met: Vec<u8>,
-    floats: Vec<T>,
     histograms: HashMap<usize, HistogramTotal, foldhash::fast::RandomState>,
+}
+
+/// Sums of floats by step, and what they are too small to hold: columns, so that several steps are added at once.
+pub(super) struct Sums {
+    sums: Vec<f64>,
+    errors: Vec<f64>,
 }
 
 const FLOAT: u8 = 1;
@@ -45,9 +49,12 @@ impl Accumulator {
     /// A group without series; `None` for aggregations that need all series at once.
     pub(super) fn new(op: AggregateOp, steps: usize) -> Option<Self> {
         Some(match op {
-            // Zero is not neutral: added to a negative zero it makes a positive one.
-            AggregateOp::Sum => Self::Sum(Totals::new((-0.0, 0.0), steps)),
-            AggregateOp::Avg => Self::Mean(Totals::new(Mean::new(0.0), steps)),
+            AggregateOp::Sum => {
+                // Zero is not neutral: added to a negative zero it makes a positive one.
+                let (sums, errors) = (vec![-0.0; steps], vec![0.0; steps]);
+                Self::Sum(Totals::new(steps), Sums { sums, errors })
+            }
+            AggregateOp::Avg => Self::Mean(Totals::new(steps), vec![Mean::new(0.0); steps]),
             AggregateOp::Count => Self::Count(vec![0; steps], true),
             AggregateOp::Group => Self::Count(vec![0; steps], false),
             AggregateOp::Max => Self::Extreme(vec![None; steps], true),
@@ -66,31 +73,26 @@ impl Accumulator {
     /// Adds the cells of a series.
     pub(super) fn add(&mut self, op: AggregateOp, cells: &Cells, labels: &Labels, note: &mut dyn FnMut(Note<'_>)) {
         match self {
-            Self::Sum(totals) => {
+            Self::Sum(totals, sums) => {
                 totals.add_histograms(cells, labels, HistogramTotal::add_to_sum, note);
-                let steps = cells.steps();
-                let groups = totals.met[steps.clone()].iter_mut().zip(&mut totals.floats[steps]);
-                for ((met, (sum, error)), value) in groups.zip(cells.marked_floats()) {
-                    if let Some(value) = value {
-                        *met |= FLOAT;
-                        kahan_add(value, sum, error);
-                    }
-                }
+                sums.add(cells, &mut totals.met);
             }
-            Self::Mean(totals) => {
+            Self::Mean(totals, means) => {
                 totals.add_histograms(cells, labels, HistogramTotal::add_to_mean, note);
                 for (step, value) in cells.floats() {
                     if totals.met[step] & FLOAT == 0 {
                         totals.met[step] |= FLOAT;
-                        totals.floats[step] = Mean::new(value);
+                        means[step] = Mean::new(value);
                     } else {
-                        totals.floats[step].add(value);
+                        means[step].add(value);
                     }
                 }
             }
             Self::Count(counts, _) => {
                 if cells.has_histograms() {
                     cells.iter().for_each(|(step, _)| counts[step] += 1);
+                } else if cells.plain_floats().is_some() {
+                    counts[cells.steps()].iter_mut().for_each(|count| *count += 1);
                 } else {
                     cells.floats().for_each(|(step, _)| counts[step] += 1);
                 }
@@ -121,8 +123,10 @@ impl Accumulator {
     /// The cells of the group.
     pub(super) fn finish(self, note: &mut dyn FnMut(Note<'_>)) -> Cells {
         match self {
-            Self::Sum(totals) => totals.finish(HistogramTotal::sum, |(sum, error)| sum + error, note),
-            Self::Mean(totals) => totals.finish(HistogramTotal::mean, |mean| mean.finish(), note),
+            Self::Sum(totals, Sums { sums, errors }) => {
+                totals.finish(HistogramTotal::sum, |step| sums[step] + errors[step], note)
+            }
+            Self::Mean(totals, means) => totals.finish(HistogramTotal::mean, |step| means[step].finish(), note),
             Self::Count(counts, number) => of_steps(counts, |count| {
                 (count > 0).then(|| if number { f64::from(count) } else { 1.0 })
             }),
@@ -163,11 +167,32 @@ fn add_to_spread((count, mean, squares): &mut (f64, f64, f64), value: f64) {
     *squares += distance * (value - *mean);
 }
 
-impl<T: Clone> Totals<T> {
-    fn new(float: T, steps: usize) -> Self {
+impl Sums {
+    /// Adds the floats of a series, and marks the steps at which it has some.
+    fn add(&mut self, cells: &Cells, met: &mut [u8]) {
+        let steps = cells.steps();
+        let (sums, errors) = (&mut self.sums[steps.clone()], &mut self.errors[steps.clone()]);
+        let met = &mut met[steps];
+        if let Some(values) = cells.plain_floats() {
+            met.iter_mut().for_each(|met| *met |= FLOAT);
+            for ((sum, error), value) in sums.iter_mut().zip(errors).zip(values) {
+                kahan_add(*value, sum, error);
+            }
+            return;
+        }
+        for (((sum, error), met), value) in sums.iter_mut().zip(errors).zip(met).zip(cells.marked_floats()) {
+            if let Some(value) = value {
+                *met |= FLOAT;
+                kahan_add(value, sum, error);
+            }
+        }
+    }
+}
+
+impl Totals {
+    fn new(steps: usize) -> Self {
         Self {
             met: vec![0; steps],
-            floats: vec![float; steps],
             histograms: HashMap::default(),
         }
     }
@@ -205,7 +230,7 @@ impl<T: Clone> Totals<T> {
     fn finish(
         mut self,
         histogram: fn(HistogramTotal) -> Histogram,
-        float: impl Fn(&T) -> f64,
+        float: impl Fn(usize) -> f64,
         note: &mut dyn FnMut(Note<'_>),
     ) -> Cells {
         let mut cells = Cells::default();
@@ -221,7 +246,7 @@ impl<T: Clone> Totals<T> {
             if met & FLOAT != 0 && met & HISTOGRAM != 0 {
                 note(Note::FloatsAndHistogramsAggregated);
             } else if met & FLOAT != 0 {
-                cells.push_float(step, float(&self.floats[step]));
+                cells.push_float(step, float(step));
             } else if met & INCOMPATIBLE == 0
                 && let Some(total) = total
             {

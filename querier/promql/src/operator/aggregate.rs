@@ -23,8 +23,14 @@ use crate::{
 };
 use model::label::Labels;
 
-/// Series that are evaluated before they are accumulated: enough to keep all cores busy.
-const BATCH: usize = 512;
+/// Series that are evaluated before they are accumulated. Waking threads for few cells costs more than the cells, and many cells leave
+/// the caches before they are accumulated.
+fn batch(grid: Grid) -> usize {
+    (BATCH_CELLS / grid.count.max(1)).clamp(512, 4096)
+}
+
+/// Cells of a batch: two megabytes.
+const BATCH_CELLS: usize = 1 << 18;
 
 impl Evaluator<'_> {
     pub(super) fn aggregate(&mut self, aggregate: &Aggregate, span: Span, grid: Grid) -> Result<Matrix, QueryError> {
@@ -45,7 +51,7 @@ impl Evaluator<'_> {
         match &aggregate.inner.kind {
             Kind::Instant(instant) if instant.yields == Yield::Value => {
                 let (span, selected) = (aggregate.inner.span, &self.shared.selected[instant.selection]);
-                for batch in selected.series.chunks(BATCH) {
+                for batch in selected.series.chunks(batch(grid)) {
                     let cells = self.each(batch, |shared, series, scratch: &mut Scratch| {
                         series_cells(shared, selected, series, instant, span, grid, scratch)
                     })?;
@@ -65,7 +71,7 @@ impl Evaluator<'_> {
                     let matrix = self.range_columns(&call, grid)?;
                     groups.add_all(&matrix, &mut self.notes)?;
                 } else {
-                    for batch in items.chunks(BATCH) {
+                    for batch in items.chunks(batch(grid)) {
                         let cells = self.each(batch, |shared, item, scratch: &mut Scratch| {
                             call.cells(shared, item, grid, scratch)
                         })?;

@@ -98,6 +98,15 @@ impl Cells {
         self.values.push(quieted(value));
     }
 
+    /// Adds floats at `step` and the steps after it, which lie behind all steps so far. None of them may be a signalling NaN.
+    pub(crate) fn extend_floats(&mut self, step: usize, values: impl Iterator<Item = f64>) {
+        self.pad_to(step);
+        self.values.extend(values);
+        if !self.histograms.is_empty() {
+            self.histograms.resize(self.values.len(), None);
+        }
+    }
+
     /// Adds a histogram at `step`, which lies behind all steps so far.
     pub(crate) fn push_histogram(&mut self, step: usize, histogram: Arc<Histogram>) {
         self.pad_to(step);
@@ -168,6 +177,14 @@ impl Cells {
             .filter(|(_, cell)| cell.is_present())
     }
 
+    /// The floats of [`Self::steps`], if every one of them has a float that is a number.
+    #[inline]
+    pub(crate) fn plain_floats(&self) -> Option<&[f64]> {
+        // Marks are no numbers. Without a way out of the loop, many are looked at at once.
+        let all = !self.values.iter().fold(false, |any, value| any | value.is_nan());
+        all.then_some(&self.values)
+    }
+
     /// What is a float of each of [`Self::steps`].
     #[inline]
     pub(crate) fn marked_floats(&self) -> impl Iterator<Item = Option<f64>> {
@@ -230,6 +247,9 @@ impl Cells {
 
     /// How many samples the cells count as, see [`histogram_samples`].
     pub(crate) fn samples(&self) -> usize {
+        if let Some(floats) = self.plain_floats() {
+            return floats.len();
+        }
         if self.histograms.is_empty() {
             return self.floats().count();
         }

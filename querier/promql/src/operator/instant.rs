@@ -5,9 +5,11 @@ use crate::{
     ast::Span,
     function::extended::{interpolate, interpolate_histograms},
     operator::{
-        Evaluator, Scratch, Selected, Shared,
+        Evaluator, Scratch, Selected, Shared, any_nan,
         column::{Cells, Column, Matrix, cell_samples},
-        forget_stale, metric_name, uncharged,
+        forget_stale, metric_name,
+        sweep::{self, Ask, Sweep},
+        uncharged,
     },
     plan::{Grid, Instant, Yield},
     query::QueryError,
@@ -80,11 +82,24 @@ pub(super) fn series_cells(
                 .add(Note::ExponentialAndCustom(metric_name(&series.labels).into()), span)
         };
         smoothed_cells(&scratch.buffer, instant, grid, lookback_ms, &mut note)
+    } else if instant.yields == Yield::Value && grid.count > 1 && is_plain(&scratch.buffer) {
+        let Scratch { buffer, pace, .. } = scratch;
+        let series = sweep::Series {
+            times: &buffer.timestamps,
+            values: &buffer.values,
+        };
+        let ask = Ask {
+            sweep: Sweep::Last,
+            range_ms: lookback_ms,
+            grid,
+            shift: instant.shift,
+        };
+        pace.sweep(series, ask).0
     } else {
         plain_cells(&scratch.buffer, instant, grid, lookback_ms)
     };
     let samples = cells.samples() as u64;
-    shared.counts.add(samples, samples);
+    scratch.count(samples, samples);
     if shared.counts.by_step() {
         for (step, cell) in cells.iter() {
             let samples = cell_samples(cell) as u64;
@@ -92,6 +107,11 @@ pub(super) fn series_cells(
         }
     }
     Ok(cells)
+}
+
+/// Whether there are floats only, and none is a NaN: neither is a series said to have ended.
+fn is_plain(buffer: &SampleBuffer) -> bool {
+    buffer.histograms.is_empty() && !any_nan(&buffer.values)
 }
 
 /// The cells of a series for a plain selector.

@@ -4,9 +4,7 @@ use crate::{
     annotation::{Annotations, Note},
     ast::{Extension, Function, Span, ValueType},
     function::{
-        change, extended, extent,
-        extent::Flavour,
-        over_time, rate, regression, sweep,
+        change, extended, extent, over_time, rate, regression,
         window::{Notes, Samples, Window},
     },
     operator::{
@@ -14,6 +12,7 @@ use crate::{
         column::{Cell, Cells, Column, Matrix, histogram_samples},
         forget_stale, metric_name,
         scalar::Scalars,
+        sweep::{self, Ask, Sweep},
         uncharged,
     },
     plan::{self, Call, Grid, Kind, Node, Shift, Subquery},
@@ -34,16 +33,6 @@ const UNCHECKED_SAMPLES_MAX: usize = 1 << 20;
 
 /// What a function makes of a window.
 type Kernel = fn(&Window<'_>, &mut Notes<'_>) -> Option<Point>;
-
-/// What can be done for all windows of a series of floats at once.
-#[derive(Clone, Copy)]
-enum Sweep {
-    Extrapolated(Flavour),
-    Last,
-    First,
-    Count,
-    Present,
-}
 
 /// Where windows come from.
 pub(super) enum Source<'a> {
@@ -328,17 +317,16 @@ impl RangeCall<'_> {
         scratch: &mut Scratch,
     ) -> Result<Cells, QueryError> {
         item.read(shared, &mut scratch.buffer)?;
-        let Scratch { buffer, notes } = scratch;
-        if buffer.is_empty() {
+        if scratch.buffer.is_empty() {
             return Ok(Cells::default());
         }
-        let cells = match self.swept(shared, buffer) {
-            Some(sweep) => self.sweep(shared, buffer, grid, sweep)?,
-            None => self.window_by_window(shared, buffer, grid, metric_name(item.labels()), notes)?,
+        let cells = match self.swept(shared, &scratch.buffer) {
+            Some(sweep) => self.sweep(shared, grid, sweep, scratch)?,
+            None => self.window_by_window(shared, grid, metric_name(item.labels()), scratch)?,
         };
         let expects_counter = matches!(self.function, Function::Rate | Function::Increase | Function::Irate);
         if expects_counter && cells.floats().next().is_some() {
-            note_doubtful_counter(shared, notes, item.labels(), self.frame.span);
+            note_doubtful_counter(shared, &mut scratch.notes, item.labels(), self.frame.span);
         }
         Ok(cells)
     }
@@ -365,30 +353,20 @@ impl RangeCall<'_> {
     }
 
     /// The cells of a series of floats.
-    fn sweep(&self, shared: &Shared<'_>, buffer: &SampleBuffer, grid: Grid, sweep: Sweep) -> Result<Cells, QueryError> {
+    fn sweep(&self, shared: &Shared<'_>, grid: Grid, sweep: Sweep, scratch: &mut Scratch) -> Result<Cells, QueryError> {
         let series = sweep::Series {
-            times: &buffer.timestamps,
-            values: &buffer.values,
+            times: &scratch.buffer.timestamps,
+            values: &scratch.buffer.values,
         };
-        let windows = self.frame.shift.apply_all(grid).enumerate();
-        let mut cells = Cells::with_capacity(grid.count);
-        let range_ms = self.frame.range_ms;
-        let mut put = |step: usize, value: f64| cells.push_float(step, value);
-        let looked = match sweep {
-            Sweep::Extrapolated(flavour) => sweep::extrapolated(series, windows, range_ms, flavour, put),
-            Sweep::Last => sweep::windows(series, windows, range_ms, |step, _, _, to| {
-                put(step, series.values[to - 1])
-            }),
-            Sweep::First => sweep::windows(series, windows, range_ms, |step, _, from, _| {
-                put(step, series.values[from])
-            }),
-            Sweep::Count => sweep::windows(series, windows, range_ms, |step, _, from, to| {
-                put(step, (to - from) as f64)
-            }),
-            Sweep::Present => sweep::windows(series, windows, range_ms, |step, _, _, _| put(step, 1.0)),
+        let ask = Ask {
+            sweep,
+            range_ms: self.frame.range_ms,
+            grid,
+            shift: self.frame.shift,
         };
+        let (cells, looked) = scratch.pace.sweep(series, ask);
         shared.budget.check(looked.most)?;
-        shared.counts.add(looked.samples, looked.read);
+        scratch.count(looked.samples, looked.read);
         Ok(cells)
     }
 
@@ -396,11 +374,11 @@ impl RangeCall<'_> {
     fn window_by_window(
         &self,
         shared: &Shared<'_>,
-        buffer: &SampleBuffer,
         grid: Grid,
         metric: &str,
-        notes: &mut Annotations,
+        scratch: &mut Scratch,
     ) -> Result<Cells, QueryError> {
+        let Scratch { buffer, notes, .. } = scratch;
         let mut cells = Cells::default();
         let (mut queryable, mut read, mut unchecked) = (0, 0, 0);
         // The newest sample so far: what lies behind is read anew.
@@ -447,7 +425,7 @@ impl RangeCall<'_> {
                 Ok(())
             },
         )?;
-        shared.counts.add(queryable, read);
+        scratch.count(queryable, read);
         Ok(cells)
     }
 }

@@ -35,16 +35,6 @@ impl Grid {
         Self { start, step_ms, count }
     }
 
-    /// All moments.
-    pub(crate) fn iter(self) -> impl Iterator<Item = Timestamp> {
-        let mut next = self.start;
-        (0..self.count).map(move |_| {
-            let at = next;
-            next = at.saturating_add(self.step_ms);
-            at
-        })
-    }
-
     /// Moment number `index`.
     #[inline]
     pub(crate) fn at(&self, index: usize) -> Timestamp {
@@ -81,11 +71,6 @@ impl Shift {
     #[inline]
     pub(crate) fn apply(&self, at: Timestamp) -> Timestamp {
         self.at.unwrap_or(at).saturating_sub(self.offset_ms)
-    }
-
-    /// The same for all moments of a grid.
-    pub(crate) fn apply_all(self, grid: Grid) -> impl Iterator<Item = Timestamp> {
-        grid.iter().map(move |at| self.apply(at))
     }
 
     /// The same for a first and a last time.

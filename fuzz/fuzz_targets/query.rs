@@ -1,0 +1,5 @@
+#![no_main]
+#[path = "../queries.rs"]
+mod queries;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| queries::query(bytes));
