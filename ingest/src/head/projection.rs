@@ -56,8 +56,8 @@ impl Projection {
         }
         self.scratch.clear();
         if !self.symbols.is_empty() {
-            let wanted = |pair: &(u32, u32)| self.symbols.contains(&pair.0);
-            self.scratch.extend(index.pairs(slot).filter(wanted));
+            index.append_pairs(slot, &mut self.scratch);
+            self.scratch.retain(|pair| self.symbols.contains(&pair.0));
         }
         if let Some((pairs, labels)) = &self.last
             && *pairs == self.scratch
