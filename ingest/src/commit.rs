@@ -4,6 +4,7 @@
 //! into the WAL buffer. What is in the buffer is not durable yet; the caller waits for that before it answers. So order in the WAL equals
 //! order in the head, and whoever gets a verdict gets it after everything that the verdict rests on is safe.
 
+mod order;
 mod floats;
 mod others;
 mod series;

@@ -199,20 +199,6 @@ impl Core {
         id
     }
 
-    /// Adds a series that is not there yet under a number that was not used before; gives its slot. `hash` is the index's.
-    pub(crate) fn create_series(
-        &self,
-        committer: &mut Committer,
-        tenant: u32,
-        number: u64,
-        hash: u64,
-        labels: &Labels,
-    ) -> u32 {
-        let slot = self.head.index.write().create_hashed(hash, tenant, number, labels);
-        self.settle_series(committer, tenant, number, slot);
-        slot
-    }
-
     /// The slot of a series, which is added under this number when it is not there yet. `hash` is the index's.
     pub(crate) fn find_or_create_series(
         &self,
@@ -232,7 +218,7 @@ impl Core {
     }
 
     /// Gives a new series its place in the shards.
-    fn settle_series(&self, committer: &mut Committer, tenant: u32, number: u64, slot: u32) {
+    pub(crate) fn settle_series(&self, committer: &mut Committer, tenant: u32, number: u64, slot: u32) {
         if shard_of(slot) >= committer.shards.len()
             && let Some(shards) = self.head.ensure_shard(slot)
         {

@@ -40,12 +40,16 @@ impl Step<'_> {
             ..
         } = committer;
         let tenant = &mut tenants[self.tenant as usize];
+        let mut order = self.order(resolved);
         let mut walk = ShardWalk { shards, current: None };
-        let (mut newest, mut oldest, mut from) = (tenant.newest, tenant.oldest, 0usize);
-        for (position, series) in self.batch.series.iter().enumerate() {
-            let end = (series.floats_end as usize).min(self.batch.floats.len());
-            let range = from.min(end)..end;
-            from = end;
+        let (mut newest, mut oldest) = (tenant.newest, tenant.oldest);
+        for turn in 0..self.batch.series.len() {
+            let position = match &mut order {
+                None => turn,
+                Some(order) => order.position(turn, self, &mut walk, resolved),
+            };
+            let series = &self.batch.series[position];
+            let range = self.floats_of(position);
             let (slot, generation) = match series.id {
                 SeriesId::Known(known) => {
                     let (slot, generation) = self.core.open_ref(known);
@@ -74,6 +78,7 @@ impl Step<'_> {
             }
         }
         (tenant.newest, tenant.oldest) = (newest, oldest);
+        committed.outcome.unknown.sort_unstable();
         let samples = encoder.samples();
         encoder.finish();
         committed.written += samples;
@@ -82,6 +87,17 @@ impl Step<'_> {
         } else {
             log.abandon(begin);
         }
+    }
+
+    /// Where the floats of a series lie in their column.
+    #[inline(always)]
+    fn floats_of(&self, position: usize) -> Range<usize> {
+        let series = &self.batch.series;
+        let end = (series[position].floats_end as usize).min(self.batch.floats.len());
+        let begin = position
+            .checked_sub(1)
+            .map_or(0, |before| series[before].floats_end as usize);
+        begin.min(end)..end
     }
 
     /// Judges a float and, when it is new, stores it.

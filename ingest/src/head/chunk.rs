@@ -278,6 +278,13 @@ impl Hot {
         self.words += 1;
     }
 
+    /// Something of the block that the next bits go to.
+    #[inline]
+    pub(crate) fn peek_bits(&self, blocks: &Blocks) -> u64 {
+        let page = blocks.pages.get(self.block as usize / BLOCKS_PER_PAGE);
+        page.map_or(0, |page| page[self.block as usize % BLOCKS_PER_PAGE][0])
+    }
+
     /// Appends the bytes of the open chunk, whose first block is `first`, as blocks and StoreAPI carry them.
     pub(crate) fn copy_open(&self, blocks: &Blocks, first: u32, out: &mut Vec<u8>) {
         out.reserve(self.open_bytes());

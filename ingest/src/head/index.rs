@@ -3,7 +3,10 @@
 //! Only commits that bring new series, and the maintenance that drops idle ones, change it; readers look things up in passing. Samples
 //! are elsewhere, in the shards; both sides name a series by its slot.
 
-use super::{postings::Postings, symbols::Symbols};
+use super::{
+    postings::{NewSeries, Postings},
+    symbols::Symbols,
+};
 use crate::codec::{Cursor, put_uvarint};
 use hashbrown::{HashMap, HashTable};
 use model::{
@@ -145,10 +148,13 @@ impl Index {
     /// The hash of a series, which finding and creating it take.
     pub(crate) fn hash(&self, tenant: u32, labels: &Labels) -> u64 {
         let begin = self.seed ^ u64::from(tenant).wrapping_mul(0xa076_1d64_78bd_642f);
-        // Each text is the seed of the next one's hash, so order and borders count.
-        labels.iter().fold(begin, |hash, (name, value)| {
-            xxh3_64_with_seed(value.as_bytes(), xxh3_64_with_seed(name.as_bytes(), hash))
-        })
+        // All text in one go, seeded by the borders between names and values, which count as well: hashing twenty short texts one after
+        // the other takes five times as long.
+        let (text, ends) = labels.raw();
+        let seed = ends.iter().fold(begin, |seed, &end| {
+            (seed.rotate_left(29) ^ u64::from(end)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        });
+        xxh3_64_with_seed(text.as_bytes(), seed)
     }
 
     /// The slot of a series.
@@ -191,6 +197,35 @@ impl Index {
 
     /// Adds a series that is not there yet, with its [`Self::hash`], and gives its slot.
     pub(crate) fn create_hashed(&mut self, hash: u64, tenant: u32, number: u64, labels: &Labels) -> u32 {
+        let slot = self.identify(hash, tenant, number, labels);
+        if !self.unlisted {
+            let postings = &mut self.tenants[tenant as usize].postings;
+            postings.insert(slot, self.previous.iter().copied());
+        }
+        slot
+    }
+
+    /// The same, but queries find the series only after [`Self::post`], which must follow before the lock of the index is given up.
+    pub(crate) fn create_unposted(
+        &mut self,
+        hash: u64,
+        tenant: u32,
+        number: u64,
+        labels: &Labels,
+        created: &mut NewSeries,
+    ) -> u32 {
+        let slot = self.identify(hash, tenant, number, labels);
+        created.push(slot, number, &self.previous);
+        slot
+    }
+
+    /// Lets queries find the series of a tenant that were created, from index `from` on.
+    pub(crate) fn post(&mut self, tenant: u32, created: &NewSeries, from: usize) {
+        self.tenants[tenant as usize].postings.insert_many(created, from);
+    }
+
+    /// Gives a series a slot and a record, by which it is found from now on. Its symbols are the `previous` ones afterwards.
+    fn identify(&mut self, hash: u64, tenant: u32, number: u64, labels: &Labels) -> u32 {
         let slot = self.free.pop().unwrap_or(self.records.len() as u32);
         self.scratch.clear();
         self.pairs.clear();
@@ -209,10 +244,6 @@ impl Index {
             tenant,
             hash: hash as u32,
         };
-        if !self.unlisted {
-            let postings = &mut self.tenants[tenant as usize].postings;
-            postings.insert(slot, self.previous.iter().copied());
-        }
         match self.records.get_mut(slot as usize) {
             Some(place) => *place = record,
             None => {

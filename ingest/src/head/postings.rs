@@ -3,6 +3,10 @@
 //! Most label values belong to very few series, a few to nearly all. A posting list therefore has three sizes: up to three ids in
 //! place, a sorted vector, a compressed bitmap.
 
+mod many;
+
+pub(crate) use many::NewSeries;
+
 use hashbrown::HashMap;
 use model::matcher::{MatchOp, Matcher};
 use roaring::{MultiOps, RoaringBitmap};
@@ -65,7 +69,9 @@ impl Posting {
                 *self = Self::Many(Box::new(bitmap));
             }
             Self::Sorted(sorted) => {
-                if let Err(place) = sorted.binary_search(&id) {
+                if sorted.last() < Some(&id) {
+                    sorted.push(id);
+                } else if let Err(place) = sorted.binary_search(&id) {
                     sorted.insert(place, id);
                 }
             }

@@ -103,6 +103,18 @@ impl Shard {
             .filter(|hot| hot.number == number && hot.flags & FLAG_FREE == 0)
     }
 
+    /// Something of the hot state at a place, for who wants it to be near soon.
+    #[inline]
+    pub(crate) fn peek(&self, place: usize) -> u64 {
+        self.hot.get(place).map_or(0, |hot| hot.number)
+    }
+
+    /// The same of the memory that its next bits go to.
+    #[inline]
+    pub(crate) fn peek_bits(&self, place: usize) -> u64 {
+        self.hot.get(place).map_or(0, |hot| hot.peek_bits(&self.blocks))
+    }
+
     /// Appends a float that is newer than the newest sample. Tells whether a chunk began with it.
     #[inline(always)]
     pub(crate) fn append_float(&mut self, place: usize, at: Timestamp, bits: u64) -> bool {

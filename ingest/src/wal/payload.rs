@@ -93,12 +93,14 @@ impl LabelsReader {
     }
 }
 
-/// Writes the payload of a series record.
+/// Writes the payload of a series record from labels, as [`SymbolsEncoder`] does from symbols.
+#[cfg(test)]
 pub(crate) struct SeriesEncoder {
     labels: LabelsWriter,
     expected: u64,
 }
 
+#[cfg(test)]
 impl SeriesEncoder {
     pub(crate) fn new(out: &mut Vec<u8>, tenant: &Tenant) -> Self {
         put_tenant(out, tenant);

@@ -75,8 +75,18 @@ impl Labels {
 
     /// All pairs, sorted by name.
     #[inline]
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> + DoubleEndedIterator + Clone {
-        (0..self.len()).map(|index| self.pair(index))
+    pub fn iter(&self) -> Pairs<'_> {
+        Pairs {
+            text: &self.text,
+            ends: &self.ends,
+            start: 0,
+        }
+    }
+
+    /// The text of all names and values in one piece, and where each of them ends: what tells label sets apart, without going through them.
+    #[inline]
+    pub fn raw(&self) -> (&str, &[u32]) {
+        (&self.text, &self.ends)
     }
 
     /// The value of `name`, if the label is there.
@@ -139,6 +149,48 @@ impl Labels {
         hasher.digest()
     }
 }
+
+/// The pairs of a label set, from [`Labels::iter`].
+#[derive(Debug, Clone)]
+pub struct Pairs<'a> {
+    text: &'a str,
+    /// Ends of the names and values that are left.
+    ends: &'a [u32],
+    /// Where the next name begins.
+    start: usize,
+}
+
+impl<'a> Iterator for Pairs<'a> {
+    type Item = (&'a str, &'a str);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let ([middle, end], rest) = self.ends.split_first_chunk::<2>()?;
+        let (middle, end) = (*middle as usize, *end as usize);
+        let pair = (&self.text[self.start..middle], &self.text[middle..end]);
+        (self.start, self.ends) = (end, rest);
+        Some(pair)
+    }
+
+    #[inline]
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let len = self.ends.len() / 2;
+        (len, Some(len))
+    }
+}
+
+impl DoubleEndedIterator for Pairs<'_> {
+    #[inline]
+    fn next_back(&mut self) -> Option<Self::Item> {
+        let (rest, [middle, end]) = self.ends.split_last_chunk::<2>()?;
+        let start = rest.last().map_or(self.start, |start| *start as usize);
+        self.ends = rest;
+        let middle = *middle as usize;
+        Some((&self.text[start..middle], &self.text[middle..*end as usize]))
+    }
+}
+
+impl ExactSizeIterator for Pairs<'_> {}
 
 impl Default for Labels {
     fn default() -> Self {
@@ -219,6 +271,14 @@ pub struct LabelsBuilder {
 }
 
 impl LabelsBuilder {
+    /// A builder with room for so many bytes of text in so many labels. Growing label by label would copy them several times.
+    pub fn with_capacity(text_bytes: usize, labels: usize) -> Self {
+        Self {
+            text: String::with_capacity(text_bytes),
+            ends: Vec::with_capacity(2 * labels),
+        }
+    }
+
     /// Adds a pair; one with an empty value is left out.
     pub fn push(&mut self, name: &str, value: &str) {
         if value.is_empty() {
@@ -276,6 +336,18 @@ mod tests {
         assert_eq!(labels.to_string(), r#"{__name__="up", job="x"}"#);
         assert_eq!(labels.get("job"), Some("x"));
         assert_eq!(labels.get("gone"), None);
+    }
+
+    #[test]
+    fn pairs_are_walked_from_both_ends() {
+        let labels = Labels::new([("a", "1"), ("bb", "22"), ("c", "3")]).unwrap();
+        let mut pairs = labels.iter();
+        assert_eq!((pairs.len(), pairs.next()), (3, Some(("a", "1"))));
+        assert_eq!(pairs.next_back(), Some(("c", "3")));
+        assert_eq!(pairs.next_back(), Some(("bb", "22")));
+        assert_eq!((pairs.len(), pairs.next(), pairs.next_back()), (0, None, None));
+        assert_eq!(labels.iter().next_back(), Some(labels.pair(2)));
+        assert_eq!(labels.raw(), ("a1bb22c3", &[1, 2, 4, 6, 7, 8][..]));
     }
 
     #[test]
