@@ -36,6 +36,8 @@ pub struct Answer {
 pub struct Api {
     client: Client,
     url: Url,
+    /// Sent along with every query.
+    along: Vec<(&'static str, &'static str)>,
 }
 
 #[derive(Deserialize)]
@@ -77,7 +79,14 @@ impl Api {
         Self {
             client: Client::new(url, headers, timeout),
             url: url.clone(),
+            along: Vec::new(),
         }
+    }
+
+    /// The same with a parameter that goes along with every query.
+    pub fn with(mut self, name: &'static str, value: &'static str) -> Self {
+        self.along.push((name, value));
+        self
     }
 
     /// Evaluates `query` at `time` (milliseconds).
@@ -120,7 +129,8 @@ impl Api {
     }
 
     fn query(&mut self, path: &str, parameters: &[(&str, &str)]) -> anyhow::Result<Answer> {
-        let (data, warnings): (QueryData, _) = self.call(path, parameters)?;
+        let parameters = [parameters, &self.along].concat();
+        let (data, warnings): (QueryData, _) = self.call(path, &parameters)?;
         let series = match data.result_type.as_str() {
             "vector" | "matrix" => serde_json::from_value::<Vec<WireSeries>>(data.result)?
                 .into_iter()

@@ -9,8 +9,10 @@ mod series;
 mod convert;
 mod server;
 mod client;
+mod reflect;
 
 pub use client::{ClientTls, EndpointInfo, SeriesStream, StoreClient};
+pub use reflect::add_reflection;
 pub use series::{SeriesError, WireSeries};
 pub use server::{Description, ParseSelectors, StoreService, routes};
 

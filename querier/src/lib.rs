@@ -13,6 +13,7 @@ pub mod replica;
 pub mod merge;
 mod peeked;
 pub mod fanout;
+mod whole;
 pub mod endpoint;
 pub mod gate;
 mod evaluate;

@@ -2,12 +2,12 @@
 
 use crate::{
     evaluate::Evaluator,
-    fanout::Whole,
     gate::{Bounds, Full, Gate, Permit},
     metrics::Metrics,
     replica::Deduplicated,
     settings::{Dedup, QuerierSettings},
     status::StatusProvider,
+    whole::Whole,
 };
 use futures::future::{Either, select};
 use model::{

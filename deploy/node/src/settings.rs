@@ -136,8 +136,8 @@ pub struct Settings {
     #[arg(long = "write.out-of-order-window", env = "NARTHEX_WRITE_OUT_OF_ORDER_WINDOW", value_name = "DURATION", default_value = "2h", value_parser = duration, help_heading = "Writing")]
     pub write_out_of_order_window: Duration,
 
-    /// gRPC address of a member of the ring to join (repeatable). A process without it and without data founds a ring of one; a
-    /// restarted one finds its ring in its data
+    /// gRPC address of a member of the ring to join (repeatable), or with `query` to read from. A receiver without it and without data
+    /// founds a ring of one; a restarted one finds its ring in its data
     #[arg(
         long = "cluster.join",
         env = "NARTHEX_CLUSTER_JOIN",

@@ -25,9 +25,15 @@ pub struct SelectRequest {
     pub labels_only: bool,
     /// At most so many series, 0 for no limit.
     pub limit: usize,
+    /// Of the blocks of a bucket only those whose label [`BLOCK_ID`] matches all; empty for every block. Sources without blocks pass
+    /// over it.
+    pub blocks: Vec<Matcher>,
     /// What the samples are for.
     pub hints: Hints,
 }
+
+/// The label by which a question names blocks: their ULID. Thanos's name.
+pub const BLOCK_ID: &str = "__block_id";
 
 impl SelectRequest {
     /// Sorted series with samples, without limit and hints.
@@ -38,6 +44,7 @@ impl SelectRequest {
             sorted: true,
             labels_only: false,
             limit: 0,
+            blocks: Vec::new(),
             hints: Hints::default(),
         }
     }
@@ -107,6 +114,11 @@ pub trait SeriesSet: Send {
 
     /// What makes the answer incomplete, in words (promise P7). Final after the last batch.
     fn warnings(&self) -> Vec<String>;
+
+    /// ULIDs of the blocks of a bucket that were looked into, where the source tells.
+    fn blocks(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// A list of names or values, sorted and distinct, with what makes it incomplete.

@@ -54,6 +54,27 @@ pub(crate) struct Any {
     pub(crate) value: Bytes,
 }
 
+/// Which blocks a caller means.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct SeriesRequestHints {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) block_matchers: Vec<LabelMatcher>,
+}
+
+/// A block that was looked into.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Block {
+    #[prost(string, tag = "1")]
+    pub(crate) id: String,
+}
+
+/// What a caller that gave hints learns at the end.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct SeriesResponseHints {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) queried_blocks: Vec<Block>,
+}
+
 /// What to do when a source does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enumeration)]
 #[repr(i32)]

@@ -32,6 +32,10 @@ const FRAME_SERIES_MAX: usize = 1024;
 /// Answers with series that are given at the same time; more wait. Thanos's number.
 const SERIES_CALLS_MAX: usize = 20;
 
+/// How hints name themselves, before the slash of which anything may stand.
+const REQUEST_HINTS: &str = "/hintspb.SeriesRequestHints";
+const RESPONSE_HINTS: &str = "type.googleapis.com/hintspb.SeriesResponseHints";
+
 /// Reads the selectors out of an expression, for exemplars, of which the wire has only the expression.
 pub type ParseSelectors = fn(&str) -> Result<Vec<Vec<Matcher>>, String>;
 
@@ -293,6 +297,7 @@ async fn answer_series(
         ));
     }
     let matchers = convert::matchers_from_wire(&request.matchers)?;
+    let blocks = block_hints(request.hints.as_ref())?;
     let place = service.places.clone().acquire_owned().await;
     let place = place.map_err(|_| Status::unavailable("the process is stopping"))?;
     let shard = Shard::new(request.shard_info.as_ref())?;
@@ -300,6 +305,7 @@ async fn answer_series(
     let asked = SelectRequest {
         labels_only: request.skip_chunks,
         limit: if own_limit { limit_of(request.limit) } else { 0 },
+        blocks: blocks.clone().unwrap_or_default(),
         hints: hints(request.query_hints.as_ref()),
         ..SelectRequest::new(matchers, TimeRange::new(request.min_time, request.max_time))
     };
@@ -323,9 +329,30 @@ async fn answer_series(
             .clamp(1, FRAME_SERIES_MAX),
         strategy: request.partial_response_strategy,
         warnings: Vec::new().into_iter(),
+        tells_blocks: blocks.is_some(),
+        blocks: None,
         _place: place,
     };
     Ok(futures::stream::try_unfold(frames, step).boxed())
+}
+
+/// The blocks that the caller means; `None` when it gave no hints of this kind.
+fn block_hints(hints: Option<&wire::Any>) -> Result<Option<Vec<Matcher>>, Status> {
+    let Some(hints) = hints.filter(|hints| hints.type_url.ends_with(REQUEST_HINTS)) else {
+        return Ok(None);
+    };
+    let hints = wire::SeriesRequestHints::decode(hints.value.clone())
+        .map_err(|error| Status::invalid_argument(format!("unmarshal series request hints: {error}")))?;
+    convert::matchers_from_wire(&hints.block_matchers).map(Some)
+}
+
+/// The frame that ends an answer whose caller gave hints.
+fn blocks_told(blocks: Vec<String>) -> SeriesResult {
+    let queried_blocks = blocks.into_iter().map(|id| wire::Block { id }).collect();
+    SeriesResult::Hints(wire::Any {
+        type_url: RESPONSE_HINTS.to_owned(),
+        value: wire::SeriesResponseHints { queried_blocks }.encode_to_vec().into(),
+    })
 }
 
 fn hints(hints: Option<&wire::QueryHints>) -> Hints {
@@ -382,6 +409,10 @@ impl SeriesSet for Holding {
     fn warnings(&self) -> Vec<String> {
         self.set.warnings()
     }
+
+    fn blocks(&self) -> Vec<String> {
+        self.set.blocks()
+    }
 }
 
 /// Which share of the series the caller wants.
@@ -432,6 +463,10 @@ struct Frames {
     frame_series: usize,
     strategy: i32,
     warnings: vec::IntoIter<String>,
+    /// Whether the answer ends with the blocks that it is from.
+    tells_blocks: bool,
+    /// Those blocks, once they are known.
+    blocks: Option<Vec<String>>,
     /// Held as long as the answer lasts.
     _place: OwnedSemaphorePermit,
 }
@@ -452,7 +487,8 @@ impl Frames {
                 return Ok(frame);
             }
             let Some(set) = &mut self.set else {
-                return Ok(self.warnings.next().map(SeriesResult::Warning));
+                let warning = self.warnings.next().map(SeriesResult::Warning);
+                return Ok(warning.or_else(|| self.blocks.take().map(blocks_told)));
             };
             match set.next().await {
                 Some(Ok(batch)) if self.left > 0 => self.batch = batch.into_iter(),
@@ -461,6 +497,7 @@ impl Frames {
                     let warnings = set.warnings();
                     whole(self.strategy, &warnings)?;
                     self.warnings = warnings.into_iter();
+                    self.blocks = self.tells_blocks.then(|| set.blocks());
                     self.set = None;
                 }
             }
@@ -532,3 +569,6 @@ fn wanted(samples: &dyn Samples, range: TimeRange) -> Result<Vec<Chunk>, Status>
     chunks.retain(|chunk| range.overlaps(TimeRange::new(chunk.min_time, chunk.max_time)));
     Ok(chunks)
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,9 @@ const ASK_EVERY: Duration = Duration::from_secs(2);
 /// How long to wait for one member's answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
+/// Rounds in which no member answered between two lines about it in the log.
+const TELL_EVERY: u32 = 15;
+
 /// Follows the document until it is dropped.
 pub struct Follower {
     document: watch::Receiver<Arc<Document>>,
@@ -62,6 +65,7 @@ impl Follower {
 
 async fn follow(network: Network, seeds: Vec<String>, sender: watch::Sender<Arc<Document>>, alive: Weak<()>) {
     let mut turn = 0_usize;
+    let mut silent = 0_u32;
     while alive.strong_count() > 0 {
         let (mut members, epoch) = {
             let known = sender.borrow();
@@ -72,17 +76,30 @@ async fn follow(network: Network, seeds: Vec<String>, sender: watch::Sender<Arc<
             members.rotate_left(first);
         }
         turn = turn.wrapping_add(1);
+        silent = silent.wrapping_add(1);
+        let mut last_error = String::new();
         for member in members {
             let address = member.address.clone();
             match ask(&network, member, epoch).await {
                 Ok(Some(document)) => {
                     tracing::info!(epoch = document.epoch, member = address, "the ring has changed");
                     sender.send_replace(Arc::new(document));
+                    silent = 0;
                     break;
                 }
-                Ok(None) => break,
-                Err(error) => tracing::debug!(member = address, error, "cannot learn the ring"),
+                Ok(None) => {
+                    silent = 0;
+                    break;
+                }
+                Err(error) => last_error = format!("{address}: {error}"),
             }
+        }
+        if silent % TELL_EVERY == 1 {
+            tracing::warn!(
+                error = last_error,
+                epoch,
+                "no member tells the ring; what is known of it stays in use"
+            );
         }
         network.clock.sleep(ASK_EVERY).await;
     }

@@ -18,6 +18,7 @@ mod layout;
 mod listing;
 mod mark;
 mod manifest;
+mod metered;
 mod selector;
 mod upload;
 
@@ -31,6 +32,7 @@ pub use mark::{
     DeletionMark, Mark, NoCompactMark, NoDownsampleMark, NoQueryMark, delete_block, mark_for_deletion, read_mark,
     write_mark,
 };
+pub use metered::MeteredBucket;
 pub use selector::{Selector, SelectorAction, SelectorRule};
 pub use upload::{UploadError, Uploaded, upload_block};
 

@@ -6,7 +6,6 @@
 use super::{
     GatewaySettings, Shared,
     remote::{ChunkWant, RemoteBlock},
-    state::State,
 };
 use crate::{
     block::label_list,
@@ -18,7 +17,7 @@ use futures::{StreamExt as _, TryStreamExt as _, future::BoxFuture};
 use model::{
     label::Labels,
     matcher::Matcher,
-    select::{Chunk, LabelList, ReadySet, Samples, Select, SelectError, SelectRequest, Series, SeriesSet},
+    select::{BLOCK_ID, Chunk, LabelList, ReadySet, Samples, Select, SelectError, SelectRequest, Series, SeriesSet},
     tenant::Tenant,
     time::TimeRange,
 };
@@ -110,7 +109,8 @@ impl TenantBlocks {
         let state = self.shared.state();
         let mut warnings = state.warnings(&self.tenant, range);
         let mut found = BTreeSet::new();
-        let blocks = self.wanted(&state, matchers, range, &mut warnings).await;
+        let blocks = state.overlapping(&self.tenant, range);
+        let blocks = self.open(blocks, matchers, &mut warnings).await;
         for (block, index) in &blocks {
             if let Some(own) = rewrite_matchers(matchers, &block.external) {
                 gather(block, index, &own, &mut found)?;
@@ -120,15 +120,14 @@ impl TenantBlocks {
         Ok(LabelList { warnings, ..list })
     }
 
-    /// The blocks that may hold what is asked for, each with its header. One whose header cannot be had is left out with a warning.
-    async fn wanted(
+    /// Those of the blocks that may hold what is asked for, each with its header. One whose header cannot be had is left out with a
+    /// warning.
+    async fn open(
         &self,
-        state: &State,
+        mut blocks: Vec<Arc<RemoteBlock>>,
         matchers: &[Matcher],
-        range: TimeRange,
         warnings: &mut Vec<String>,
     ) -> Vec<(Arc<RemoteBlock>, Arc<Index>)> {
-        let mut blocks = state.overlapping(&self.tenant, range);
         blocks.retain(|block| rewrite_matchers(matchers, &block.external).is_some());
         let opened = blocks.into_iter().map(|block| async {
             let header = self.shared.header(&block.listing).await;
@@ -153,9 +152,9 @@ impl TenantBlocks {
     async fn find(&self, request: &SelectRequest) -> Result<Box<dyn SeriesSet>, SelectError> {
         let state = self.shared.state();
         let mut warnings = state.warnings(&self.tenant, request.range);
-        let blocks = self
-            .wanted(&state, &request.matchers, request.range, &mut warnings)
-            .await;
+        let mut blocks = state.overlapping(&self.tenant, request.range);
+        blocks.retain(|block| is_named(block, &request.blocks));
+        let blocks = self.open(blocks, &request.matchers, &mut warnings).await;
         let budget = Budget::default();
         let mut finds = Vec::with_capacity(blocks.len());
         for (number, (block, index)) in blocks.iter().enumerate() {
@@ -165,7 +164,7 @@ impl TenantBlocks {
             .buffer_unordered(BLOCKS_IN_FLIGHT)
             .try_concat()
             .await?;
-        let blocks = blocks.into_iter().map(|(block, _)| block).collect();
+        let blocks: Vec<_> = blocks.into_iter().map(|(block, _)| block).collect();
         let mut series = join(parts);
         if request.limit > 0 {
             series.truncate(request.limit);
@@ -178,7 +177,10 @@ impl TenantBlocks {
                     samples,
                 }
             });
-            return Ok(Box::new(ReadySet::new(bare.collect(), warnings)));
+            return Ok(Box::new(Bare {
+                set: ReadySet::new(bare.collect(), warnings),
+                blocks: ulids(&blocks),
+            }));
         }
         let (shared, left) = (self.shared.clone(), self.shared.settings.query_bytes_max);
         Ok(Box::new(RemoteSet {
@@ -223,6 +225,39 @@ impl TenantBlocks {
             }));
         }
         Ok(parts)
+    }
+}
+
+/// Whether a question that names blocks means this one.
+fn is_named(block: &RemoteBlock, names: &[Matcher]) -> bool {
+    let ulid = block.meta.ulid.to_string();
+    names.iter().all(|matcher| match &*matcher.name {
+        BLOCK_ID => matcher.matches(&ulid),
+        _ => matcher.matches(""),
+    })
+}
+
+fn ulids(blocks: &[Arc<RemoteBlock>]) -> Vec<String> {
+    blocks.iter().map(|block| block.meta.ulid.to_string()).collect()
+}
+
+/// Labels of series, and the blocks that they are from.
+struct Bare {
+    set: ReadySet,
+    blocks: Vec<String>,
+}
+
+impl SeriesSet for Bare {
+    fn next(&mut self) -> BoxFuture<'_, Option<Result<Vec<Series>, SelectError>>> {
+        self.set.next()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.set.warnings()
+    }
+
+    fn blocks(&self) -> Vec<String> {
+        self.blocks.clone()
     }
 }
 
@@ -408,5 +443,9 @@ impl SeriesSet for RemoteSet {
 
     fn warnings(&self) -> Vec<String> {
         self.warnings.clone()
+    }
+
+    fn blocks(&self) -> Vec<String> {
+        ulids(&self.blocks)
     }
 }

@@ -5,6 +5,7 @@ use super::{
     http::{HttpConfig, retry},
 };
 use anyhow::{Context, bail};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use model::env::Env;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use serde::Deserialize;
@@ -127,38 +128,8 @@ fn encrypted(builder: AmazonS3Builder, sse: &SseConfig, env: &Env) -> anyhow::Re
             if key.len() != 32 {
                 bail!("the encryption key {shown} has {} bytes instead of 32", key.len());
             }
-            builder.with_ssec_encryption(base64(&key))
+            builder.with_ssec_encryption(STANDARD.encode(&key))
         }
         other => bail!("config.sse_config.type {other:?} is none of SSE-S3, SSE-KMS, SSE-C"),
     })
-}
-
-/// The standard alphabet with padding.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::new();
-    for group in bytes.chunks(3) {
-        let word = group.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
-        for index in 0..4 {
-            let digit = ALPHABET[(word >> (18 - 6 * index) & 63) as usize];
-            out.push(if index > group.len() { '=' } else { char::from(digit) });
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn base64_pads() {
-        for (bytes, text) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-        ] {
-            assert_eq!(super::base64(bytes.as_bytes()), text);
-        }
-    }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     server::S3,
-    world::{SERIES, count_series, gateway, open, write_block},
+    world::{Process, SERIES, count_series, gateway, open, reqwest_client, write_block},
 };
 use futures::{StreamExt as _, TryStreamExt as _};
 use model::env::Fs;
@@ -189,16 +189,6 @@ async fn the_test_server_is_a_bucket() {
     assert!(server.requests() > 1000);
 }
 
-/// Ends with the test.
-struct Process(std::process::Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn moto_is_a_bucket() {
     let port = std::net::TcpListener::bind("127.0.0.1:0")
@@ -285,9 +275,4 @@ async fn garage_is_a_bucket() {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     panic!("garage does not answer after a minute");
-}
-
-fn reqwest_client() -> reqwest::Client {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::new()
 }

@@ -4,7 +4,7 @@
 
 use crate::{
     server::{Fault, S3, Seen},
-    world::{env, forgetful_gateway, gateway, open, write_block},
+    world::{Process, SERIES, env, forgetful_gateway, gateway, open, reqwest_client, write_block},
 };
 use axum::body::Bytes;
 use model::{
@@ -17,9 +17,11 @@ use model::{
     time::TimeRange,
 };
 use object_store::ObjectStore;
+use proto::thanos::StoreClient;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     sync::Arc,
     time::Duration,
 };
@@ -43,12 +45,9 @@ fn slow(ms: u64) -> impl Fn(&Seen) -> Fault + Send + 'static {
     move |_| if ms > 0 { Fault::Stall(ms) } else { Fault::None }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_blocks_with_a_manifest_are_served_after_one_request() {
-    let server = S3::start().await;
-    let store = open(&server.document());
-    let dir = tempfile::tempdir().unwrap();
-    let (first, block) = write_block(dir.path(), 0);
+/// A thousand blocks that differ in their names only.
+fn put_thousand_blocks(server: &S3, dir: &Path) {
+    let (first, block) = write_block(dir, 0);
     let (chunks, index) = (Disk.read(&block.join("chunks/000001")), Disk.read(&block.join("index")));
     let (chunks, index) = (Bytes::from(chunks.unwrap()), Bytes::from(index.unwrap()));
     let meta = String::from_utf8(Disk.read(&block.join("meta.json")).unwrap()).unwrap();
@@ -59,6 +58,14 @@ async fn a_thousand_blocks_with_a_manifest_are_served_after_one_request() {
         server.put(&format!("{ulid}/index"), index.clone());
         server.put(&format!("{ulid}/meta.json"), meta.into());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_blocks_with_a_manifest_are_served_after_one_request() {
+    let server = S3::start().await;
+    let store = open(&server.document());
+    let dir = tempfile::tempdir().unwrap();
+    put_thousand_blocks(&server, dir.path());
     let first = gateway(&store, &dir.path().join("cache"));
     assert_eq!(first.sync().await.unwrap().blocks, 1000);
     eprintln!("1000 blocks without a manifest: {} requests", server.requests());
@@ -77,6 +84,85 @@ async fn a_thousand_blocks_with_a_manifest_are_served_after_one_request() {
             "{requests} requests, {took:?}"
         );
     }
+}
+
+/// What the cache of the process below may hold.
+const CACHE_BYTES: usize = 16 << 20;
+
+/// Most memory that it may ever have, besides its cache.
+const PROCESS_BYTES: usize = 50_000_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_over_a_thousand_blocks_stays_small() {
+    let server = S3::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    put_thousand_blocks(&server, dir.path());
+    gateway(&open(&server.document()), &dir.path().join("cache"))
+        .sync()
+        .await
+        .unwrap();
+    let free = || {
+        std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+    };
+    let (http, grpc) = (free().to_string(), free().to_string());
+    let process = Command::new(env!("CARGO_BIN_EXE_narthex"))
+        .args(["store", "--objstore.config", &server.document()])
+        .args(["--data.dir", &dir.path().join("data").to_string_lossy()])
+        .args(["--http.address", &http, "--grpc.address", &grpc])
+        .args(["--store.cache-memory-bytes", &CACHE_BYTES.to_string()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let process = Process(process);
+    let (client, clock) = (reqwest_client(), env().clock);
+    let begun = clock.monotonic();
+    while !client
+        .get(format!("http://{http}/-/ready"))
+        .send()
+        .await
+        .is_ok_and(|answer| answer.status().is_success())
+    {
+        assert!(
+            clock.monotonic() - begun < Duration::from_secs(60),
+            "it never got ready"
+        );
+        clock.sleep(Duration::from_millis(5)).await;
+    }
+    let (took, at_start) = (clock.monotonic() - begun, peak_memory(process.0.id()));
+    eprintln!("1000 blocks, a process from its start: ready after {took:?}, {at_start} bytes of memory");
+
+    let store = StoreClient::new(&grpc, None).unwrap();
+    let request = SelectRequest::new(vec![Matcher::equal("__name__", "m")], TimeRange::ALL);
+    for _ in 0..3 {
+        let mut answer = store.series(&Tenant::default(), &request, &[]).await.unwrap();
+        let (mut series, mut chunks) = (0, 0);
+        while let Some(batch) = answer.next().await {
+            let batch = batch.unwrap();
+            series += batch.len();
+            chunks += batch.iter().map(|series| series.chunks.len()).sum::<usize>();
+        }
+        assert_eq!(answer.warnings(), [""; 0]);
+        assert!(
+            series >= SERIES && chunks >= 1000 * SERIES,
+            "{series} series, {chunks} chunks"
+        );
+    }
+    let most = peak_memory(process.0.id());
+    eprintln!("after three queries over all of them: {most} bytes at most, {CACHE_BYTES} of them for the cache");
+    assert!(most <= PROCESS_BYTES + CACHE_BYTES, "{most} bytes");
+}
+
+/// The most memory that a process ever had.
+fn peak_memory(pid: u32) -> usize {
+    let status = Disk.read(Path::new(&format!("/proc/{pid}/status"))).unwrap();
+    let status = String::from_utf8(status).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let kibibytes: usize = line.trim().trim_end_matches(" kB").parse().unwrap();
+    kibibytes * 1024
 }
 
 /// Blocks of `series` series in the server, and the first of them as a local block.

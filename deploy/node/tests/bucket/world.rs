@@ -104,3 +104,18 @@ pub(crate) async fn count_series(gateway: &Gateway) -> Result<usize, SelectError
     }
     Ok(count)
 }
+
+/// Ends with the test.
+pub(crate) struct Process(pub(crate) std::process::Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub(crate) fn reqwest_client() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
+}
