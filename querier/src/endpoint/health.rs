@@ -2,7 +2,8 @@
 //!
 //! A dead endpoint costs a query nothing: after a few failures in a row it fails at once for a while that doubles, and one call
 //! is let through when the while is over. An endpoint that answers what it is, and not what it is asked for, is caught by the
-//! same rule, so a good answer to the former does not close the breaker early.
+//! same rule, so a good answer to the former does not close the breaker early, unless it was silent on that as well: then the
+//! process is another one by now.
 
 use model::{
     label::Labels,
@@ -56,7 +57,9 @@ impl Health {
     /// It answered what it holds.
     pub(super) fn described(&mut self, info: EndpointInfo, now: Timestamp) {
         self.info = Some(Arc::new(info));
-        self.down = None;
+        if self.down.take().is_some() {
+            self.served();
+        }
         self.checked = now;
     }
 
@@ -133,6 +136,21 @@ mod tests {
         assert_eq!(health.check(at + PAUSE_MAX), Ok(()));
         health.failed(&error, at);
         health.served();
+        assert_eq!(health.check(at), Ok(()));
+    }
+
+    #[test]
+    fn a_process_that_came_back_is_asked_at_once() {
+        let (mut health, at) = (Health::default(), Duration::from_secs(100));
+        let error = SelectError::Unavailable("broken pipe".into());
+        (0..20).for_each(|_| health.failed(&error, at));
+        health.described(EndpointInfo::default(), 1);
+        assert!(
+            health.check(at).is_err(),
+            "it answers what it is, and fails at what it is asked for"
+        );
+        health.silent(&error, 2);
+        health.described(EndpointInfo::default(), 3);
         assert_eq!(health.check(at), Ok(()));
     }
 }
