@@ -143,14 +143,24 @@ mod tests {
     fn a_process_that_came_back_is_asked_at_once() {
         let (mut health, at) = (Health::default(), Duration::from_secs(100));
         let error = SelectError::Unavailable("broken pipe".into());
+        let info = EndpointInfo {
+            component: "receive".into(),
+            label_sets: Vec::new(),
+            range: TimeRange::ALL,
+            serves_series: true,
+            serves_exemplars: true,
+            serves_metadata: true,
+            strips_labels: true,
+            isolates_tenants: true,
+        };
         (0..20).for_each(|_| health.failed(&error, at));
-        health.described(EndpointInfo::default(), 1);
+        health.described(info.clone(), 1);
         assert!(
             health.check(at).is_err(),
             "it answers what it is, and fails at what it is asked for"
         );
         health.silent(&error, 2);
-        health.described(EndpointInfo::default(), 3);
+        health.described(info, 3);
         assert_eq!(health.check(at), Ok(()));
     }
 }
