@@ -9,6 +9,8 @@ struct Chart {
     unit: &'static str,
     note: &'static str,
     figure: fn(&Row) -> f64,
+    /// Whether it is drawn for each part of the suite, and not only where more was measured than taking samples.
+    of_each_part: bool,
 }
 
 const MIB: f64 = (1 << 20) as f64;
@@ -20,60 +22,70 @@ const CHARTS: &[Chart] = &[
         unit: "CPU-seconds per million samples",
         note: "User and kernel time of the server until the last acknowledgement.",
         figure: |row| row.user_per_million + row.system_per_million,
+        of_each_part: true,
     },
     Chart {
         title: "CPU when settled",
         unit: "CPU-seconds per million samples",
         note: "With the work that servers put off until after the acknowledgement.",
         figure: |row| row.settled_per_million,
+        of_each_part: false,
     },
     Chart {
         title: "Throughput",
         unit: "samples per second",
         note: "More is better. Depends on what else the machine does; the generator runs on the same cores.",
         figure: |row| row.outcome.samples as f64 / row.outcome.seconds,
+        of_each_part: true,
     },
     Chart {
         title: "Acknowledgement, 99th percentile",
         unit: "ms",
         note: "From when a request was due. Narthex answers after the fsync, the others before.",
         figure: |row| row.outcome.ack_ms.p99,
+        of_each_part: true,
     },
     Chart {
         title: "Acknowledgement, slowest",
         unit: "ms",
         note: "The one request that waited longest.",
         figure: |row| row.outcome.ack_ms.max,
+        of_each_part: false,
     },
     Chart {
         title: "Memory, peak",
         unit: "MiB",
         note: "Most resident memory while samples came in.",
         figure: |row| row.resident_peak as f64 / MIB,
+        of_each_part: true,
     },
     Chart {
         title: "Written",
         unit: "bytes per sample",
         note: "What the server caused to be written to storage until settled.",
         figure: |row| row.written_per_sample,
+        of_each_part: false,
     },
     Chart {
         title: "Stored",
         unit: "bytes per sample",
         note: "In the lasting format, index included.",
         figure: |row| row.stored_per_sample,
+        of_each_part: false,
     },
     Chart {
         title: "Restart after SIGKILL",
         unit: "s",
         note: "Until the server says that it is ready. Who has no log to replay is fast and has lost what was in memory.",
         figure: |row| row.restart_seconds,
+        of_each_part: false,
     },
     Chart {
         title: "Into the lasting format",
         unit: "CPU-seconds",
         note: "A block cut, a snapshot, or a merge.",
         figure: |row| row.flush_cpu_seconds,
+        of_each_part: false,
     },
 ];
 
@@ -92,17 +104,35 @@ code { font-size: .85rem; overflow-wrap: anywhere } table { border-collapse: col
 
 /// The page: what was run in words, a chart for each figure, and how each server was started.
 pub fn page(run: &str, rows: &[Row]) -> String {
+    let rows: Vec<&Row> = rows.iter().collect();
+    let charts: String = CHARTS.iter().map(|chart| draw(chart, &rows)).collect();
+    let charts = format!("<main>\n{charts}{}</main>\n{}", questions(&rows), together(&rows));
+    whole("Side by side", run, &charts, &rows)
+}
+
+/// The page of a suite: for each part, by its name, the charts of what was measured in it.
+pub fn suite_page(run: &str, parts: &[(String, Vec<&Row>)]) -> String {
+    let mut charts = String::new();
+    for (name, rows) in parts {
+        let asked = rows.iter().any(|row| !row.questions.is_empty());
+        charts += &format!("<h2>{}</h2>\n<main>\n", escape(name));
+        for chart in CHARTS.iter().filter(|chart| chart.of_each_part || asked) {
+            charts += &draw(chart, rows);
+        }
+        charts += &format!("{}</main>\n{}", questions(rows), together(rows));
+    }
+    let rows: Vec<&Row> = parts.iter().flat_map(|(_, rows)| rows.iter().copied()).collect();
+    whole("The suite, side by side", run, &charts, &rows)
+}
+
+/// Head, charts, and how each server was started.
+fn whole(title: &str, run: &str, charts: &str, rows: &[&Row]) -> String {
     let mut html = format!(
-        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>Side by side</title>\n\
+        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title>\n\
          <meta name=\"viewport\" content=\"width=device-width\"><style>{STYLE}</style>\n\
-         <h1>Side by side</h1><p>{}</p>\n<main>\n",
+         <h1>{title}</h1><p>{}</p>\n{charts}<h2>How they were started</h2>\n<table>\n",
         escape(run)
     );
-    for chart in CHARTS {
-        html += &draw(chart, rows);
-    }
-    html += &questions(rows);
-    html += "</main>\n<h2>How they were started</h2>\n<table>\n";
     for row in rows {
         let kept = if row.counted.0 == row.counted.1 as f64 {
             "all samples found afterwards".to_owned()
@@ -123,8 +153,15 @@ pub fn page(run: &str, rows: &[Row]) -> String {
     html + "</table></html>\n"
 }
 
+/// What reading and writing did to each other, in words.
+fn together(rows: &[&Row]) -> String {
+    let told = rows.iter().filter_map(|row| Some((&row.server, row.mixed.as_ref()?)));
+    told.map(|(server, mixed)| format!("<p>{}: {}</p>\n", escape(server), escape(&mixed.to_string())))
+        .collect()
+}
+
 /// A chart of the CPU time of each question, if any was asked.
-fn questions(rows: &[Row]) -> String {
+fn questions(rows: &[&Row]) -> String {
     let asked = rows.iter().map(|row| row.questions.len()).max().unwrap_or(0);
     let mut html = String::new();
     for (number, question) in QUESTIONS.iter().enumerate().take(asked) {
@@ -145,7 +182,7 @@ fn questions(rows: &[Row]) -> String {
     html
 }
 
-fn draw(chart: &Chart, rows: &[Row]) -> String {
+fn draw(chart: &Chart, rows: &[&Row]) -> String {
     let figures: Vec<(&str, f64)> = rows
         .iter()
         .map(|row| (row.server.as_str(), (chart.figure)(row)))
@@ -214,6 +251,26 @@ mod tests {
         assert_eq!(html.matches("class=\"own\"").count(), CHARTS.len());
         assert!(html.contains("width:3.2%\"></i>0.300") && html.contains("width:65.0%\"></i>6.00"));
         assert!(html.contains("--flag=&lt;x&gt;") && html.contains("scrape &amp; more"));
+    }
+
+    #[test]
+    fn the_suite_has_charts_for_each_part() {
+        let (own, peer) = (row("narthex 1", 0.3), row("prometheus 3", 6.0));
+        let parts = [
+            ("steady & long".to_owned(), vec![&own, &peer]),
+            ("shuffled".to_owned(), vec![&own]),
+        ];
+        let html = suite_page("today", &parts);
+        assert!(html.contains("<h2>steady &amp; long</h2>") && html.contains("<h2>shuffled</h2>"));
+        let asked = !own.questions.is_empty();
+        let charts = CHARTS.iter().filter(|chart| chart.of_each_part || asked).count();
+        assert!(charts >= 4);
+        assert_eq!(html.matches("<h2>CPU</h2>").count(), 2);
+        assert_eq!(
+            html.matches("<code>").count() - html.matches("Question:").count(),
+            3,
+            "each server is told once"
+        );
     }
 
     #[test]

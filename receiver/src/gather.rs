@@ -4,6 +4,7 @@
 //! unfold to. Known series get their number at once. The others are noted, and their labels are decoded when the routes
 //! are not locked any more ([`Slice::admit_missing`]).
 
+pub(crate) mod symbols;
 pub(crate) mod v1;
 pub(crate) mod v2;
 
@@ -25,6 +26,7 @@ use model::verdict::Reason;
 use proto::histogram::{self, HistogramError};
 use proto::protobuf::WireError;
 use std::{collections::BTreeMap, ops::Range};
+use symbols::SymbolTable;
 
 /// When a slice weighs so much it is pushed before the walk goes on. A float weighs 1, other things by their size.
 const SLICE_WEIGHT: usize = 65_536;
@@ -34,6 +36,9 @@ const SERIES_WEIGHT_MAX: usize = 4 * SLICE_WEIGHT;
 
 /// Longest text of metadata that is kept.
 const METADATA_BYTES_MAX: usize = 64 << 10;
+
+/// So many series are looked up together at most. Processors wait for ten to twenty places in memory at a time.
+const DEFERRED_MAX: usize = 32;
 
 /// Tenants to which the series of a slice may belong besides the tenant of the request.
 const OTHER_TENANTS_MAX: usize = 1_000;
@@ -58,7 +63,7 @@ pub(crate) struct Request<'a> {
     /// The decompressed body.
     pub(crate) body: &'a [u8],
     /// Symbols of a 2.0 request.
-    pub(crate) symbols: &'a v2::SymbolTable,
+    pub(crate) symbols: &'a SymbolTable,
     pub(crate) hasher: &'a KeyHasher,
     pub(crate) limits: &'a LabelLimits,
     /// Samples that the tenant may send in one request.
@@ -140,12 +145,14 @@ pub(crate) struct Slice {
     pub(crate) origins: Vec<Origin>,
     /// Series whose labels must be decoded; their id in the batch is a placeholder until then.
     missing: Vec<u32>,
-    /// Routes that were found but will be forgotten unless they are learnt again.
-    pub(crate) fading: Vec<(Key, SeriesRef)>,
+    /// Routes that were found but will be forgotten unless they are learnt again, and keys under which a series is to be found as well.
+    pub(crate) to_learn: Vec<(Key, SeriesRef)>,
     pub(crate) counts: Counts,
     /// Series that belong to other tenants than the batch, a slice for each of them.
     pub(crate) elsewhere: Vec<Slice>,
     weight: usize,
+    /// So many of the last series wait for their look-up.
+    deferred: usize,
     /// Labels that do not stand together in their message, put together.
     scratch: Vec<u8>,
 }
@@ -184,10 +191,11 @@ impl Slice {
         self.batch.clear();
         self.origins.clear();
         self.missing.clear();
-        self.fading.clear();
+        self.to_learn.clear();
         self.elsewhere.clear();
         self.counts = Counts::default();
         self.weight = 0;
+        self.deferred = 0;
     }
 
     fn is_full(&self) -> bool {
@@ -250,25 +258,54 @@ impl Slice {
         self.batch.floats.len() > mark.floats || self.batch.histograms.len() > mark.histograms
     }
 
-    /// Closes a series: its number from the routes, or a note that it must be decoded.
+    /// Closes a series: its number as it was found in the routes, or a note that it must be decoded.
     #[inline]
-    fn finish_series(&mut self, routes: &mut RouteReader<'_>, origin: Origin, mark: Mark) {
+    fn close_series(&mut self, found: Found, origin: Origin, mark: Mark) {
         if self.batch.exemplars.len() > mark.exemplars {
             self.date_exemplars(mark);
         }
-        let id = match routes.find(origin.key) {
+        let id = self.identify(self.batch.series.len(), found, origin.key);
+        self.batch.finish_series(id);
+        self.origins.push(origin);
+    }
+
+    /// The same for a series that is looked up later, with others.
+    fn defer_series(&mut self, routes: &mut RouteReader<'_>, origin: Origin, mark: Mark) {
+        if self.batch.exemplars.len() > mark.exemplars {
+            self.date_exemplars(mark);
+        }
+        self.batch.finish_series(PLACEHOLDER);
+        self.origins.push(origin);
+        self.deferred += 1;
+        if self.deferred == DEFERRED_MAX {
+            self.find_deferred(routes);
+        }
+    }
+
+    /// Looks up the series that wait for it. Nothing else is done in this loop, so that their places in memory come together.
+    fn find_deferred(&mut self, routes: &mut RouteReader<'_>) {
+        let waiting = self.origins.len() - std::mem::take(&mut self.deferred)..self.origins.len();
+        for index in waiting {
+            let key = self.origins[index].key;
+            let id = self.identify(index, routes.find_lost(key), key);
+            self.batch.series[index].id = id;
+        }
+    }
+
+    /// What the batch calls series `index`, by what was found.
+    #[inline]
+    fn identify(&mut self, index: usize, found: Found, key: Key) -> SeriesId {
+        match found {
             Found::Known(reference) => SeriesId::Known(reference),
             Found::Fading(reference) => {
-                self.fading.push((origin.key, reference));
+                self.to_learn.push((key, reference));
                 SeriesId::Known(reference)
             }
             Found::Missing => {
-                self.missing.push(self.batch.series.len() as u32);
+                self.missing.push(index as u32);
                 PLACEHOLDER
             }
-        };
-        self.batch.finish_series(id);
-        self.origins.push(origin);
+        }
     }
 
     /// An exemplar without a timestamp is as old as the newest sample beside it.
@@ -421,7 +458,7 @@ impl Slice {
         let kept = (0..self.batch.series.len() as u32).filter(|series| refused.binary_search(series).is_err());
         let mut slice = self.only(kept, |series| series.id.clone());
         slice.batch.metadata.clone_from(&self.batch.metadata);
-        slice.fading.clone_from(&self.fading);
+        slice.to_learn.clone_from(&self.to_learn);
         slice.counts = self.counts;
         slice
     }

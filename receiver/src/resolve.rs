@@ -9,6 +9,7 @@
 //! old one is forgotten. What is used moves back into the young half.
 
 mod table;
+mod tables;
 
 use hashbrown::HashMap;
 use model::{env::Rng, push::SeriesRef, tenant::Tenant};
@@ -20,6 +21,7 @@ use std::sync::{
 use xxhash_rust::xxh3::xxh3_128_with_secret;
 
 pub(crate) use table::{Found, RouteReader, Routes};
+use tables::Tables;
 
 /// Identifies a spelling: a keyed hash wide enough that two spellings never share one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -121,10 +123,13 @@ impl Mixer<'_> {
 impl Key {
     /// A key that stands for a small number in a [`Mixer`].
     pub(crate) fn from_number(number: u64) -> Self {
-        Key {
-            low: number,
-            high: number,
-        }
+        Self::from_numbers(number, number)
+    }
+
+    /// The same for two of them.
+    #[inline]
+    pub(crate) fn from_numbers(low: u64, high: u64) -> Self {
+        Key { low, high }
     }
 
     #[inline]
@@ -146,6 +151,7 @@ pub(crate) struct Resolver {
     old: AtomicUsize,
     young_max: usize,
     tenants_max: usize,
+    tables: Tables,
     /// Requests of tenants that there was no room for, since the last sweep.
     turned_away: AtomicUsize,
 }
@@ -159,12 +165,18 @@ impl Resolver {
             old: AtomicUsize::new(0),
             young_max: (spellings_max / 2).max(1),
             tenants_max: tenants_max.max(1),
+            tables: Tables::default(),
             turned_away: AtomicUsize::new(0),
         }
     }
 
     pub(crate) fn hasher(&self) -> &KeyHasher {
         &self.hasher
+    }
+
+    /// Whether a symbol table with this key came before, whoever sent it: it tells only what is worth learning.
+    pub(crate) fn is_repeated_table(&self, table: Key) -> bool {
+        self.tables.came_before(table)
     }
 
     /// The routes of a tenant. When there are too many tenants a new one gets routes that nobody keeps: its requests are
@@ -226,6 +238,24 @@ impl Resolver {
         tenants.retain(|_, routes| routes.len() > 0);
         drop(tenants);
         drop(forgotten);
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    struct Counting(std::sync::atomic::AtomicU64);
+
+    impl Rng for Counting {
+        fn next_u64(&self) -> u64 {
+            self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
+        }
+    }
+
+    /// A hasher that is the same each time.
+    pub(crate) fn hasher() -> KeyHasher {
+        KeyHasher::new(&Counting(1.into()))
     }
 }
 

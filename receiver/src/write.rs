@@ -6,7 +6,7 @@
 use crate::{
     answer::WriteAnswer,
     budget::{Budget, Reservation},
-    gather::{Broken, Request, Slice, v1, v2},
+    gather::{Broken, Request, Slice, symbols::SymbolTable, v1, v2},
     limits::{Allowance, LimitMetrics, LimitSource, TenantLimits, TooMuch},
     metrics::{KindLabel, Metrics, ReasonId, ReasonLabel, RequestLabels},
     negotiate::{self, Refusal, Version},
@@ -69,7 +69,7 @@ pub struct WriteRequest {
 #[derive(Default)]
 struct Scratch {
     decompressor: Decompressor,
-    symbols: v2::SymbolTable,
+    symbols: SymbolTable,
     slice: Slice,
 }
 
@@ -216,7 +216,9 @@ impl Receiver {
         let body = self.decompress(encoding, &request.body, decompressor, &mut reservation)?;
         symbols.clear();
         if version == Version::V2 {
-            symbols.read(body, self.resolver.hasher(), self.settings.symbols_max)?;
+            let resolver = &self.resolver;
+            let is_repeated = |table| resolver.is_repeated_table(table);
+            symbols.read(body, resolver.hasher(), self.settings.symbols_max, is_repeated)?;
             if !reservation.resize(body.len() + symbols.bytes()) {
                 return Err(self.out_of_memory());
             }
@@ -401,10 +403,10 @@ impl Receiver {
 
     /// Remembers the numbers that an outcome gave.
     fn learn(&self, slice: &Slice, outcome: &WriteOutcome, routes: &Routes) {
-        if outcome.refs.is_empty() && slice.fading.is_empty() {
+        if outcome.refs.is_empty() && slice.to_learn.is_empty() {
             return;
         }
-        let mut learnt = slice.fading.clone();
+        let mut learnt = slice.to_learn.clone();
         // In the order of the request, so that the routes lie in memory as they will be asked for.
         let mut refs = outcome.refs.clone();
         refs.sort_unstable();

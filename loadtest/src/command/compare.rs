@@ -6,7 +6,7 @@ use crate::{
     compare::{Binaries, Contestant, Extent, Row, contest, questions_table, table},
     http::Url,
     markdown::{benchmarks, contents},
-    page::page,
+    page::{page, suite_page},
     report::{progress_bar, write_json},
     suite,
     write::{Plan, one_window_start},
@@ -46,7 +46,7 @@ pub struct CompareArguments {
     html: Option<PathBuf>,
     /// Measure a fixed set of shapes, instead of the one that the other options describe, in about a quarter of an hour; print their
     /// tables as Markdown.
-    #[arg(long, conflicts_with_all = ["rounds", "questions", "mixed", "html"])]
+    #[arg(long, conflicts_with_all = ["rounds", "questions", "mixed"])]
     suite: bool,
     /// Divide the suite's numbers of series by this, to see that it works; the figures then say nothing.
     #[arg(long, value_name = "NUMBER", requires = "suite", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
@@ -116,10 +116,22 @@ impl CompareArguments {
         let contestants = self.contestants(binaries)?;
         eprintln!("about a quarter of an hour: {}", contents());
         let measured = suite::run(&contestants, binaries, &self.dir, self.fraction as usize)?;
-        let text = benchmarks(&today()?, &measured);
+        let today = today()?;
+        let text = benchmarks(&today, &measured);
         print!("{text}");
         if let Some(path) = &self.markdown {
             std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+        }
+        if let Some(path) = &self.html {
+            let mut parts: Vec<(String, Vec<&Row>)> = Vec::new();
+            for one in &measured {
+                match parts.last_mut().filter(|(name, _)| name == one.part.name) {
+                    Some((_, rows)) => rows.push(&one.row),
+                    None => parts.push((one.part.name.to_owned(), vec![&one.row])),
+                }
+            }
+            let run = format!("The suite on {today}: {}.", contents());
+            std::fs::write(path, suite_page(&run, &parts)).with_context(|| format!("write {}", path.display()))?;
         }
         let rows: Vec<&Row> = measured.iter().map(|one| &one.row).collect();
         write_json(self.load.json.as_deref(), &rows)?;

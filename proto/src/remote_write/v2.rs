@@ -25,10 +25,11 @@ pub fn symbols<'a, E: From<WireError>>(
 ) -> Result<(), E> {
     let mut reader = Reader::new(body);
     while let Some(tag) = reader.tag().map_err(|fault| fault.within(REQUEST))? {
-        if tag.field == 4 {
-            take(message(&mut reader, tag, REQUEST)?)?;
-        } else {
-            reader.skip(tag).map_err(|fault| fault.within(REQUEST))?;
+        match (tag.field, tag.wire) {
+            (4, _) => take(message(&mut reader, tag, REQUEST)?)?,
+            // Series, of which there are many; skipping them like anything else would cost four times as much.
+            (_, wire::BYTES) => drop(message(&mut reader, tag, REQUEST)?),
+            _ => reader.skip(tag).map_err(|fault| fault.within(REQUEST))?,
         }
     }
     Ok(())
@@ -102,6 +103,16 @@ impl<'a> Series<'a> {
         self.bytes
     }
 
+    /// Its parts, when it is such a series.
+    #[inline]
+    pub fn plain(&self) -> Option<Plain<'a>> {
+        let (refs, rest) = leading_field(self.bytes, 0x0a)?;
+        let (sample, metadata) = leading_field(rest, 0x12)?;
+        // Behind the metadata there must be nothing, behind the sample nothing but it.
+        let ends = metadata.is_empty() || leading_field(metadata, 0x2a)?.1.is_empty();
+        ends.then_some(Plain { refs, sample, metadata })
+    }
+
     /// Its fields.
     #[inline]
     pub fn fields(&self) -> Fields<'a> {
@@ -109,6 +120,33 @@ impl<'a> Series<'a> {
             reader: Reader::new(self.bytes),
         }
     }
+}
+
+/// What nearly all series are: references in one list, one float sample, and maybe metadata, in this order. Only lengths were checked.
+#[derive(Debug, Clone, Copy)]
+pub struct Plain<'a> {
+    /// The packed references to the labels.
+    pub refs: &'a [u8],
+    sample: &'a [u8],
+    /// The field of the metadata, its head included; empty when there is none.
+    pub metadata: &'a [u8],
+}
+
+impl Plain<'_> {
+    /// The sample.
+    #[inline]
+    pub fn sample(&self) -> Result<FloatSample, WireError> {
+        v1::sample(self.sample).map_err(|fault| fault.within(SAMPLE))
+    }
+}
+
+/// The content of the first field if it has this tag of one byte, and what stands behind it.
+#[inline]
+fn leading_field(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+    let (first, rest) = bytes.split_first()?;
+    let mut reader = Reader::new(rest);
+    let content = reader.bytes().ok().filter(|_| *first == tag)?;
+    Some((content, reader.rest()))
 }
 
 /// A field of a series.

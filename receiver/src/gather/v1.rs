@@ -19,9 +19,10 @@ pub(crate) fn fill<'a>(
     rejections: &mut Rejections,
 ) -> Result<bool, Broken> {
     let mut routes = routes.reader();
-    while !slice.is_full() {
+    let mut more = true;
+    while more && !slice.is_full() {
         match entries.next_with(Ok)? {
-            None => return Ok(false),
+            None => more = false,
             Some(Entry::Series(bytes)) => add_series(bytes, request, &mut routes, slice, rejections)?,
             Some(Entry::Metadata(bytes)) => {
                 slice.counts.own_fields += 1;
@@ -30,7 +31,8 @@ pub(crate) fn fill<'a>(
             Some(Entry::Version2) => slice.counts.foreign_fields += 1,
         }
     }
-    Ok(true)
+    slice.find_deferred(&mut routes);
+    Ok(more)
 }
 
 /// One series: its samples into the columns, then its number by its label bytes. One without samples is no error.
@@ -76,7 +78,12 @@ fn add_series<'a>(
         Some(key) => key,
         None => request.hasher.key(series.leading_labels()),
     };
-    slice.finish_series(routes, request.origin(bytes, key), mark);
+    let origin = request.origin(bytes, key);
+    if routes.is_lost() {
+        slice.defer_series(routes, origin, mark);
+        return Ok(());
+    }
+    slice.close_series(routes.find(key), origin, mark);
     if recognised.is_none() && !scattered {
         routes.note_labels_end(series.leading_labels().len());
     }

@@ -1,13 +1,17 @@
-//! The walk over a request of remote write 2.0, and its symbol table.
+//! The walk over a request of remote write 2.0.
 //!
 //! A spelling is here the list of the hashes of the symbols that a series refers to, metadata included: symbol numbers
 //! differ from request to request. Since metadata belongs to the spelling, it is only decoded when it is new or has changed.
+//!
+//! When a sender repeats its symbol table, the bytes of the references and of the metadata are a spelling as well: the key of the table
+//! and one hash of some 40 bytes in the place of twenty numbers, look-ups and products. Then a known series of one sample costs half
+//! of the instructions. Such a spelling is learnt when a series was found by its symbols, so it leads to what they would have led to.
 
 use super::{Broken, Request, Slice};
 use crate::{
     admit::{Refusal, admit, admit_exemplar, show},
     rejections::Rejections,
-    resolve::{Key, KeyHasher, Mixer, RouteReader, Routes},
+    resolve::{Found, Key, KeyHasher, Mixer, RouteReader, Routes},
     settings::LabelLimits,
 };
 use model::label::Labels;
@@ -15,65 +19,10 @@ use model::metadata::{Metadata, MetricType};
 use model::verdict::Reason;
 use proto::protobuf::WireError;
 use proto::remote_write::v1::RawPair;
-use proto::remote_write::v2::{self, Complete, Entries, Entry, Field, MetadataRefs, Refs, Series};
+use proto::remote_write::v2::{self, Complete, Entries, Entry, Field, MetadataRefs, Plain, Refs, Series};
 
 /// How many references of a broken list an answer shows.
 const REFS_SHOWN_MAX: usize = 20;
-
-/// The symbols of a request: where they stand in the body, and their hashes. Used again for the next request.
-#[derive(Debug, Default)]
-pub(crate) struct SymbolTable {
-    symbols: Vec<Symbol>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Symbol {
-    hash: Key,
-    start: u32,
-    len: u32,
-}
-
-impl SymbolTable {
-    pub(crate) fn clear(&mut self) {
-        self.symbols.clear();
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.symbols.len() * size_of::<Symbol>()
-    }
-
-    pub(crate) fn retained_bytes(&self) -> usize {
-        self.symbols.capacity() * size_of::<Symbol>()
-    }
-
-    /// Reads the symbols of `body`, which must be few enough and begin with the empty one.
-    pub(crate) fn read(&mut self, body: &[u8], hasher: &KeyHasher, max: usize) -> Result<(), Broken> {
-        v2::symbols(body, |text| {
-            if self.symbols.is_empty() && !text.is_empty() {
-                return Err(Broken("symbols[0] of the request is not the empty string".to_owned()));
-            }
-            if self.symbols.len() == max {
-                return Err(Broken(format!("the request has more than the limit of {max} symbols")));
-            }
-            let start = text.as_ptr().addr() - body.as_ptr().addr();
-            self.symbols.push(Symbol {
-                hash: hasher.key(text),
-                start: start as u32,
-                len: text.len() as u32,
-            });
-            Ok(())
-        })
-    }
-
-    fn len(&self) -> usize {
-        self.symbols.len()
-    }
-
-    fn text<'a>(&self, body: &'a [u8], number: u32) -> Option<&'a [u8]> {
-        let symbol = self.symbols.get(number as usize)?;
-        body.get(symbol.start as usize..)?.get(..symbol.len as usize)
-    }
-}
 
 /// Fills a slice; answers whether the request goes on.
 pub(crate) fn fill<'a>(
@@ -94,7 +43,7 @@ pub(crate) fn fill<'a>(
     Ok(true)
 }
 
-/// One series: its samples into the columns, then its number by the hashes of its symbols.
+/// One series: known by its bytes, or to be looked at field by field.
 #[inline]
 fn add_series<'a>(
     series: Series<'a>,
@@ -105,6 +54,35 @@ fn add_series<'a>(
 ) -> Result<(), Broken> {
     slice.counts.own_fields += 1;
     slice.weight += 1;
+    let mark = slice.mark();
+    let mut by_bytes = None;
+    if let Some(table) = request.symbols.repeated()
+        && let Some(plain) = series.plain()
+    {
+        let key = key_of_bytes(table, &plain, request.hasher);
+        let found = routes.find(key);
+        if found != Found::Missing {
+            slice.batch.floats.push(plain.sample()?);
+            slice.counts.seen += 1;
+            slice.weight += 1;
+            slice.close_series(found, request.origin(series.bytes(), key), mark);
+            return Ok(());
+        }
+        by_bytes = Some(key);
+    }
+    add_fields(series, request, routes, slice, rejections, by_bytes)
+}
+
+/// One series: its samples into the columns, then its number by the hashes of its symbols. The route that is found is learnt for the
+/// key `by_bytes` as well.
+fn add_fields<'a>(
+    series: Series<'a>,
+    request: &Request<'a>,
+    routes: &mut RouteReader<'_>,
+    slice: &mut Slice,
+    rejections: &mut Rejections,
+    by_bytes: Option<Key>,
+) -> Result<(), Broken> {
     let mark = slice.mark();
     let mut spelling = Spelling::new(request);
     let mut fields = series.fields();
@@ -129,7 +107,13 @@ fn add_series<'a>(
     match spelling.key() {
         // All its histograms were refused, each for itself.
         Ok(_) if !slice.has_samples_since(mark) => slice.abandon(mark),
-        Ok(key) => slice.finish_series(routes, request.origin(series.bytes(), key), mark),
+        Ok(key) => {
+            let found = routes.find(key);
+            if let (Some(by_bytes), Found::Known(reference) | Found::Fading(reference)) = (by_bytes, found) {
+                slice.to_learn.push((by_bytes, reference));
+            }
+            slice.close_series(found, request.origin(series.bytes(), key), mark);
+        }
         Err((reason, describe)) => {
             let mut count = slice.added_since(mark);
             if count == 0 {
@@ -146,9 +130,33 @@ fn add_series<'a>(
     Ok(())
 }
 
+/// Tells keys of bytes from keys of symbols: no list of symbols has a number like this at the end.
+const BY_BYTES: u64 = 0x100;
+
+/// The key of a series by the bytes of its references and of its metadata, when these mean what they meant in an earlier request.
+#[inline]
+fn key_of_bytes(table: Key, plain: &Plain<'_>, hasher: &KeyHasher) -> Key {
+    let mut mixer = hasher.mixer();
+    mixer.add(table);
+    mixer.add(hasher.key(plain.refs));
+    let mut number = [0; 8];
+    match number.get_mut(..plain.metadata.len()) {
+        Some(place) => {
+            place.copy_from_slice(plain.metadata);
+            let len = plain.metadata.len() as u64;
+            mixer.add(Key::from_numbers(u64::from_le_bytes(number), BY_BYTES + len));
+        }
+        None => {
+            mixer.add(hasher.key(plain.metadata));
+            mixer.add(Key::from_number(BY_BYTES));
+        }
+    }
+    mixer.finish()
+}
+
 /// The key of a series in the making.
 struct Spelling<'a> {
-    symbols: &'a [Symbol],
+    keys: &'a [Key],
     mixer: Mixer<'a>,
     outside: bool,
     has_samples: bool,
@@ -160,9 +168,9 @@ type Describe = fn(&Request<'_>, Series<'_>) -> String;
 
 impl<'a> Spelling<'a> {
     #[inline]
-    fn new(request: &Request<'a>) -> Self {
+    fn new(request: &'a Request<'_>) -> Self {
         Self {
-            symbols: &request.symbols.symbols,
+            keys: request.symbols.keys(request.body, request.hasher),
             mixer: request.hasher.mixer(),
             outside: false,
             has_samples: false,
@@ -173,9 +181,9 @@ impl<'a> Spelling<'a> {
     #[inline]
     fn add(&mut self, refs: Refs<'_>) -> Result<(), WireError> {
         // Copies, which stay in registers during the loop.
-        let (symbols, mut mixer, mut outside) = (self.symbols, self.mixer, self.outside);
-        refs.for_each(|number| match symbols.get(number as usize) {
-            Some(symbol) => mixer.add(symbol.hash),
+        let (keys, mut mixer, mut outside) = (self.keys, self.mixer, self.outside);
+        refs.for_each(|number| match keys.get(number as usize) {
+            Some(key) => mixer.add(*key),
             None => outside = true,
         })?;
         (self.mixer, self.outside) = (mixer, outside);
@@ -190,12 +198,12 @@ impl<'a> Spelling<'a> {
             return Err((Reason::InvalidSymbolRef, describe_refs));
         }
         if self.metadata != MetadataRefs::default() {
-            let text = |number: u32| self.symbols.get(number as usize);
-            let (Some(help), Some(unit)) = (text(self.metadata.help), text(self.metadata.unit)) else {
+            let key = |number: u32| self.keys.get(number as usize);
+            let (Some(help), Some(unit)) = (key(self.metadata.help), key(self.metadata.unit)) else {
                 return Err((Reason::InvalidSymbolRef, describe_metadata));
             };
-            self.mixer.add(help.hash);
-            self.mixer.add(unit.hash);
+            self.mixer.add(*help);
+            self.mixer.add(*unit);
             // An odd number of keys: no list of labels is mistaken for labels and metadata.
             self.mixer.add(Key::from_number(self.metadata.kind as u64));
         }

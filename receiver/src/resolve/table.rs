@@ -3,6 +3,10 @@
 //! A remote write shard sends its series in the same order each time, so the series behind the last one is guessed from
 //! what followed it before, and the guess is checked against the stored hash: one comparison of memory that lies next to
 //! the last one, where an index would go to a random place. A wrong guess costs the index lookup and corrects the guess.
+//!
+//! When guesses keep being wrong, as for a sender whose order is another one each time, the reader is *lost*: then the caller collects
+//! keys and has them looked up one directly behind the other ([`RouteReader::find_lost`]). Each look-up waits for three places
+//! in memory, but those of many wait at the same time when nothing else stands between them.
 
 use super::Key;
 use hashbrown::HashTable;
@@ -84,6 +88,7 @@ impl Routes {
             halves: self.halves.read(),
             last: NO_SLOT,
             guessed: false,
+            strays: 0,
         }
     }
 
@@ -127,7 +132,12 @@ pub(crate) struct RouteReader<'a> {
     last: SlotNumber,
     /// Whether that one had been guessed.
     guessed: bool,
+    /// Wrong guesses, less the right ones since.
+    strays: u32,
 }
+
+/// After so many wrong guesses a reader is lost. At the beginning of a request, and where a target came or went, there are a few.
+const LOST: u32 = 8;
 
 impl RouteReader<'_> {
     /// The slot that is expected next, and its number.
@@ -173,15 +183,36 @@ impl RouteReader<'_> {
             && slot.key == key
         {
             let reference = SeriesRef(slot.reference.load(Ordering::Relaxed));
-            (self.last, self.guessed) = (guess, true);
+            (self.last, self.guessed, self.strays) = (guess, true, 0);
             return Found::Known(reference);
         }
         self.search(key)
     }
 
+    /// Whether guessing does not work at the moment.
+    #[inline]
+    pub(crate) fn is_lost(&self) -> bool {
+        self.strays >= LOST
+    }
+
+    /// The same as [`Self::find`] without trying a guess, which would wait for one more place in memory; but whether it would have been
+    /// right is noted, so that the reader finds its way again.
+    #[inline]
+    pub(crate) fn find_lost(&mut self, key: Key) -> Found {
+        let last = self.halves.young.slots.get(self.last as usize);
+        let guess = last.map(|last| last.next.load(Ordering::Relaxed));
+        let found = self.search(key);
+        if guess == Some(self.last) {
+            self.guessed = true;
+            self.strays = self.strays.saturating_sub(2);
+        }
+        found
+    }
+
     /// Without a guess, or after a wrong one.
     fn search(&mut self, key: Key) -> Found {
         self.guessed = false;
+        self.strays = (self.strays + 1).min(2 * LOST);
         let Some(number) = self.halves.young.find(key) else {
             self.last = NO_SLOT;
             return match self.halves.old.find(key) {
