@@ -4,6 +4,9 @@ SHELL := /bin/bash
 CARGO ?= cargo
 # Where cargo puts its output; tests find the binary through NARTHEX_BIN.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Where an S3 server is put when the machine has none.
+S3 := $(abspath $(TARGET)/s3)
+export PATH := $(PATH):$(S3)/bin
 export NARTHEX_BIN ?= $(abspath $(TARGET)/release/narthex)
 
 .PHONY: help test peers verify fix build e2e cluster compose differential bench speed gate model crash buckets
@@ -15,8 +18,8 @@ test: peers verify build ## everything that must pass: style, unit, format, lang
 	$(CARGO) test --release --workspace --no-fail-fast
 	GATE_MISSING_IS=0 ./loadtest/gate
 
-peers: ## install the real programs that tests talk to (Debian: Prometheus, promtool, node_exporter, VictoriaMetrics)
-	./loadtest/install-peers
+peers: ## install the real programs that tests talk to (Debian: Prometheus, promtool, node_exporter, VictoriaMetrics; Python: moto)
+	./loadtest/install-peers $(S3)
 
 verify: ## formatting and lints, changes nothing
 	$(CARGO) fmt --all --check
