@@ -99,6 +99,7 @@ const KNOWN: &[Known] = &[
                 "incompatible custom buckets",
                 "incompatible sample types",
                 "encountered a mix",
+                "ignored histogram",
             ];
             query.contains("custom_seconds")
                 && (difference.aspect == Aspect::Value || note.iter().any(|note| difference.detail.contains(note)))
@@ -178,6 +179,101 @@ const KNOWN: &[Known] = &[
         reason: "3.5 looks for info metrics at another time than @ says",
         peer: Some(NEW),
         applies: |query, difference| calls(query, "info") && query.contains('@') && difference.aspect == Aspect::Value,
+    },
+    Known {
+        reason: "peers forget the offset of a selector with @ inside timestamp()",
+        peer: None,
+        applies: |query, difference| {
+            calls(query, "timestamp")
+                && query.contains('@')
+                && query.contains("offset")
+                && difference.aspect == Aspect::Value
+        },
+    },
+    Known {
+        reason: "2.42 evaluates what is the same at every step also in a subquery without steps, behind its end",
+        peer: Some(OLD),
+        applies: |query, difference| {
+            query.contains('@') && query.contains(":]") && difference.detail.contains("only theirs: 1 points")
+        },
+    },
+    Known {
+        reason: "2.42 takes no names in UTF-8",
+        peer: Some(OLD),
+        applies: |_, difference| {
+            difference.aspect == Aspect::Refusal && difference.detail.contains("invalid destination label name")
+        },
+    },
+    Known {
+        reason: "count_values tells the last bits, which depend on the order of addition",
+        peer: None,
+        applies: |query, difference| {
+            calls(query, "count_values") && difference.detail.starts_with("a label set stands twice")
+        },
+    },
+    Known {
+        reason: "near one, atanh makes the last bit a large one",
+        peer: None,
+        applies: |query, difference| query.contains("atanh(tanh(") && difference.aspect == Aspect::Value,
+    },
+    Known {
+        reason: "3.5 drops NaN from mad_over_time, which it makes NaN in 3.14",
+        peer: Some(NEW),
+        applies: |query, difference| calls(query, "mad_over_time") && difference.detail.contains("Float(NaN)) | ("),
+    },
+    Known {
+        reason: "3.5 finds other words for what is wrong inside of brackets",
+        peer: Some(NEW),
+        applies: |_, difference| {
+            let texts = [
+                "in duration expression | ",
+                "unexpected character in duration expression: ",
+            ];
+            difference.aspect == Aspect::ErrorText && texts.iter().any(|text| difference.detail.contains(text))
+        },
+    },
+    Known {
+        reason: "3.5 shows what is wrong with a regular expression without its anchors",
+        peer: Some(NEW),
+        applies: |_, difference| {
+            difference.aspect == Aspect::ErrorText && difference.detail.contains("error parsing regexp")
+        },
+    },
+    Known {
+        reason: "3.5 leaves samples out of info() over time",
+        peer: Some(NEW),
+        applies: |query, difference| calls(query, "info") && difference.aspect == Aspect::Value,
+    },
+    Known {
+        reason: "3.5's index sorts the matchers of a query in place, and absent_over_time looks at them afterwards",
+        peer: Some(NEW),
+        applies: |query, difference| {
+            calls(query, "absent_over_time") && query.contains("!=") && difference.aspect == Aspect::Value
+        },
+    },
+    Known {
+        reason: "a note that is due at two places is told for one of them",
+        peer: Some(NEW),
+        applies: |query, difference| {
+            query.matches("quantile").count() > 1
+                && difference.aspect == Aspect::Warnings
+                && difference.detail.contains("quantile value should be between 0 and 1")
+        },
+    },
+    Known {
+        reason: "3.5 answers with histograms whose buckets do not add up to their count",
+        peer: Some(NEW),
+        applies: |query, difference| {
+            calls(query, "delta") && query.contains("native_seconds") && difference.aspect == Aspect::Value
+        },
+    },
+    Known {
+        reason: "3.5 has other buckets in sums of native histograms over time than for a moment",
+        peer: Some(NEW),
+        applies: |query, difference| {
+            let native = NATIVE.iter().any(|name| query.contains(name));
+            calls(query, "sum_over_time") && native && difference.aspect == Aspect::Value
+        },
     },
 ];
 
