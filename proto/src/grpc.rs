@@ -1,6 +1,7 @@
 //! The gRPC side of a process: one listener for all that nodes say to each other, and for the standard health service
 //! (`grpc.health.v1.Health`), which load balancers and container platforms ask.
 
+pub mod security;
 pub mod ask;
 pub mod push_client;
 pub mod push_server;
@@ -10,9 +11,10 @@ pub mod thanos_write;
 pub use tonic::service::Routes;
 
 use futures::FutureExt;
+use security::Security;
 use std::{error::Error as StdError, future::Future, time::Duration};
 use tokio::net::TcpListener;
-use tonic::transport::{Endpoint, Error, Server, server::TcpIncoming};
+use tonic::transport::{Channel, Endpoint, Error, Server};
 
 /// Longest time to wait for a client's HTTP/2 ping answer before its connection is given up.
 const PING_TIME_MAX: Duration = Duration::from_secs(20);
@@ -27,11 +29,13 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 /// How often the other end of a connection is asked for a sign of life, and how long it may take to give one.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// Serves `services` until `stop` completes. The overall state ("") is SERVING while `ready` is true.
+/// Serves `services` until `stop` completes, over TLS while `security` has keys for it. The overall state ("") is SERVING while `ready` is
+/// true.
 pub async fn serve(
     listener: TcpListener,
     ready: tokio::sync::watch::Receiver<bool>,
     services: Routes,
+    security: &Security,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -49,7 +53,7 @@ pub async fn serve(
             }
         }
     };
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = security.accept(listener);
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -71,12 +75,16 @@ fn endpoint(address: &str) -> Result<Endpoint, String> {
         Endpoint::from_shared(format!("http://{address}")).map_err(|error| format!("{address}: {}", causes(&error)))?;
     Ok(endpoint
         .connect_timeout(CONNECT_TIME_MAX)
-        .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true))
+}
+
+/// A channel to the node at `address`, whose connection comes about when it is needed.
+fn channel(address: &str, security: &Security) -> Result<Channel, String> {
+    Ok(endpoint(address)?.connect_with_connector_lazy(security.connector()))
 }
 
 /// An error with its causes: tonic's own words are only "transport error".

@@ -74,6 +74,8 @@ pub enum ServerMessage {
     Hello {
         /// What the server speaks.
         version: u64,
+        /// The number that its process gave itself when it started; 0 when it does not tell.
+        process: u64,
     },
     /// What became of a push.
     Outcome {
@@ -134,6 +136,7 @@ mod field {
     pub(super) const EXCEPTIONS: u32 = 6;
     pub(super) const REFS: u32 = 7;
     pub(super) const UNKNOWN: u32 = 8;
+    pub(super) const PROCESS: u32 = 9;
 }
 
 /// Values of the field `KIND`.

@@ -13,12 +13,16 @@ use proto::grpc::{
     Routes,
     push_client::{Lives, PushClient, PushClientSettings},
     push_server::PushService,
+    security::Security,
     serve,
 };
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::{
@@ -96,10 +100,12 @@ impl Node {
             .build()
             .unwrap();
         runtime.spawn(async move {
-            let routes = Routes::default().add_service(PushService::new(taker, env().spawn));
+            let routes = Routes::default().add_service(PushService::new(taker, env().spawn, 11));
             let (_ready, watched) = watch::channel(true);
             let listener = TcpListener::from_std(listener).unwrap();
-            serve(listener, watched, routes, std::future::pending()).await.unwrap();
+            serve(listener, watched, routes, &Security::default(), std::future::pending())
+                .await
+                .unwrap();
         });
         Self {
             address,
@@ -218,6 +224,70 @@ impl Push for Hung {
     fn push<'a>(&'a self, _: &'a WriteBatch, _: Timestamp) -> BoxFuture<'a, Result<WriteOutcome, PushError>> {
         Box::pin(std::future::pending())
     }
+}
+
+/// Takes its time.
+#[derive(Default)]
+struct Slow {
+    taker: MemoryTaker,
+    delay_ms: AtomicU64,
+}
+
+impl Push for Slow {
+    fn push<'a>(
+        &'a self,
+        batch: &'a WriteBatch,
+        received: Timestamp,
+    ) -> BoxFuture<'a, Result<WriteOutcome, PushError>> {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(self.delay_ms.load(Ordering::Relaxed))).await;
+            self.taker.push(batch, received).await
+        })
+    }
+}
+
+/// How long a peer is waited for depends on what is usual for it: before another is asked, before it counts as late, before it is given up.
+#[tokio::test]
+async fn patience_is_learnt() {
+    let slow = Arc::new(Slow::default());
+    let node = Node::start(slow.clone(), "127.0.0.1:0").await;
+    let settings = PushClientSettings {
+        answer_time: (Duration::from_millis(600), Duration::from_secs(10)),
+        ..settings()
+    };
+    let most = settings.patience.1;
+    let client = PushClient::new(node.address.to_string(), Arc::new(Lives::default()), &env(), settings);
+    assert_eq!(client.patience(), most, "nothing is known of it yet");
+    let push = async |step: i64| client.push(&one(SeriesId::New(labels("a")), NOW + step), NOW).await;
+    for step in 0..30 {
+        push(step).await.unwrap();
+    }
+    let quick = client.patience();
+    assert!(quick < Duration::from_millis(400), "{quick:?}");
+    // It hangs: late after a moment, although its session lives, and given up soon.
+    slow.delay_ms.store(60_000, Ordering::Relaxed);
+    let begun = Instant::now();
+    let late = async {
+        until("it is late", || client.is_late()).await;
+        begun.elapsed()
+    };
+    let (given_up, late) = tokio::join!(push(40), late);
+    let (given_up_after, error) = (begun.elapsed(), given_up.unwrap_err());
+    assert!(late < Duration::from_millis(1200) && client.is_up(), "{late:?}");
+    assert!(given_up_after < Duration::from_secs(5), "{given_up_after:?}: {error}");
+    assert!(!client.is_late(), "nothing waits for it any more");
+    // One that always takes its time is waited for.
+    slow.delay_ms.store(200, Ordering::Relaxed);
+    for step in 50..70 {
+        push(step).await.unwrap();
+    }
+    assert!(
+        client.patience() > Duration::from_millis(350).max(quick),
+        "{:?}",
+        client.patience()
+    );
+    slow.delay_ms.store(900, Ordering::Relaxed);
+    push(80).await.unwrap();
 }
 
 #[tokio::test]

@@ -29,7 +29,10 @@ async fn a_process_tells_what_it_speaks() {
         let address = listener.local_addr().unwrap().to_string();
         let (_ready, told) = tokio::sync::watch::channel(true);
         let routes = add_reflection(Routes::default(), takes_writes).unwrap();
-        tokio::spawn(proto::grpc::serve(listener, told, routes, std::future::pending()));
+        tokio::spawn(async move {
+            let security = proto::grpc::security::Security::default();
+            proto::grpc::serve(listener, told, routes, &security, std::future::pending()).await
+        });
 
         let MessageResponse::ListServicesResponse(list) =
             ask(&address, MessageRequest::ListServices(String::new())).await

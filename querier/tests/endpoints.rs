@@ -13,7 +13,10 @@ use model::{
     tenant::Tenant,
     time::TimeRange,
 };
-use proto::thanos::{Description, StoreService};
+use proto::{
+    grpc::security::Security,
+    thanos::{Description, StoreService},
+};
 use querier::{Endpoint, EndpointSet, EndpointSettings, Fanout, Policy, Source, endpoint::selectors_of};
 use std::{
     collections::BTreeSet,
@@ -55,8 +58,14 @@ async fn serve_as(select: Arc<dyn SelectTenants>, description: Description) -> S
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     tokio::spawn(async move {
-        let routes = proto::thanos::routes(service);
-        let served = proto::grpc::serve(listener, follow, routes.into(), stopped.clone().cancelled_owned());
+        let (routes, security) = (proto::thanos::routes(service), Security::default());
+        let served = proto::grpc::serve(
+            listener,
+            follow,
+            routes.into(),
+            &security,
+            stopped.clone().cancelled_owned(),
+        );
         // Connections are cut, as by a process that dies.
         tokio::select! { _ = served => {}, () = async { stopped.cancelled().await; tokio::time::sleep(Duration::from_millis(50)).await } => {} }
     });

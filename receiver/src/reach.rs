@@ -20,6 +20,7 @@ use prometheus_client::{
 use proto::grpc::{
     ask::{AskError, Asker},
     push_client::{Lives, PushClient, PushClientSettings},
+    security::Security,
 };
 use std::{
     fmt,
@@ -33,10 +34,11 @@ pub struct GrpcPeers {
     asker: Arc<Asker>,
 }
 
-impl Default for GrpcPeers {
-    fn default() -> Self {
+impl GrpcPeers {
+    /// Connections are secured as `security` says.
+    pub fn new(security: Security) -> Self {
         Self {
-            asker: Arc::new(Asker::new(MESSAGE_BYTES_MAX)),
+            asker: Arc::new(Asker::new(MESSAGE_BYTES_MAX, security)),
         }
     }
 }
@@ -68,15 +70,18 @@ pub struct GrpcConnect {
 struct Clients(Mutex<Vec<Weak<PushClient>>>);
 
 impl GrpcConnect {
-    /// Its clients show themselves in `registry`.
-    pub fn new(env: Env, registry: &mut Registry) -> Self {
+    /// Its clients are secured as `security` says, and show themselves in `registry`.
+    pub fn new(env: Env, security: Security, registry: &mut Registry) -> Self {
         let clients = Arc::<Clients>::default();
         registry.register_collector(Box::new(PeerMetrics(Arc::clone(&clients))));
         Self {
             env,
             placement: Arc::default(),
             lives: Arc::default(),
-            settings: PushClientSettings::default(),
+            settings: PushClientSettings {
+                security,
+                ..PushClientSettings::default()
+            },
             clients,
         }
     }
@@ -93,7 +98,8 @@ impl Connect for GrpcConnect {
         drop(clients);
         let is_file = matches!(self.placement.read().as_deref(), Some(Placement::File(_)));
         // A ring file may name receivers of Thanos; the members of a ring are all of our kind.
-        let thanos = is_file.then(|| ThanosPeer::new(address, &self.env, &self.lives, &self.placement));
+        let security = &self.settings.security;
+        let thanos = is_file.then(|| ThanosPeer::new(address, security, &self.env, &self.lives, &self.placement));
         match thanos {
             Some(Ok(thanos)) => Arc::new(MixedPeer { client, thanos }),
             Some(Err(_)) | None => client,

@@ -27,7 +27,10 @@ use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
 use round::{Round, Shared};
 use std::{
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize},
+    },
     time::Duration,
 };
 use view::View;
@@ -53,12 +56,16 @@ impl Replicator {
         series_max: usize,
         registry: &mut Registry,
     ) -> Arc<Self> {
+        // 0 stands for a process that does not tell.
+        let process = env.rng.next_u64().max(1);
         let shared = Shared {
             catalog: Catalog::new(&*env.rng, series_max),
             env,
             near,
             metrics: ReplicationMetrics::new(registry),
             near_samples: AtomicUsize::new(0),
+            process,
+            told_twice: AtomicBool::new(false),
         };
         Arc::new(Self {
             shared: Arc::new(shared),
@@ -79,6 +86,11 @@ impl Replicator {
     /// The placement that is followed.
     pub fn placement(&self) -> Option<Arc<Placement>> {
         self.view.read().as_ref().map(|view| Arc::clone(&view.placement))
+    }
+
+    /// The number of this process, by which others know that two addresses lead to it.
+    pub fn process(&self) -> u64 {
+        self.shared.process
     }
 
     /// Addresses of the other nodes that take series, and whether they can be reached.

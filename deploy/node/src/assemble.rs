@@ -7,6 +7,7 @@ mod translate;
 
 use crate::{
     admin::{self, Admin},
+    between,
     discover::{self, Discovery, SystemDns},
     limits::{LimitBook, SeriesMetrics},
     members::{self, Ring},
@@ -31,10 +32,10 @@ use model::{
 };
 use prometheus_client::registry::Registry;
 use proto::{
-    grpc::{Routes, thanos_write::WriteableStore},
+    grpc::{Routes, security::Security, thanos_write::WriteableStore},
     thanos::{Description, StoreService},
 };
-use querier::{EndpointSet, Fanout, Policy, Querier, Source};
+use querier::{EndpointSet, EndpointSettings, Fanout, Policy, Querier, Source};
 use receiver::{Receiver, reach::GrpcPeers};
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 use storage::{bucket::MeteredBucket, external::WithExternalLabels, gateway::Gateway};
@@ -51,6 +52,8 @@ pub struct Assembly {
     pub web: Arc<Web>,
     /// The bucket in words; empty without one.
     pub bucket_shown: String,
+    /// How the gRPC listener and those who dial other nodes are secured.
+    pub security: Security,
     ready: watch::Receiver<bool>,
     ingester: Option<Arc<Ingester>>,
     membership: Option<Arc<Membership>>,
@@ -105,8 +108,10 @@ pub async fn assemble(
     if let Some(path) = &settings.tenancy.limits_file {
         book.follow_file(path.clone(), &env, stop.clone())?;
     }
+    let security = between::security(settings.tenancy.grpc_config_file.as_ref(), &env, &stop)?;
     let mut build = Build {
         role,
+        security,
         settings,
         addresses,
         env,
@@ -148,6 +153,8 @@ struct Build<'a> {
     stop: CancellationToken,
     registry: Registry,
     book: Arc<LimitBook>,
+    /// How nodes speak to each other.
+    security: Security,
 }
 
 /// What a process reads from.
@@ -172,20 +179,18 @@ impl Build<'_> {
         fanout.set_sources(local.sources(), 0);
         let fanout = Arc::new(fanout);
         let endpoint_settings = discover::endpoint_settings(self.settings, &*self.env.fs)?;
-        let set = |group, replicated| {
-            let set = EndpointSet::new(
-                self.env.clone(),
-                endpoint_settings.clone(),
-                group,
-                replicated,
-                fanout.clone(),
-            );
+        let member_settings = EndpointSettings {
+            between_nodes: Some(self.security.clone()),
+            ..endpoint_settings.clone()
+        };
+        let set = |settings, group, replicated| {
+            let set = EndpointSet::new(self.env.clone(), settings, group, replicated, fanout.clone());
             Arc::new(set)
         };
         Ok(Reading {
             policy,
-            endpoints: set("endpoints", false),
-            members: set("ring", true),
+            endpoints: set(endpoint_settings, "endpoints", false),
+            members: set(member_settings, "ring", true),
             fanout,
         })
     }
@@ -200,6 +205,7 @@ impl Build<'_> {
             self.settings,
             self.addresses.grpc,
             ingester.clone(),
+            &self.security,
             &self.env,
             &mut self.registry,
         );
@@ -243,7 +249,7 @@ impl Build<'_> {
         let seeds = self.settings.cluster_join.clone();
         let reads = self.role == Role::Query && !seeds.is_empty();
         reads.then(|| {
-            let (peers, clock) = (Arc::new(GrpcPeers::default()), self.env.clock.clone());
+            let (peers, clock) = (Arc::new(GrpcPeers::new(self.security.clone())), self.env.clock.clone());
             Ring::Other(Follower::start(seeds, peers, clock, &*self.env.spawn))
         })
     }
@@ -314,6 +320,7 @@ impl Build<'_> {
             web,
             services: services_of(service, membership.as_deref().zip(thanos))?,
             bucket_shown: local.bucket_shown,
+            security: self.security,
             ready,
             ingester: local.ingester,
             membership,

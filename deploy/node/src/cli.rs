@@ -105,6 +105,7 @@ async fn run_server(role: Role, settings: Settings) -> anyhow::Result<ExitCode> 
         rpc_listener,
         assembly.readiness(),
         assembly.services.clone(),
+        assembly.security.clone(),
         &env,
         stop.clone(),
     );

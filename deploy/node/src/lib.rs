@@ -10,6 +10,8 @@ pub mod objstore;
 pub mod discover;
 pub mod metrics;
 pub mod watch;
+pub mod tls;
+pub mod between;
 pub mod web;
 pub mod serve;
 pub mod status;

@@ -34,6 +34,7 @@ use proto::grpc::{
     Routes,
     ask::{Answerer, AskService},
     push_server::PushService,
+    security::Security,
 };
 use receiver::{
     reach::{GrpcConnect, GrpcPeers},
@@ -114,6 +115,7 @@ impl Membership {
         settings: &Settings,
         listening: SocketAddr,
         ingester: Arc<Ingester>,
+        security: &Security,
         env: &Env,
         registry: &mut Registry,
     ) -> anyhow::Result<Arc<Self>> {
@@ -122,7 +124,7 @@ impl Membership {
             ingester: ingester.clone(),
             shut: AtomicBool::new(false),
         });
-        let connect = Arc::new(GrpcConnect::new(env.clone(), registry));
+        let connect = Arc::new(GrpcConnect::new(env.clone(), security.clone(), registry));
         let replicator = Replicator::new(env.clone(), gate.clone(), connect, SERIES_MAX, registry);
         let file_hash = Gauge::default();
         if settings.ring_file.is_some() {
@@ -131,7 +133,7 @@ impl Membership {
         }
         let group = match settings.ring_file.is_some() || is_alone(role, settings, env) {
             true => None,
-            false => Some(open_group(settings, env, registry).await?),
+            false => Some(open_group(settings, security, env, registry).await?),
         };
         let membership = Arc::new(Self {
             replicator,
@@ -171,7 +173,7 @@ impl Membership {
 
     /// What this node answers over gRPC.
     pub fn services(&self) -> Routes {
-        let push = PushService::new(self.gate.clone(), self.env.spawn.clone());
+        let push = PushService::new(self.gate.clone(), self.env.spawn.clone(), self.replicator.process());
         let routes = Routes::default().add_service(push);
         let (group, unasked) = (self.group.clone(), self.no_group());
         let answerer: Answerer = Arc::new(move |question| {
@@ -302,7 +304,12 @@ fn ring_of_one(address: &str, settings: &Settings) -> Document {
     }
 }
 
-async fn open_group(settings: &Settings, env: &Env, registry: &mut Registry) -> anyhow::Result<Group> {
+async fn open_group(
+    settings: &Settings,
+    security: &Security,
+    env: &Env,
+    registry: &mut Registry,
+) -> anyhow::Result<Group> {
     let dir = settings.data_dir.join(RING_DIR);
     env.fs
         .create_dir(&dir)
@@ -311,7 +318,7 @@ async fn open_group(settings: &Settings, env: &Env, registry: &mut Registry) -> 
         spawn: env.spawn.clone(),
         clock: env.clock.clone(),
         rng: env.rng.clone(),
-        peers: Arc::new(GrpcPeers::default()),
+        peers: Arc::new(GrpcPeers::new(security.clone())),
     };
     let shown = dir.display().to_string();
     let group = Group::open(GroupSettings::new(dir), group_env, registry).await;

@@ -12,7 +12,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use model::env::Env;
-use proto::grpc::Routes;
+use proto::grpc::{Routes, security::Security};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -115,16 +115,18 @@ where
     }
 }
 
-/// Serves gRPC in the background until `stop` is cancelled: `services`, and the health service, which follows `ready`.
+/// Serves gRPC in the background until `stop` is cancelled: `services`, and the health service, which follows `ready`. `security` says whether
+/// over TLS.
 pub fn serve_rpc(
     listener: TcpListener,
     ready: watch::Receiver<bool>,
     services: Routes,
+    security: Security,
     env: &Env,
     stop: CancellationToken,
 ) {
     let serve = async move {
-        if let Err(error) = proto::grpc::serve(listener, ready, services, stop.cancelled()).await {
+        if let Err(error) = proto::grpc::serve(listener, ready, services, &security, stop.cancelled()).await {
             tracing::error!(%error, "gRPC is not served any more");
         }
     };

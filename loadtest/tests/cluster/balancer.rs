@@ -22,6 +22,8 @@ struct Shared {
     /// Nodes and whether they are in rotation.
     nodes: Mutex<Vec<(SocketAddr, bool)>>,
     turn: AtomicUsize,
+    /// Connections that are open: their number, the node, and both ends.
+    open: Mutex<Vec<(usize, SocketAddr, [TcpStream; 2])>>,
     /// Of a thousand pieces of answers, how many are lost with their connection.
     lost_of_thousand: AtomicUsize,
     ended: AtomicBool,
@@ -34,6 +36,7 @@ impl Balancer {
         let shared = Arc::new(Shared {
             nodes: Mutex::new(nodes.into_iter().map(|node| (node, true)).collect()),
             turn: AtomicUsize::new(0),
+            open: Mutex::default(),
             lost_of_thousand: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
         });
@@ -54,7 +57,7 @@ impl Balancer {
         self.shared.nodes.lock().unwrap().push((node, true));
     }
 
-    /// Takes a node out of rotation or back in. Connections that are open stay.
+    /// Takes a node out of rotation or back in. Connections that are open stay; [`Balancer::evict`] ends them.
     pub(crate) fn set(&self, node: SocketAddr, in_rotation: bool) {
         for (address, state) in self.shared.nodes.lock().unwrap().iter_mut() {
             if *address == node {
@@ -65,6 +68,17 @@ impl Balancer {
 }
 
 impl Balancer {
+    /// Takes a node out of rotation and ends the connections to it, as a balancer does whose health check failed.
+    pub(crate) fn evict(&self, node: SocketAddr) {
+        self.set(node, false);
+        for (_, _, ends) in self.shared.open.lock().unwrap().iter().filter(|open| open.1 == node) {
+            for end in ends {
+                // It may have ended by itself.
+                let _ = end.shutdown(Shutdown::Both);
+            }
+        }
+    }
+
     /// From now on so many of a thousand answers never arrive: their connection breaks instead.
     pub(crate) fn lose_answers(&self, of_thousand: usize) {
         self.shared.lost_of_thousand.store(of_thousand, Ordering::Relaxed);
@@ -91,10 +105,13 @@ fn pass(shared: &Shared, client: &TcpStream) {
     let first = shared.turn.fetch_add(1, Ordering::Relaxed);
     let reached = (0..nodes.len()).find_map(|step| {
         let node = nodes[(first + step) % nodes.len()];
-        TcpStream::connect_timeout(&node, Duration::from_secs(1)).ok()
+        Some((node, TcpStream::connect_timeout(&node, Duration::from_secs(1)).ok()?))
     });
-    let Some(server) = reached else { return };
+    let Some((node, server)) = reached else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    if let (Ok(one), Ok(other)) = (client.try_clone(), server.try_clone()) {
+        shared.open.lock().unwrap().push((first, node, [one, other]));
+    }
     thread::scope(|scope| {
         scope.spawn(|| copy(client, &server, &|| false));
         copy(&server, client, &|| {
@@ -102,6 +119,7 @@ fn pass(shared: &Shared, client: &TcpStream) {
             lost > 0 && mix(shared.turn.fetch_add(1, Ordering::Relaxed) as u64) % 1000 < lost
         });
     });
+    shared.open.lock().unwrap().retain(|(number, _, _)| *number != first);
 }
 
 fn copy(mut from: &TcpStream, mut to: &TcpStream, is_lost: &dyn Fn() -> bool) {

@@ -9,9 +9,12 @@ const SAMPLES: u64 = 20_000;
 /// A killed node must take writes again after so long.
 const RECOVERY_MAX: Duration = Duration::from_secs(5);
 
-fn one_after_the_other(rounds: usize, load: &Load) -> anyhow::Result<()> {
+/// Writes may take `slack` times as long as in a healthy ring, and `more` milliseconds.
+fn one_after_the_other(rounds: usize, load: &Load, slack: f64, more: f64) -> anyhow::Result<()> {
     let mut cluster = Cluster::start(3, 3)?;
-    let healthy = under_load(&mut cluster, load, |_, progress| progress.wait(3 * SAMPLES))?;
+    // Everything is warm before anything is measured.
+    under_load(&mut cluster, load, |_, progress| progress.wait(2 * SAMPLES))?;
+    let healthy = under_load(&mut cluster, load, |_, progress| progress.wait(20 * SAMPLES))?;
     let mut slowest = Duration::ZERO;
     let written = under_load(&mut cluster, load, |cluster, progress| {
         progress.wait(SAMPLES)?;
@@ -40,6 +43,8 @@ fn one_after_the_other(rounds: usize, load: &Load) -> anyhow::Result<()> {
     println!("{findings}");
     assert!(findings.is_clean(), "{findings}\n{}", cluster.logs());
     assert!(slowest <= RECOVERY_MAX, "{slowest:?}");
+    let bound = slack * healthy.outcome.ack_ms.p99 + more;
+    assert!(outcome.ack_ms.p99 <= bound, "{} ms of {bound} ms", outcome.ack_ms.p99);
     Ok(())
 }
 
@@ -71,7 +76,8 @@ fn all_at_once(rounds: usize, load: &Load) -> anyhow::Result<()> {
 
 #[test]
 fn a_killed_node_costs_no_sample_and_no_refusal() -> anyhow::Result<()> {
-    one_after_the_other(3, &Load::default())
+    // Beside other tests on a busy machine: this is to find waits of seconds, the long form measures.
+    one_after_the_other(3, &Load::default(), 3.0, 1000.0)
 }
 
 #[test]
@@ -80,7 +86,7 @@ fn a_killed_ring_keeps_what_it_acknowledged() -> anyhow::Result<()> {
 }
 
 #[test]
-#[ignore = "takes half an hour; make cluster runs it"]
+#[ignore = "takes some minutes; make cluster runs it"]
 fn fifty_nodes_killed_one_after_the_other() -> anyhow::Result<()> {
     one_after_the_other(
         50,
@@ -88,11 +94,13 @@ fn fifty_nodes_killed_one_after_the_other() -> anyhow::Result<()> {
             rate: 50_000.0,
             ..Load::default()
         },
+        2.0,
+        25.0,
     )
 }
 
 #[test]
-#[ignore = "takes half an hour; make cluster runs it"]
+#[ignore = "takes some minutes; make cluster runs it"]
 fn fifty_rings_killed() -> anyhow::Result<()> {
     all_at_once(50, &Load::default())
 }

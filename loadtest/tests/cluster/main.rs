@@ -15,4 +15,5 @@ mod file;
 mod tenants;
 mod partition;
 mod resend;
+mod recover;
 mod cost;

@@ -35,51 +35,89 @@ fn until_all_acknowledge(cluster: &Cluster) -> anyhow::Result<Duration> {
     Ok(begun.elapsed())
 }
 
-#[test]
-fn who_cannot_reach_a_quorum_acknowledges_nothing() -> anyhow::Result<()> {
+/// A network that falls apart again and again: each time one is cut off from two, then everyone from everyone.
+fn partitions(rounds: usize, load: &Load) -> anyhow::Result<()> {
     let wires = Wires::default();
     let mut cluster = Cluster::start_over(Some(wires.clone()), 3, 3)?;
-    let load = Load {
-        retries: 3,
-        rate: 10_000.0,
-        ..Load::default()
-    };
-    let written = under_load(&mut cluster, &load, |cluster, progress| {
-        progress.wait(SAMPLES)?;
-        // One is cut off from two.
-        cluster.balancer.set(cluster.nodes[0].http(), false);
-        wires.cut(0, 1);
-        wires.cut(0, 2);
-        for _ in 0..3 {
-            assert!(!acknowledges(cluster, 0), "acknowledged by one node of three");
+    let written = under_load(&mut cluster, load, |cluster, progress| {
+        for round in 0..rounds {
+            progress.wait(SAMPLES)?;
+            one_cut_off(cluster, &wires, round % 3, || progress.wait(SAMPLES))?;
         }
-        progress.wait(SAMPLES)?;
-        wires.mend();
-        let healed = until_all_acknowledge(cluster)?;
-        println!("one cut off from two: whole again after {healed:?}");
-        assert!(healed < HEALING_MAX);
-        cluster.balancer.set(cluster.nodes[0].http(), true);
         progress.wait(SAMPLES)
     })?;
     let outcome = &written.outcome;
     println!(
-        "{} samples, p99 {} ms, failed attempts {:?}",
+        "{rounds} times one cut off from two: {} samples, p99 {} ms, failed attempts {:?}",
         outcome.samples, outcome.ack_ms.p99, outcome.errors
     );
     let findings = cluster.verify(&written.ledger, 2)?;
     println!("{findings}");
     assert!(findings.is_clean(), "{findings}\n{}", cluster.logs());
+    for _ in 0..rounds {
+        all_cut_off(&cluster, &wires)?;
+    }
+    Ok(())
+}
 
-    // Everyone alone: nobody acknowledges anything.
+/// Cuts a node off from both others, while writes go on through those.
+fn one_cut_off(
+    cluster: &Cluster,
+    wires: &Wires,
+    alone: usize,
+    meanwhile: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let others = [(alone + 1) % 3, (alone + 2) % 3];
+    cluster.balancer.evict(cluster.nodes[alone].http());
+    others.iter().for_each(|other| wires.cut(alone, *other));
+    for _ in 0..3 {
+        assert!(!acknowledges(cluster, alone), "acknowledged by one node of three");
+    }
+    meanwhile()?;
+    wires.mend();
+    let healed = until_all_acknowledge(cluster)?;
+    println!("node {alone} cut off from two: whole again after {healed:?}");
+    assert!(healed < HEALING_MAX);
+    cluster.balancer.set(cluster.nodes[alone].http(), true);
+    Ok(())
+}
+
+/// Everyone alone: nobody acknowledges anything.
+fn all_cut_off(cluster: &Cluster, wires: &Wires) -> anyhow::Result<()> {
     for (one, other) in [(0, 1), (0, 2), (1, 2)] {
         wires.cut(one, other);
     }
     for number in 0..3 {
-        assert!(!acknowledges(&cluster, number), "node {number} acknowledged alone");
+        assert!(!acknowledges(cluster, number), "node {number} acknowledged alone");
     }
     wires.mend();
-    let healed = until_all_acknowledge(&cluster)?;
+    let healed = until_all_acknowledge(cluster)?;
     println!("all cut off from each other: whole again after {healed:?}");
     assert!(healed < HEALING_MAX);
     Ok(())
+}
+
+#[test]
+fn who_cannot_reach_a_quorum_acknowledges_nothing() -> anyhow::Result<()> {
+    partitions(
+        1,
+        &Load {
+            retries: 3,
+            rate: 10_000.0,
+            ..Load::default()
+        },
+    )
+}
+
+#[test]
+#[ignore = "takes some minutes; make cluster runs it"]
+fn ten_partitions_acknowledge_nothing_without_a_quorum() -> anyhow::Result<()> {
+    partitions(
+        10,
+        &Load {
+            retries: 3,
+            rate: 50_000.0,
+            ..Load::default()
+        },
+    )
 }

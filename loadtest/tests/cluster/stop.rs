@@ -1,67 +1,137 @@
 //! Nodes hang: a stopped process keeps its connections and says nothing. Writes go on beside it, and it comes back as if nothing was.
+//!
+//! A sender whose own connection leads to the stopped node waits until somebody ends that connection; no cluster can answer in its place.
+//! So the promise is measured for writes that enter through nodes that live, and those that entered through the stopped one are
+//! measured apart, with a balancer whose health check takes a second to notice.
 
-use crate::ring::{Cluster, Load, under_load};
+use crate::ring::{Cluster, Load, Written, under_load};
 use rustix::process::{Pid, Signal, kill_process};
-use std::{thread, time::Duration};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 const SAMPLES: u64 = 20_000;
 
-fn one_stopped(length: Duration, load: &Load) -> anyhow::Result<()> {
-    let mut cluster = Cluster::start(3, 3)?;
-    let healthy = under_load(&mut cluster, load, |_, progress| progress.wait(3 * SAMPLES))?;
-    let written = under_load(&mut cluster, load, |cluster, progress| {
+/// How long a balancer needs to notice that a node hangs.
+const HEALTH_CHECK: Duration = Duration::from_secs(1);
+
+/// A stopped node is as good as any again by then.
+const RETURN_MAX: Duration = Duration::from_secs(10);
+
+/// Where writes come in when the node stops.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Entry {
+    /// At the others alone.
+    Living,
+    /// At the stopped one as well, until the balancer notices.
+    All,
+}
+
+fn signal(cluster: &Cluster, number: usize, signal: Signal) -> anyhow::Result<()> {
+    let server = cluster.nodes[number].server.as_ref();
+    let pid = server.and_then(|server| Pid::from_raw(server.pid() as i32));
+    Ok(kill_process(
+        pid.ok_or_else(|| anyhow::anyhow!("the node runs"))?,
+        signal,
+    )?)
+}
+
+/// Writes while node 1 is stopped for so long; it runs again afterwards.
+fn stopped(cluster: &mut Cluster, entry: Entry, length: Duration, load: &Load) -> anyhow::Result<Written> {
+    let http = cluster.nodes[1].http();
+    if entry == Entry::Living {
+        cluster.balancer.evict(http);
+    }
+    let written = under_load(cluster, load, |cluster, progress| {
         progress.wait(SAMPLES)?;
-        let stopped = &cluster.nodes[1];
-        let pid = stopped
-            .server
-            .as_ref()
-            .and_then(|server| Pid::from_raw(server.pid() as i32));
-        let pid = pid.ok_or_else(|| anyhow::anyhow!("the node runs"))?;
-        // A balancer notices after a moment; connections through the stopped node hang until then.
-        kill_process(pid, Signal::STOP)?;
-        cluster.balancer.set(stopped.http(), false);
-        thread::sleep(length);
+        signal(cluster, 1, Signal::STOP)?;
+        let begun = Instant::now();
+        thread::sleep(HEALTH_CHECK);
+        cluster.balancer.evict(http);
+        thread::sleep(length.saturating_sub(begun.elapsed()));
         let waited = progress.wait(SAMPLES);
-        kill_process(pid, Signal::CONT)?;
+        signal(cluster, 1, Signal::CONT)?;
         waited?;
-        cluster.balancer.set(cluster.nodes[1].http(), true);
-        progress.wait(SAMPLES)?;
+        let continued = Instant::now();
         cluster.wait("the stopped node is reached again", |ring| {
             let members = ring["members"].as_array().map_or(&[][..], Vec::as_slice);
             members.iter().all(|member| member["reachable"] == true)
-        })
+        })?;
+        anyhow::ensure!(continued.elapsed() < RETURN_MAX, "back after {:?}", continued.elapsed());
+        cluster.balancer.set(http, entry == Entry::All);
+        progress.wait(SAMPLES)
     })?;
+    cluster.balancer.set(http, true);
+    Ok(written)
+}
+
+fn check(cluster: &Cluster, what: &str, written: &Written, healthy: f64) -> anyhow::Result<()> {
     let outcome = &written.outcome;
     println!(
-        "one of three stopped for {length:?}: {} samples, p99 {} ms (healthy {} ms), longest {} ms, failed attempts {:?}",
-        outcome.samples, outcome.ack_ms.p99, healthy.outcome.ack_ms.p99, outcome.ack_ms.max, outcome.errors
+        "{what}: {} samples, p50 {} ms, p99 {} ms (healthy {healthy} ms), longest {} ms, failed attempts {:?}",
+        outcome.samples, outcome.ack_ms.p50, outcome.ack_ms.p99, outcome.ack_ms.max, outcome.errors
     );
-    assert_eq!(
-        (outcome.refused, outcome.unknown),
-        (0, 0),
-        "{:?}\n{}",
-        outcome.first_refusal,
-        cluster.logs()
-    );
+    let told = (outcome.refused, outcome.unknown);
+    assert_eq!(told, (0, 0), "{:?}\n{}", outcome.first_refusal, cluster.logs());
     let findings = cluster.verify(&written.ledger, 2)?;
     println!("{findings}");
     assert!(findings.is_clean(), "{findings}\n{}", cluster.logs());
     Ok(())
 }
 
+/// Writes through living nodes may take `slack` times as long as in a healthy ring, and `more` milliseconds.
+fn one_stopped(length: Duration, load: &Load, slack: f64, more: f64) -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(3, 3)?;
+    // Everything is warm before anything is measured.
+    under_load(&mut cluster, load, |_, progress| progress.wait(2 * SAMPLES))?;
+    let http = cluster.nodes[1].http();
+    cluster.balancer.set(http, false);
+    let healthy = under_load(&mut cluster, load, |_, progress| {
+        thread::sleep(length);
+        progress.wait(SAMPLES)
+    })?;
+    cluster.balancer.set(http, true);
+    let healthy = healthy.outcome.ack_ms.p99;
+    let living = stopped(&mut cluster, Entry::Living, length, load)?;
+    check(
+        &cluster,
+        &format!("one of three stopped for {length:?}, entry at the others"),
+        &living,
+        healthy,
+    )?;
+    let all = stopped(&mut cluster, Entry::All, length, load)?;
+    check(
+        &cluster,
+        &format!("the same, entry at all three, balancer notices after {HEALTH_CHECK:?}"),
+        &all,
+        healthy,
+    )?;
+    let bound = slack * healthy + more;
+    assert!(
+        living.outcome.ack_ms.p99 <= bound,
+        "{} ms of {bound} ms",
+        living.outcome.ack_ms.p99
+    );
+    Ok(())
+}
+
 #[test]
 fn a_stopped_node_holds_nobody_up() -> anyhow::Result<()> {
+    // Beside other tests on a busy machine: this is to find waits of seconds, the long form measures.
     one_stopped(
         Duration::from_secs(5),
         &Load {
             retries: 3,
             ..Load::default()
         },
+        3.0,
+        500.0,
     )
 }
 
 #[test]
-#[ignore = "takes a minute; make cluster runs it"]
+#[ignore = "takes some minutes; make cluster runs it"]
 fn a_node_stopped_for_half_a_minute_holds_nobody_up() -> anyhow::Result<()> {
     one_stopped(
         Duration::from_secs(30),
@@ -70,5 +140,7 @@ fn a_node_stopped_for_half_a_minute_holds_nobody_up() -> anyhow::Result<()> {
             retries: 3,
             ..Load::default()
         },
+        2.0,
+        25.0,
     )
 }

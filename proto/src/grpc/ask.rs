@@ -1,8 +1,8 @@
 //! One question, one answer, both bytes: how members of the ring's group talk.
 
 use super::{
-    endpoint,
-    raw::{Raw, unimplemented},
+    raw::{Answering, Raw, unary, unimplemented},
+    security::Security,
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -11,16 +11,12 @@ use parking_lot::Mutex;
 use std::{
     collections::HashMap,
     convert::Infallible,
+    error::Error,
     sync::Arc,
     task::{Context, Poll},
 };
 use tonic::{
-    Code, Request, Response, Status,
-    body::Body,
-    client::Grpc as ClientGrpc,
-    codegen::Service,
-    server::{Grpc as ServerGrpc, NamedService, UnaryService},
-    transport::Channel,
+    Code, Request, Status, body::Body, client::Grpc, codegen::Service, server::NamedService, transport::Channel,
 };
 
 /// Path of the one method.
@@ -46,14 +42,16 @@ pub type Answerer = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Result<Bytes, String
 /// Asks nodes by their address and keeps the connections.
 #[derive(Debug)]
 pub struct Asker {
+    security: Security,
     channels: Mutex<HashMap<String, Channel>>,
     message_bytes_max: usize,
 }
 
 impl Asker {
     /// Answers longer than `message_bytes_max` are refused.
-    pub fn new(message_bytes_max: usize) -> Self {
+    pub fn new(message_bytes_max: usize, security: Security) -> Self {
         Self {
+            security,
             channels: Mutex::default(),
             message_bytes_max,
         }
@@ -62,7 +60,7 @@ impl Asker {
     /// Asks the node at `address`. It waits as long as the connection lives; the caller gives up by dropping the future.
     pub async fn ask(&self, address: &str, question: Bytes) -> Result<Bytes, AskError> {
         let channel = self.channel(address)?;
-        let mut grpc = ClientGrpc::new(channel)
+        let mut grpc = Grpc::new(channel)
             .max_decoding_message_size(self.message_bytes_max)
             .max_encoding_message_size(self.message_bytes_max);
         let unreachable = |error: &dyn std::fmt::Display| AskError::Unreachable(format!("{address}: {error}"));
@@ -77,7 +75,11 @@ impl Asker {
             Err(status) if status.code() == Code::InvalidArgument => {
                 Err(AskError::Refused(status.message().to_owned()))
             }
-            Err(status) => Err(unreachable(&status.message())),
+            // The words of a connection that broke are only "transport error".
+            Err(status) => Err(match status.source() {
+                Some(cause) => unreachable(&super::causes(cause)),
+                None => unreachable(&status.message()),
+            }),
         }
     }
 
@@ -86,11 +88,10 @@ impl Asker {
         if let Some(channel) = channels.get(address) {
             return Ok(channel.clone());
         }
-        let endpoint = endpoint(address).map_err(AskError::Unreachable)?;
         if channels.len() >= CHANNELS_MAX {
             channels.clear();
         }
-        let channel = endpoint.connect_lazy();
+        let channel = super::channel(address, &self.security).map_err(AskError::Unreachable)?;
         channels.insert(address.to_owned(), channel.clone());
         Ok(channel)
     }
@@ -117,23 +118,6 @@ impl NamedService for AskService {
     const NAME: &'static str = "narthex.v1.Members";
 }
 
-struct Ask(Answerer);
-
-impl UnaryService<Bytes> for Ask {
-    type Response = Bytes;
-    type Future = BoxFuture<'static, Result<Response<Bytes>, Status>>;
-
-    fn call(&mut self, request: Request<Bytes>) -> Self::Future {
-        let answer = (self.0)(request.into_inner());
-        Box::pin(async move {
-            match answer.await {
-                Ok(answer) => Ok(Response::new(answer)),
-                Err(reason) => Err(Status::invalid_argument(reason)),
-            }
-        })
-    }
-}
-
 impl Service<http::Request<Body>> for AskService {
     type Response = http::Response<Body>;
     type Error = Infallible;
@@ -147,12 +131,13 @@ impl Service<http::Request<Body>> for AskService {
         if request.uri().path() != PATH {
             return Box::pin(unimplemented());
         }
-        let (ask, max) = (Ask(Arc::clone(&self.answerer)), self.message_bytes_max);
+        let (answerer, bytes_max) = (Arc::clone(&self.answerer), self.message_bytes_max);
         Box::pin(async move {
-            let mut grpc = ServerGrpc::new(Raw)
-                .max_decoding_message_size(max)
-                .max_encoding_message_size(max);
-            Ok(grpc.unary(ask, request).await)
+            let ask = Box::new(move |question| -> Answering {
+                let answer = answerer(question);
+                Box::pin(async move { answer.await.map_err(Status::invalid_argument) })
+            });
+            Ok(unary(request, bytes_max, ask).await)
         })
     }
 }

@@ -8,21 +8,15 @@
 //! twice, above 32 bits of the session's own number: a number of an earlier session is told as unknown and never sent.
 
 mod latency;
+mod session;
 
-use super::{causes, endpoint, push_server::PATH, raw::Raw};
-use crate::push::{
-    MESSAGE_BYTES_MAX, Numbers, PROTOCOL_VERSION, PushWriter, ServerMessage, Written, read_server_message, write_ping,
-};
+use super::security::Security;
+use crate::push::{Numbers, PushWriter, Written};
 use bytes::Bytes;
 use futures::{
-    StreamExt,
-    channel::{
-        mpsc::{UnboundedSender, unbounded},
-        oneshot,
-    },
-    future::{BoxFuture, Either, select},
+    channel::{mpsc::UnboundedSender, oneshot},
+    future::BoxFuture,
 };
-use http::uri::PathAndQuery;
 use latency::Latency;
 use model::{
     env::{Clock, Env},
@@ -30,22 +24,22 @@ use model::{
     time::Timestamp,
 };
 use parking_lot::Mutex;
+use session::{keep_open, within};
 use std::{
-    collections::HashMap,
-    future::Future,
-    pin::pin,
+    collections::BTreeMap,
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 use tokio::sync::watch;
-use tonic::{Code, Request, Status, Streaming, client::Grpc};
 
 /// How a client behaves.
 #[derive(Debug, Clone)]
 pub struct PushClientSettings {
+    /// How its connection is secured.
+    pub security: Security,
     /// Bytes of messages that wait for their answer; beyond it pushes fail at once.
     pub queue_bytes_max: usize,
     /// Longest time for a session to come about.
@@ -62,11 +56,15 @@ pub struct PushClientSettings {
     pub answer_time: (Duration, Duration),
     /// How long to wait for an answer before another node is asked as well: the shortest and the longest such time.
     pub patience: (Duration, Duration),
+    /// A peer is late when it has left a push unanswered for longer than several times what is usual for it: the shortest and the longest
+    /// such time.
+    pub late_after: (Duration, Duration),
 }
 
 impl Default for PushClientSettings {
     fn default() -> Self {
         Self {
+            security: Security::default(),
             queue_bytes_max: 64 << 20,
             open_time_max: Duration::from_secs(2),
             silence_max: Duration::from_secs(3),
@@ -75,6 +73,7 @@ impl Default for PushClientSettings {
             pause_last: Duration::from_secs(1),
             answer_time: (Duration::from_secs(3), Duration::from_secs(10)),
             patience: (Duration::from_millis(50), Duration::from_secs(1)),
+            late_after: (Duration::from_millis(200), Duration::from_secs(1)),
         }
     }
 }
@@ -123,7 +122,8 @@ struct Shared {
     silent: AtomicBool,
     /// The peer was reached and knows nothing of push sessions.
     foreign: AtomicBool,
-    waiting: Mutex<HashMap<u64, oneshot::Sender<Result<WriteOutcome, PushError>>>>,
+    /// Pushes without an answer, in the order in which they were sent.
+    waiting: Mutex<BTreeMap<u64, Waiting>>,
     queued_bytes: AtomicUsize,
     next_id: AtomicU64,
     latency: Mutex<Latency>,
@@ -139,9 +139,18 @@ enum State {
     Away(Arc<str>),
 }
 
+/// A push without an answer.
+struct Waiting {
+    /// When it was sent.
+    since: Duration,
+    answered: oneshot::Sender<Result<WriteOutcome, PushError>>,
+}
+
 #[derive(Clone)]
 struct Session {
     life: u32,
+    /// The number of the process at the other end, when it told.
+    process: Option<u64>,
     send: UnboundedSender<Bytes>,
 }
 
@@ -231,6 +240,14 @@ impl PushClient {
         }
     }
 
+    /// The process that the open session leads to. Two clients with the same one reach the same disk.
+    pub fn process(&self) -> Option<u64> {
+        match &*self.shared.state.borrow() {
+            State::Open(session) => session.process,
+            State::Dialling | State::Away(_) => None,
+        }
+    }
+
     /// The life that a number belongs to.
     pub fn life_of(number: SeriesRef) -> u32 {
         (number.0 >> 32) as u32
@@ -241,6 +258,13 @@ impl PushClient {
         let (least, most) = self.shared.settings.patience;
         let usual = self.shared.latency.lock().usual_max();
         usual.map_or(most, |usual| (usual * 2).clamp(least, most))
+    }
+
+    /// Whether it has left a push unanswered for several times longer than it usually takes: it hangs, or its disk does. It may be asked
+    /// all the same, where nobody else is there.
+    pub fn is_late(&self) -> bool {
+        let oldest = self.shared.waiting.lock().first_key_value().map(|(_, push)| push.since);
+        oldest.is_some_and(|since| self.shared.clock.monotonic().saturating_sub(since) > self.shared.late_after())
     }
 
     /// What it has done so far.
@@ -393,7 +417,8 @@ impl Shared {
             return Err(self.unavailable(format_args!("{queued} bytes wait for it, at most {max} may")));
         }
         let (answered, answer) = oneshot::channel();
-        self.waiting.lock().insert(id, answered);
+        let since = self.clock.monotonic();
+        self.waiting.lock().insert(id, Waiting { since, answered });
         let wait = Wait {
             shared: self,
             id,
@@ -414,172 +439,18 @@ impl Shared {
         usual.map_or(most, |usual| (usual * 8).clamp(least, most))
     }
 
+    fn late_after(&self) -> Duration {
+        let (least, most) = self.settings.late_after;
+        let usual = self.latency.lock().usual_max();
+        usual.map_or(most, |usual| (usual * 3).clamp(least, most))
+    }
+
     /// Fails everything that waits.
     fn fail_all(&self, reason: &str) {
         let waiting = std::mem::take(&mut *self.waiting.lock());
-        for answered in waiting.into_values() {
+        for push in waiting.into_values() {
             // Whoever waited may have gone.
-            let _ = answered.send(Err(self.unavailable(reason)));
-        }
-    }
-}
-
-/// What `future` gives, unless it takes longer than `limit`.
-async fn within<T>(clock: &dyn Clock, limit: Duration, future: impl Future<Output = T>) -> Option<T> {
-    match select(pin!(future), clock.sleep(limit)).await {
-        Either::Left((value, _)) => Some(value),
-        Either::Right(_) => None,
-    }
-}
-
-/// Keeps a session open until the client is dropped.
-async fn keep_open(weak: Weak<Shared>, clock: Arc<dyn Clock>) {
-    let mut pause = None;
-    loop {
-        let Some(shared) = weak.upgrade() else { return };
-        let (first, last) = (shared.settings.pause_first, shared.settings.pause_last);
-        let reason = match open(&shared).await {
-            Ok((session, messages)) => {
-                tracing::info!(peer = shared.address, "push session open");
-                shared.counts.sessions.fetch_add(1, Ordering::Relaxed);
-                shared.silent.store(false, Ordering::Relaxed);
-                let send = session.send.clone();
-                shared.state.send_replace(State::Open(session));
-                pause = None;
-                let settings = shared.settings.clone();
-                drop(shared);
-                listen(&weak, &*clock, &settings, messages, send).await
-            }
-            Err(reason) => {
-                drop(shared);
-                reason
-            }
-        };
-        let Some(shared) = weak.upgrade() else { return };
-        if !matches!(*shared.state.borrow(), State::Away(_)) {
-            tracing::warn!(peer = shared.address, reason, "push session lost; dialling again");
-        }
-        shared.state.send_replace(State::Away(reason.as_str().into()));
-        shared.fail_all(&reason);
-        drop(shared);
-        let next = pause.map_or(first, |pause: Duration| (pause * 2).min(last));
-        pause = Some(next);
-        clock.sleep(next).await;
-    }
-}
-
-/// Opens a session and waits for its hello.
-async fn open(shared: &Shared) -> Result<(Session, Streaming<Bytes>), String> {
-    let opening = async {
-        let channel = endpoint(&shared.address)?.connect().await;
-        let channel = channel.map_err(|error| causes(&error))?;
-        let (send, outgoing) = unbounded();
-        let mut grpc = Grpc::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        grpc.ready().await.map_err(|error| causes(&error))?;
-        let path = PathAndQuery::from_static(PATH);
-        let answer = grpc.streaming(Request::new(outgoing), path, Raw).await;
-        // A server says so at once, or, when something stands before it, with the end of the stream.
-        let refused = |status: Status| {
-            let is_foreign = status.code() == Code::Unimplemented;
-            shared.foreign.store(is_foreign, Ordering::Relaxed);
-            causes(&status)
-        };
-        let mut messages = answer.map_err(refused)?.into_inner();
-        let hello = messages.message().await.map_err(refused)?;
-        shared.foreign.store(false, Ordering::Relaxed);
-        let hello = hello.ok_or("the session ended before it began")?;
-        match read_server_message(&hello) {
-            Ok(ServerMessage::Hello { version }) if version >= PROTOCOL_VERSION => {}
-            Ok(ServerMessage::Hello { version }) => {
-                return Err(format!(
-                    "speaks version {version} of the protocol, {PROTOCOL_VERSION} is needed"
-                ));
-            }
-            Ok(_) => return Err("began with something other than hello".to_owned()),
-            Err(error) => return Err(error.to_string()),
-        }
-        let life = shared.lives.next().ok_or("too many sessions; restart this process")?;
-        Ok((Session { life, send }, messages))
-    };
-    let limit = shared.settings.open_time_max;
-    let opened = within(&*shared.clock, limit, opening).await;
-    opened.unwrap_or_else(|| Err(format!("no session within {limit:?}")))
-}
-
-/// How often silence is looked at.
-const TICK: Duration = Duration::from_millis(200);
-
-/// Silence after which the peer is asked for a sign of life.
-const PING_AFTER: Duration = Duration::from_millis(500);
-
-/// Hands answers to those who wait, until the session ends; gives the reason.
-async fn listen(
-    weak: &Weak<Shared>,
-    clock: &dyn Clock,
-    settings: &PushClientSettings,
-    mut messages: Streaming<Bytes>,
-    send: UnboundedSender<Bytes>,
-) -> String {
-    let mut heard = clock.monotonic();
-    // When a sign of life was asked for, as long as none came.
-    let mut asked: Option<Duration> = None;
-    loop {
-        let message = match select(messages.next(), clock.sleep(TICK)).await {
-            Either::Left((message, _)) => Some(message),
-            Either::Right(_) => None,
-        };
-        let Some(shared) = weak.upgrade() else {
-            return "not needed any more".to_owned();
-        };
-        let now = clock.monotonic();
-        match message {
-            Some(Some(Ok(message))) => {
-                heard = now;
-                asked = None;
-                shared.silent.store(false, Ordering::Relaxed);
-                if let Err(error) = shared.dispatch(&message) {
-                    return error;
-                }
-            }
-            Some(Some(Err(status))) => return causes(&status),
-            Some(None) => return "the peer ended the session".to_owned(),
-            None => {}
-        }
-        match asked {
-            None if now.saturating_sub(heard) > PING_AFTER => {
-                let mut ping = Vec::new();
-                write_ping(0, &mut ping);
-                asked = Some(now);
-                if send.unbounded_send(ping.into()).is_err() {
-                    return "the session has ended".to_owned();
-                }
-            }
-            Some(asked) if now.saturating_sub(asked) > settings.silence_max => {
-                if !shared.silent.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(peer = shared.address, "does not answer; writes go elsewhere");
-                }
-                shared.fail_all("does not answer");
-                if now.saturating_sub(asked) > settings.session_silence_max {
-                    return format!("silent for {:?}", now.saturating_sub(heard));
-                }
-            }
-            _ => {}
-        }
-    }
-}
-
-impl Shared {
-    fn dispatch(&self, message: &[u8]) -> Result<(), String> {
-        match read_server_message(message).map_err(|error| error.to_string())? {
-            ServerMessage::Outcome { id, result } => {
-                if let Some(answered) = self.waiting.lock().remove(&id) {
-                    // Whoever waited may have gone.
-                    let _ = answered.send(result);
-                }
-                Ok(())
-            }
-            ServerMessage::Pong { .. } => Ok(()),
-            ServerMessage::Hello { .. } => Err("said hello twice".to_owned()),
+            let _ = push.answered.send(Err(self.unavailable(reason)));
         }
     }
 }

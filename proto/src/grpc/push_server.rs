@@ -48,12 +48,14 @@ const NUMBERS_MAX: usize = 1 << 25;
 pub struct PushService {
     taker: Arc<dyn Push>,
     spawn: Arc<dyn Spawn>,
+    process: u64,
 }
 
 impl PushService {
-    /// Hands what comes to `taker`.
-    pub fn new(taker: Arc<dyn Push>, spawn: Arc<dyn Spawn>) -> Self {
-        Self { taker, spawn }
+    /// Hands what comes to `taker`. `process` is a number that no other process has: by it clients know that two addresses lead to the same
+    /// one.
+    pub fn new(taker: Arc<dyn Push>, spawn: Arc<dyn Spawn>, process: u64) -> Self {
+        Self { taker, spawn, process }
     }
 }
 
@@ -97,6 +99,7 @@ impl StreamingService<Bytes> for Open {
             spawn: Arc::clone(&self.0.spawn),
             series: Arc::default(),
             answers,
+            process: self.0.process,
         };
         self.0
             .spawn
@@ -165,13 +168,14 @@ struct Session {
     spawn: Arc<dyn Spawn>,
     series: Arc<Mutex<Numbered>>,
     answers: Sender<Result<Bytes, Status>>,
+    process: u64,
 }
 
 impl Session {
     async fn run(mut self, mut messages: Streaming<Bytes>) {
         let places = Arc::new(Semaphore::new(MESSAGES_MAX));
         let mut hello = Vec::new();
-        write_hello(PROTOCOL_VERSION, &mut hello);
+        write_hello(PROTOCOL_VERSION, self.process, &mut hello);
         if self.answers.send(Ok(hello.into())).await.is_err() {
             return;
         }

@@ -9,8 +9,9 @@
 //! Thanos compresses messages with snappy's stream format, which tonic does not know, so that is undone before it.
 
 use super::{
-    causes, endpoint,
-    raw::{Raw, unimplemented},
+    causes, channel,
+    raw::{Answering, Raw, unary, unimplemented},
+    security::Security,
 };
 use crate::protobuf::{Fault, Reader, WireError, put_bytes, put_integer, wire};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -25,12 +26,7 @@ use std::{
     task::{Context, Poll},
 };
 use tonic::{
-    Code, Request, Response, Status,
-    body::Body,
-    client::Grpc as ClientGrpc,
-    codegen::Service,
-    server::{Grpc as ServerGrpc, NamedService, UnaryService},
-    transport::Channel,
+    Code, Request, Status, body::Body, client::Grpc, codegen::Service, server::NamedService, transport::Channel,
 };
 
 /// Path of the one method.
@@ -167,16 +163,16 @@ pub struct WriteClient {
 
 impl WriteClient {
     /// A client of the receiver at `address`; the connection comes about when it is needed.
-    pub fn new(address: &str) -> Result<Self, String> {
+    pub fn new(address: &str, security: &Security) -> Result<Self, String> {
         Ok(Self {
             address: address.to_owned(),
-            channel: endpoint(address)?.connect_lazy(),
+            channel: channel(address, security)?,
         })
     }
 
     /// Sends a message. It waits as long as the connection lives; the caller gives up by dropping the future.
     pub async fn write(&self, message: Bytes) -> Result<(), WriteRefusal> {
-        let mut grpc = ClientGrpc::new(self.channel.clone());
+        let mut grpc = Grpc::new(self.channel.clone());
         let unavailable = |error: String| WriteRefusal::Unavailable(format!("{}: {error}", self.address));
         grpc.ready().await.map_err(|error| unavailable(causes(&error)))?;
         let path = PathAndQuery::from_static(PATH);
@@ -209,26 +205,6 @@ impl NamedService for WriteableStore {
     const NAME: &'static str = "thanos.WriteableStore";
 }
 
-struct Take(TakeWrite);
-
-impl UnaryService<Bytes> for Take {
-    type Response = Bytes;
-    type Future = BoxFuture<'static, Result<Response<Bytes>, Status>>;
-
-    fn call(&mut self, request: Request<Bytes>) -> Self::Future {
-        let taken = RemoteWrite::read(request.get_ref()).map(|write| (self.0)(write));
-        Box::pin(async move {
-            let taken = taken.map_err(|error| Status::invalid_argument(error.to_string()))?;
-            match taken.await {
-                Ok(()) => Ok(Response::new(Bytes::new())),
-                Err(WriteRefusal::Conflict(text)) => Err(Status::already_exists(text)),
-                Err(WriteRefusal::Invalid(text)) => Err(Status::invalid_argument(text)),
-                Err(WriteRefusal::Unavailable(text)) => Err(Status::unavailable(text)),
-            }
-        })
-    }
-}
-
 impl Service<http::Request<Body>> for WriteableStore {
     type Response = http::Response<Body>;
     type Error = Infallible;
@@ -242,16 +218,30 @@ impl Service<http::Request<Body>> for WriteableStore {
         if request.uri().path() != PATH {
             return Box::pin(unimplemented());
         }
-        let take = Take(Arc::clone(&self.0));
+        let take = Arc::clone(&self.0);
         Box::pin(async move {
             let request = match plain(request).await {
                 Ok(request) => request,
                 Err(status) => return Ok(status.into_http()),
             };
-            let mut grpc = ServerGrpc::new(Raw).max_decoding_message_size(MESSAGE_BYTES_MAX);
-            Ok(grpc.unary(take, request).await)
+            let take = Box::new(move |message: Bytes| taken(&take, &message));
+            Ok(unary(request, MESSAGE_BYTES_MAX, take).await)
         })
     }
+}
+
+/// Hands a message on; the answer is empty.
+fn taken(take: &TakeWrite, message: &[u8]) -> Answering {
+    let taken = RemoteWrite::read(message).map(|write| take(write));
+    Box::pin(async move {
+        let taken = taken.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        match taken.await {
+            Ok(()) => Ok(Bytes::new()),
+            Err(WriteRefusal::Conflict(text)) => Err(Status::already_exists(text)),
+            Err(WriteRefusal::Invalid(text)) => Err(Status::invalid_argument(text)),
+            Err(WriteRefusal::Unavailable(text)) => Err(Status::unavailable(text)),
+        }
+    })
 }
 
 /// The same request without snappy's stream format.

@@ -224,19 +224,20 @@ fn metadata(bytes: &[u8]) -> Result<Metadata, MessageError> {
 
 /// Reads what a server sent.
 pub fn read_server_message(bytes: &[u8]) -> Result<ServerMessage, MessageError> {
-    let (mut id, mut message_kind, mut version, mut retry_after_ms) = (0, kind::OUTCOME, 0, 0);
+    let (mut id, mut message_kind, mut version, mut process, mut retry_after_ms) = (0, kind::OUTCOME, 0, 0, 0);
     let mut unavailable = None;
     let mut outcome = WriteOutcome::default();
     let mut reader = Reader::new(bytes);
     while let Some(tag) = reader.tag().map_err(inside)? {
         match tag.field {
-            field::ID | field::KIND | field::VERSION | field::RETRY_AFTER_MS => {
+            field::ID | field::KIND | field::VERSION | field::PROCESS | field::RETRY_AFTER_MS => {
                 tag.expect(wire::VARINT).map_err(inside)?;
                 let value = reader.varint().map_err(inside)?;
                 match tag.field {
                     field::ID => id = value,
                     field::KIND => message_kind = value,
                     field::VERSION => version = value,
+                    field::PROCESS => process = value,
                     _ => retry_after_ms = value,
                 }
             }
@@ -257,7 +258,7 @@ pub fn read_server_message(bytes: &[u8]) -> Result<ServerMessage, MessageError> 
         }
     }
     Ok(match message_kind {
-        kind::HELLO => ServerMessage::Hello { version },
+        kind::HELLO => ServerMessage::Hello { version, process },
         kind::PONG => ServerMessage::Pong { id },
         kind::OUTCOME => ServerMessage::Outcome {
             id,

@@ -166,7 +166,7 @@ fn a_series_without_a_number_is_left_out() {
 fn answer(message: &ServerMessage) -> Vec<u8> {
     let mut bytes = Vec::new();
     match message {
-        ServerMessage::Hello { version } => write_hello(*version, &mut bytes),
+        ServerMessage::Hello { version, process } => write_hello(*version, *process, &mut bytes),
         ServerMessage::Outcome { id, result } => write_outcome(*id, result, &mut bytes),
         ServerMessage::Pong { id } => write_pong(*id, &mut bytes),
     }
@@ -197,7 +197,10 @@ fn answers_come_back() {
         retry_after: Duration::from_millis(1500),
     };
     for message in [
-        ServerMessage::Hello { version: 1 },
+        ServerMessage::Hello {
+            version: 1,
+            process: u64::MAX,
+        },
         ServerMessage::Pong { id: u64::MAX },
         ServerMessage::Outcome {
             id: 3,
@@ -223,11 +226,11 @@ fn answers_come_back() {
 fn fields_of_a_later_version_are_passed_over() {
     let mut bytes = Vec::new();
     crate::protobuf::put_bytes(&mut bytes, 200, b"later");
-    write_hello(2, &mut bytes);
+    write_hello(2, 5, &mut bytes);
     crate::protobuf::put_integer(&mut bytes, 201, 1);
     assert_eq!(
         read_server_message(&bytes).unwrap(),
-        ServerMessage::Hello { version: 2 }
+        ServerMessage::Hello { version: 2, process: 5 }
     );
 }
 

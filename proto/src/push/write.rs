@@ -298,9 +298,10 @@ pub fn write_pong(id: u64, out: &mut Vec<u8>) {
 }
 
 /// Writes the opening of a session.
-pub fn write_hello(version: u64, out: &mut Vec<u8>) {
+pub fn write_hello(version: u64, process: u64, out: &mut Vec<u8>) {
     put_integer(out, field::KIND, kind::HELLO);
     put_integer(out, field::VERSION, version);
+    put_integer(out, field::PROCESS, process);
 }
 
 /// Writes what became of a push.

@@ -8,6 +8,7 @@ use super::{
     message::{self as wire, SeriesResult},
     series::{self, WireSeries},
 };
+use crate::grpc::security::Security;
 use http::uri::PathAndQuery;
 use model::{
     label::{Labels, LabelsBuilder},
@@ -54,6 +55,17 @@ pub struct ClientTls {
     pub server_name: Option<String>,
 }
 
+fn endpoint(scheme: &str, address: &str) -> Result<Endpoint, String> {
+    let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"));
+    Ok(endpoint
+        .map_err(|_| format!("{address:?} is no HOST:PORT"))?
+        .connect_timeout(CONNECT_TIME_MAX)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIME_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
+}
+
 /// What an endpoint says of itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EndpointInfo {
@@ -86,14 +98,7 @@ impl StoreClient {
     /// an error here.
     pub fn new(address: &str, tls: Option<&ClientTls>) -> Result<Self, String> {
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
-            .map_err(|_| format!("{address:?} is no HOST:PORT"))?
-            .connect_timeout(CONNECT_TIME_MAX)
-            .http2_keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_TIME_MAX)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .tcp_nodelay(true);
+        let endpoint = endpoint(scheme, address)?.tcp_nodelay(true);
         let endpoint = match tls {
             None => endpoint,
             Some(tls) => endpoint
@@ -102,6 +107,13 @@ impl StoreClient {
         };
         Ok(Self {
             channel: endpoint.connect_lazy(),
+        })
+    }
+
+    /// A client of another node of the same cluster.
+    pub fn of_node(address: &str, security: &Security) -> Result<Self, String> {
+        Ok(Self {
+            channel: endpoint("http", address)?.connect_with_connector_lazy(security.connector()),
         })
     }
 

@@ -15,7 +15,7 @@ pub use set::EndpointSet;
 
 use model::{matcher::Matcher, tenant::Tenant};
 use promql::ast::{Expr, ParserOptions};
-use proto::thanos::ClientTls;
+use proto::{grpc::security::Security, thanos::ClientTls};
 use std::time::Duration;
 
 /// How endpoints are spoken to.
@@ -25,6 +25,8 @@ pub struct EndpointSettings {
     pub timeout: Duration,
     /// Certificates; `None` speaks in the clear.
     pub tls: Option<ClientTls>,
+    /// How nodes of the same cluster speak to each other; for endpoints that are such nodes, instead of `tls`.
+    pub between_nodes: Option<Security>,
     /// The external label by which components that know no tenants, such as Thanos's, say whose a series is.
     pub tenant_label: String,
     /// Whose the series without that label are.
@@ -36,6 +38,7 @@ impl Default for EndpointSettings {
         Self {
             timeout: Duration::from_secs(30),
             tls: None,
+            between_nodes: None,
             tenant_label: "tenant_id".to_owned(),
             default_tenant: Tenant::default(),
         }

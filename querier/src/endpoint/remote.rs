@@ -45,9 +45,13 @@ struct Shared {
 impl Endpoint {
     /// The endpoint at `host:port`. Nothing is sent yet. Must be called inside of the runtime.
     pub fn new(address: &str, settings: EndpointSettings, env: &Env) -> Result<Self, String> {
+        let client = match &settings.between_nodes {
+            Some(security) => StoreClient::of_node(address, security)?,
+            None => StoreClient::new(address, settings.tls.as_ref())?,
+        };
         Ok(Self {
             shared: Arc::new(Shared {
-                client: StoreClient::new(address, settings.tls.as_ref())?,
+                client,
                 address: address.to_owned(),
                 env: env.clone(),
                 settings,

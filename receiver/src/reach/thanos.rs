@@ -22,6 +22,7 @@ use parking_lot::{Mutex, RwLock};
 use proto::{
     grpc::{
         push_client::{Lives, PushClient},
+        security::Security,
         thanos_write::{WriteClient, WriteRefusal, write_request},
     },
     remote_write::encode::{Points, V1Encoder},
@@ -97,6 +98,14 @@ impl Peer for MixedPeer {
         }
     }
 
+    fn is_late(&self) -> bool {
+        !self.client.is_foreign() && self.client.is_late()
+    }
+
+    fn process(&self) -> Option<u64> {
+        self.client.process()
+    }
+
     fn takes_any(&self) -> bool {
         !self.client.is_foreign()
     }
@@ -127,6 +136,7 @@ type Copies<'a> = BTreeMap<usize, Vec<(u32, &'a Labels)>>;
 impl ThanosPeer {
     pub(super) fn new(
         address: &str,
+        security: &Security,
         env: &Env,
         lives: &Arc<Lives>,
         placement: &Arc<RwLock<Option<Arc<Placement>>>>,
@@ -137,7 +147,7 @@ impl ThanosPeer {
         };
         Ok(Self {
             address: address.to_owned(),
-            client: WriteClient::new(address)?,
+            client: WriteClient::new(address, security)?,
             clock: Arc::clone(&env.clock),
             lives: Arc::clone(lives),
             placement: Arc::clone(placement),

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     metrics::ReplicationMetrics,
-    ring::{NodeIndex, OWNERS_MAX, TenantPlacement, series_hash::SeriesHasher},
+    ring::{NodeIndex, OWNERS_MAX, Owners, TenantPlacement, series_hash::SeriesHasher},
 };
 use futures::{
     StreamExt,
@@ -29,7 +29,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -48,6 +48,10 @@ pub(super) struct Shared {
     pub(super) metrics: ReplicationMetrics,
     /// Samples on their way to the near taker.
     pub(super) near_samples: AtomicUsize,
+    /// The number of this process.
+    pub(super) process: u64,
+    /// It was logged that two nodes of the ring are one process.
+    pub(super) told_twice: AtomicBool,
 }
 
 /// What one node gets of a batch.
@@ -79,6 +83,8 @@ pub(super) struct Round<'a> {
     hashes: Vec<u64>,
     /// Nodes that could be asked when the round began.
     usable: Vec<bool>,
+    /// Those of them that keep others waiting.
+    late: Vec<bool>,
     /// Nodes that failed or were slow since.
     excluded: Vec<bool>,
     /// Lives of the nodes' sessions when the round began.
@@ -89,6 +95,8 @@ pub(super) struct Round<'a> {
     in_flight: HashMap<NodeIndex, Vec<Arc<[u32]>>>,
     answers: UnboundedReceiver<Answer>,
     answered: UnboundedSender<Answer>,
+    /// Processes that have voted, and as which node. One that is reached as two nodes has one disk and one vote.
+    voted: SmallVec<[(u64, NodeIndex); OWNERS_MAX]>,
     /// What stood in the way, for the answer.
     hindrance: Option<String>,
 }
@@ -108,6 +116,10 @@ impl<'a> Round<'a> {
             Taker::Near => near_is_free,
             Taker::Far(peer) => peer.is_up(),
         });
+        let late = view.takers.iter().map(|taker| match taker {
+            Taker::Near => false,
+            Taker::Far(peer) => peer.is_late(),
+        });
         let lives = view.takers.iter().map(|taker| match taker {
             Taker::Near => 0,
             Taker::Far(peer) => peer.life(),
@@ -115,6 +127,7 @@ impl<'a> Round<'a> {
         let (answered, answers) = unbounded();
         Self {
             usable: usable.collect(),
+            late: late.collect(),
             lives: lives.collect(),
             excluded: vec![false; view.takers.len()],
             ballot: Ballot::new(view.rule, batch.series.len()),
@@ -122,6 +135,7 @@ impl<'a> Round<'a> {
             hashes: vec![0; batch.series.len()],
             substitutes: HashMap::new(),
             in_flight: HashMap::new(),
+            voted: SmallVec::new(),
             hindrance: None,
             shared,
             view,
@@ -175,6 +189,7 @@ impl<'a> Round<'a> {
             ballot,
             hashes,
             usable,
+            late,
             placement,
             batch,
             view,
@@ -191,7 +206,7 @@ impl<'a> Round<'a> {
                     return;
                 };
                 hashes[series as usize] = entry.hash;
-                let owners = placement.owners_among(entry.hash, |node| usable[node as usize]);
+                let owners = owners_now(placement, entry.hash, usable, late);
                 let labels = labels_of(batch, series);
                 let mut chosen: SmallVec<[Choice; OWNERS_MAX]> = SmallVec::new();
                 for owner in owners.iter().copied().filter(|owner| usable[*owner as usize]) {
@@ -270,6 +285,7 @@ impl<'a> Round<'a> {
             }
         }
         let outcome = match result {
+            Ok(_) if !self.has_vote(node) => None,
             Ok(outcome) => outcome.of_whole(self.batch, &series),
             Err(PushError::Unavailable { reason, .. }) => {
                 self.hindrance = Some(reason);
@@ -299,6 +315,31 @@ impl<'a> Round<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the answer of a node counts: not when its process has voted as another node.
+    fn has_vote(&mut self, node: NodeIndex) -> bool {
+        let process = match &self.view.takers[node as usize] {
+            Taker::Near => Some(self.shared.process),
+            Taker::Far(peer) => peer.process(),
+        };
+        let Some(process) = process else { return true };
+        let Some((_, other)) = self.voted.iter().copied().find(|(voted, _)| *voted == process) else {
+            self.voted.push((process, node));
+            return true;
+        };
+        if other == node {
+            return true;
+        }
+        let nodes = self.view.placement.nodes();
+        let [one, two] = [other, node].map(|node| nodes[node as usize].address.as_str());
+        let reason =
+            format!("{one} and {two} are the same process: each member of the ring needs an address of its own");
+        if !self.shared.told_twice.swap(true, Ordering::Relaxed) {
+            tracing::error!("{reason}");
+        }
+        self.hindrance = Some(reason);
+        false
     }
 
     /// Sends series again to a node that does not know them by number: with labels if they are at hand; if not, the caller must bring them.
@@ -335,7 +376,7 @@ impl<'a> Round<'a> {
     /// Nodes that could take a series in the place of those excluded.
     fn candidates(&self, index: u32) -> SmallVec<[NodeIndex; OWNERS_MAX]> {
         let hash = self.hashes[index as usize];
-        let first = self.placement.owners_among(hash, |node| self.usable[node as usize]);
+        let first = owners_now(&self.placement, hash, &self.usable, &self.late);
         let free = |node: NodeIndex| self.usable[node as usize] && !self.excluded[node as usize];
         let asked = |node: &NodeIndex| {
             let substitutes = self.substitutes.get(&index);
@@ -473,6 +514,22 @@ impl Shared {
                 });
             self.catalog.forget(forgotten);
         }
+    }
+}
+
+/// Owners of a series among the nodes that can be asked: without those that are late, if there are enough others.
+#[inline]
+fn owners_now(placement: &TenantPlacement<'_>, hash: u64, usable: &[bool], late: &[bool]) -> Owners {
+    let is_usable = |node: NodeIndex| usable[node as usize];
+    let owners = placement.owners_among(hash, is_usable);
+    if !owners.iter().any(|owner| late[*owner as usize]) {
+        return owners;
+    }
+    let is_prompt = |node: NodeIndex| usable[node as usize] && !late[node as usize];
+    let prompt = placement.owners_among(hash, is_prompt);
+    match prompt.iter().all(|owner| is_prompt(*owner)) {
+        true => prompt,
+        false => owners,
     }
 }
 

@@ -64,6 +64,10 @@ struct Far {
     up: AtomicBool,
     /// Never answers.
     hangs: AtomicBool,
+    /// Keeps others waiting.
+    late: AtomicBool,
+    /// The number of its process.
+    process: AtomicU64,
 }
 
 impl Push for Far {
@@ -105,6 +109,12 @@ impl Peer for End {
     }
     fn patience(&self) -> Duration {
         Duration::from_millis(1)
+    }
+    fn is_late(&self) -> bool {
+        self.0.late.load(Ordering::Relaxed)
+    }
+    fn process(&self) -> Option<u64> {
+        Some(self.0.process.load(Ordering::Relaxed))
     }
 }
 
@@ -174,6 +184,8 @@ fn cluster(nodes: usize, copies: usize) -> Cluster {
             life: AtomicU32::new(number as u32),
             up: AtomicBool::new(true),
             hangs: AtomicBool::new(false),
+            late: AtomicBool::new(false),
+            process: AtomicU64::new(1000 + number as u64),
         })
     });
     let far: Vec<_> = far.collect();
@@ -348,6 +360,76 @@ async fn a_slow_node_is_hedged() {
     assert_eq!(outcome.refs.len(), 40);
     assert_eq!(cluster.far[0].taker.sample_count(), 0);
     assert!(cluster.copies() >= 40);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_node_is_passed_by_while_there_are_enough_others() {
+    let cluster = cluster(4, 2);
+    let late = &cluster.far[0];
+    late.late.store(true, Ordering::Relaxed);
+    cluster.register(40).await;
+    cluster.settled(80);
+    assert_eq!(late.taker.sample_count(), 0);
+    // Without it there would be too few: it is asked like the others.
+    cluster.far[1].up.store(false, Ordering::Relaxed);
+    cluster.far[2].up.store(false, Ordering::Relaxed);
+    cluster.push(&new_ones(40, NOW + 1)).await.unwrap();
+    cluster.settled(160);
+    assert_eq!(late.taker.sample_count(), 40);
+}
+
+/// An address may lead to a process that is reached under another one as well: it was given anew, or written down twice. That is one disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_addresses_of_one_process_are_one_vote() {
+    let cluster = cluster(3, 3);
+    cluster.far[1].up.store(false, Ordering::Relaxed);
+    let own = cluster.replicator.process();
+    cluster.far[0].process.store(own, Ordering::Relaxed);
+    let error = cluster.push(&new_ones(5, NOW)).await.unwrap_err().to_string();
+    assert!(
+        error.contains("n1:1") && error.contains("n2:1") && error.contains("same process"),
+        "{error}"
+    );
+    // With a third that is another, two disks hold it.
+    cluster.far[1].up.store(true, Ordering::Relaxed);
+    cluster.push(&new_ones(5, NOW)).await.unwrap();
+    // Two far ones that are the same are no quorum either.
+    let far = cluster.far[1].process.load(Ordering::Relaxed);
+    cluster.far[0].process.store(far, Ordering::Relaxed);
+    cluster.near.fail(Some(not_now("disk full".to_owned())));
+    let error = cluster.push(&new_ones(5, NOW + 1)).await.unwrap_err().to_string();
+    assert!(error.contains("copies must be on disk"), "{error}");
+}
+
+/// Cut off from both others, a node acknowledges nothing: not while they hang, not by asking in their place, not when the detector still
+/// takes them for alive, not when the ring changes meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_three_alone_never_acknowledges() {
+    let cluster = cluster(3, 3);
+    let numbers = cluster.register(10).await;
+    cluster
+        .far
+        .iter()
+        .for_each(|far| far.hangs.store(true, Ordering::Relaxed));
+    for impatient in [false, true] {
+        cluster.world.impatient.store(impatient, Ordering::Relaxed);
+        for (late, batch) in [(false, known(&numbers, NOW + 1)), (true, new_ones(10, NOW + 2))] {
+            cluster
+                .far
+                .iter()
+                .for_each(|far| far.late.store(late, Ordering::Relaxed));
+            let pushed = tokio::time::timeout(Duration::from_millis(100), cluster.push(&batch)).await;
+            assert!(pushed.is_err(), "answered: {pushed:?}");
+        }
+    }
+    let batch = new_ones(10, NOW + 3);
+    let pushing = tokio::time::timeout(Duration::from_millis(100), cluster.push(&batch));
+    let (answered, ()) = tokio::join!(pushing, async {
+        tokio::task::yield_now().await;
+        cluster.replicator.follow(placement(2, 3), Some(0));
+        cluster.replicator.follow(placement(3, 3), Some(0));
+    });
+    assert!(answered.is_err(), "answered: {answered:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

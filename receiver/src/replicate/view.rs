@@ -17,6 +17,16 @@ pub trait Peer: Push {
     /// How long to wait for its answer before somebody else is asked, too.
     fn patience(&self) -> Duration;
 
+    /// Whether it keeps others waiting for longer than it usually does. It is not asked while there are enough others.
+    fn is_late(&self) -> bool {
+        false
+    }
+
+    /// The number of the process that it leads to, when that is known. Two peers with the same one have one disk, and one vote.
+    fn process(&self) -> Option<u64> {
+        None
+    }
+
     /// Whether it can take series that are not placed on it, in the place of a node that is away.
     fn takes_any(&self) -> bool {
         true
@@ -34,6 +44,14 @@ impl Peer for PushClient {
 
     fn patience(&self) -> Duration {
         PushClient::patience(self)
+    }
+
+    fn is_late(&self) -> bool {
+        PushClient::is_late(self)
+    }
+
+    fn process(&self) -> Option<u64> {
+        PushClient::process(self)
     }
 }
 

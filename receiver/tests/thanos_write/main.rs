@@ -19,7 +19,7 @@ use model::{
     verdict::{Reason, Verdict},
 };
 use prometheus_client::registry::Registry;
-use proto::grpc::{Routes, thanos_write::WriteableStore};
+use proto::grpc::{Routes, security::Security, thanos_write::WriteableStore};
 use receiver::{
     reach::GrpcConnect,
     replicate::Replicator,
@@ -50,7 +50,8 @@ async fn ours() -> Ours {
     tokio::spawn(async move {
         let (_ready, watched) = tokio::sync::watch::channel(true);
         let routes = Routes::default().add_service(WriteableStore::new(take));
-        proto::grpc::serve(listener, watched, routes, std::future::pending())
+        let security = Security::default();
+        proto::grpc::serve(listener, watched, routes, &security, std::future::pending())
             .await
             .unwrap();
     });
@@ -215,7 +216,7 @@ async fn fleet(copies: usize, with_us: bool) -> Fleet {
         ..common::env()
     };
     let mut registry = Registry::default();
-    let connect = Arc::new(GrpcConnect::new(env.clone(), &mut registry));
+    let connect = Arc::new(GrpcConnect::new(env.clone(), Security::default(), &mut registry));
     let near = Arc::new(MemoryTaker::new());
     let replicator = Replicator::new(env, near, connect, 10_000, &mut registry);
     replicator.follow(Arc::clone(&placement), own.map(|own| own as u16));

@@ -2,6 +2,7 @@
 
 use axum::{Router, routing::post};
 use prost::Message;
+use proto::grpc::security::Security;
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
@@ -141,7 +142,8 @@ impl Thanos {
         let routes = tonic::service::Routes::from(router);
         tokio::spawn(async move {
             let (_ready, watched) = tokio::sync::watch::channel(true);
-            proto::grpc::serve(listener, watched, routes, std::future::pending())
+            let security = Security::default();
+            proto::grpc::serve(listener, watched, routes, &security, std::future::pending())
                 .await
                 .unwrap();
         });

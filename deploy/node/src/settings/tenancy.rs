@@ -15,6 +15,16 @@ pub struct TenancySettings {
     )]
     pub web_config_file: Option<PathBuf>,
 
+    /// TLS between nodes, for the gRPC listener and for dialling: YAML with tls_server_config and tls_config as Prometheus has them; read
+    /// again when it changes
+    #[arg(
+        long = "grpc.config.file",
+        env = "NARTHEX_GRPC_CONFIG_FILE",
+        value_name = "FILE",
+        help_heading = "Cluster"
+    )]
+    pub grpc_config_file: Option<PathBuf>,
+
     /// Header that names the tenant, besides THANOS-TENANT and X-Scope-OrgID (repeatable)
     #[arg(
         long = "tenant.header",
@@ -82,6 +92,7 @@ impl TenancySettings {
     pub fn shown(&self) -> Vec<(String, String)> {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
         [
+            ("grpc.config.file", path(&self.grpc_config_file)),
             ("limits.file", path(&self.limits_file)),
             ("tenant.basic-auth", self.basic_auth.to_string()),
             (

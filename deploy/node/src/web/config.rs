@@ -5,15 +5,14 @@
 //! exchanged while the process runs.
 
 use super::users::{Users, sum};
-use crate::watch;
+use crate::{
+    tls::{ServerTls, read_all},
+    watch,
+};
 use anyhow::{Context, bail, ensure};
 use model::{env::Env, tenant::Tenant};
 use parking_lot::RwLock;
-use rustls::{
-    RootCertStore, ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
-};
+use rustls::ServerConfig;
 use serde::Deserialize;
 use std::{
     collections::HashMap,
@@ -25,20 +24,9 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct File {
-    tls_server_config: Option<Tls>,
+    tls_server_config: Option<ServerTls>,
     basic_auth_users: HashMap<String, String>,
     bearer_tokens: Vec<Token>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Tls {
-    cert_file: PathBuf,
-    key_file: PathBuf,
-    client_auth_type: String,
-    client_ca_file: Option<PathBuf>,
-    min_version: Option<String>,
-    max_version: Option<String>,
 }
 
 /// A token, as it is or as the SHA-256 sum of it in hexadecimal digits.
@@ -72,14 +60,11 @@ impl Web {
         let web = Self::open();
         let (told, world) = (Arc::clone(&web), env.clone());
         let file = path.clone();
-        // One text of all files, so that a change of any is seen.
         let read = move |env: &Env| {
-            let mut all = watch::read(env, &file)?;
-            for named in named_files(&all, &file)? {
-                all.push_str("\n# ");
-                all.push_str(&watch::read(env, &named)?);
-            }
-            Ok(all)
+            let text = watch::read(env, &file)?;
+            let tls = parse(&text)?.tls_server_config;
+            let named = tls.iter().flat_map(ServerTls::files).collect();
+            read_all(env, text, &file, named)
         };
         let apply = move |_: &str| {
             let text = watch::read(&world, &path)?;
@@ -104,18 +89,6 @@ fn parse(text: &str) -> anyhow::Result<File> {
     serde_saphyr::from_str(text).context("parse YAML")
 }
 
-fn beside(path: &Path, named: &Path) -> PathBuf {
-    path.parent().unwrap_or(Path::new("")).join(named)
-}
-
-fn named_files(text: &str, path: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let Some(tls) = parse(text)?.tls_server_config else {
-        return Ok(Vec::new());
-    };
-    let named = [Some(tls.cert_file), Some(tls.key_file), tls.client_ca_file];
-    Ok(named.into_iter().flatten().map(|named| beside(path, &named)).collect())
-}
-
 fn access(text: &str, path: &Path, env: &Env) -> anyhow::Result<Access> {
     let file = parse(text)?;
     for (user, hash) in &file.basic_auth_users {
@@ -136,7 +109,7 @@ fn access(text: &str, path: &Path, env: &Env) -> anyhow::Result<Access> {
     }
     let tls = file
         .tls_server_config
-        .map(|tls| tls_of(&tls, path, env).context("tls_server_config"));
+        .map(|tls| tls.config(path, env).context("tls_server_config"));
     Ok(Access {
         tls: tls.transpose()?.map(Arc::new),
         users: Arc::new(Users::new(file.basic_auth_users, tokens)),
@@ -158,68 +131,6 @@ fn token_of(token: &Token) -> anyhow::Result<([u8; 32], Tenant)> {
         _ => bail!("{tenant}: give either token or token_sha256"),
     };
     Ok((sum, tenant))
-}
-
-fn tls_of(tls: &Tls, path: &Path, env: &Env) -> anyhow::Result<ServerConfig> {
-    let read = |named: &Path| watch::read(env, &beside(path, named));
-    let certificates = certificates(&read(&tls.cert_file).context("cert_file")?).context("cert_file")?;
-    let key = PrivateKeyDer::from_pem_slice(read(&tls.key_file).context("key_file")?.as_bytes());
-    let key = key.map_err(|error| anyhow::anyhow!("key_file: {error}"))?;
-    let builder = ServerConfig::builder_with_protocol_versions(&versions(tls)?);
-    let authorities = tls
-        .client_ca_file
-        .as_deref()
-        .map(|file| read(file).context("client_ca_file"));
-    let authorities = authorities.transpose()?;
-    let builder = match (tls.client_auth_type.as_str(), authorities) {
-        ("" | "NoClientCert", None) => builder.with_no_client_auth(),
-        ("VerifyClientCertIfGiven" | "RequireAndVerifyClientCert", Some(authorities)) => {
-            let mut roots = RootCertStore::empty();
-            for authority in self::certificates(&authorities).context("client_ca_file")? {
-                roots.add(authority).context("client_ca_file")?;
-            }
-            let verifier = WebPkiClientVerifier::builder(Arc::new(roots));
-            let verifier = match tls.client_auth_type.as_str() {
-                "VerifyClientCertIfGiven" => verifier.allow_unauthenticated(),
-                _ => verifier,
-            };
-            builder.with_client_cert_verifier(verifier.build().context("client_ca_file")?)
-        }
-        ("VerifyClientCertIfGiven" | "RequireAndVerifyClientCert", None) => bail!("client_ca_file is missing"),
-        ("RequestClientCert" | "RequireAnyClientCert", _) => {
-            bail!(
-                "client_auth_type {:?} would take certificates that nobody verified",
-                tls.client_auth_type
-            )
-        }
-        ("" | "NoClientCert", Some(_)) => bail!("client_ca_file without a client_auth_type that uses it"),
-        (other, _) => bail!("unknown client_auth_type {other:?}"),
-    };
-    let mut config = builder
-        .with_single_cert(certificates, key)
-        .context("cert_file and key_file")?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
-}
-
-fn certificates(pem: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    let all = all.map_err(|error| anyhow::anyhow!("{error}"))?;
-    ensure!(!all.is_empty(), "no certificate in it");
-    Ok(all)
-}
-
-fn versions(tls: &Tls) -> anyhow::Result<Vec<&'static rustls::SupportedProtocolVersion>> {
-    let place = |name: &Option<String>, unset: usize| match name.as_deref() {
-        None => Ok(unset),
-        Some("TLS12") => Ok(0),
-        Some("TLS13") => Ok(1),
-        Some(other) => bail!("version {other:?} is not supported; supported are TLS12 and TLS13"),
-    };
-    let all = [&rustls::version::TLS12, &rustls::version::TLS13];
-    let (least, most) = (place(&tls.min_version, 0)?, place(&tls.max_version, 1)?);
-    ensure!(least <= most, "min_version is above max_version");
-    Ok(all[least..=most].to_vec())
 }
 
 #[cfg(test)]
