@@ -42,25 +42,11 @@ fn nodes_come_and_go_under_load() -> anyhow::Result<()> {
         cluster.balancer.set(cluster.nodes[2].http(), false);
         Ok(())
     })?;
-    let outcome = &written.outcome;
-    println!(
-        "join, three copies, drain: {} samples, p99 {} ms, longest {} ms, failed attempts {:?}",
-        outcome.samples, outcome.ack_ms.p99, outcome.ack_ms.max, outcome.errors
-    );
-    assert_eq!(
-        (outcome.refused, outcome.unknown),
-        (0, 0),
-        "{:?}\n{}",
-        outcome.first_refusal,
-        cluster.logs()
-    );
     let drained = cluster.nodes[2].server.take();
     if let Some(server) = drained {
         server.terminate(Duration::from_secs(10))?;
     }
-    let findings = cluster.verify(&written.ledger, 1)?;
-    println!("{findings}");
-    assert!(findings.is_clean(), "{findings}\n{}", cluster.logs());
+    cluster.check("join, three copies, drain", &written, 1)?;
     Ok(())
 }
 
@@ -81,20 +67,6 @@ fn a_lost_node_is_replaced_under_load() -> anyhow::Result<()> {
         cluster.wait_active(3)?;
         progress.wait(SAMPLES)
     })?;
-    let outcome = &written.outcome;
-    println!(
-        "kill and replace: {} samples, p99 {} ms, longest {} ms, failed attempts {:?}",
-        outcome.samples, outcome.ack_ms.p99, outcome.ack_ms.max, outcome.errors
-    );
-    assert_eq!(
-        (outcome.refused, outcome.unknown),
-        (0, 0),
-        "{:?}\n{}",
-        outcome.first_refusal,
-        cluster.logs()
-    );
-    let findings = cluster.verify(&written.ledger, 1)?;
-    println!("{findings}");
-    assert!(findings.is_clean(), "{findings}\n{}", cluster.logs());
+    cluster.check("kill and replace", &written, 1)?;
     Ok(())
 }

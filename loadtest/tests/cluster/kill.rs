@@ -27,24 +27,13 @@ fn one_after_the_other(rounds: usize, load: &Load, slack: f64, more: f64) -> any
         }
         Ok(())
     })?;
-    let outcome = &written.outcome;
-    println!(
-        "{rounds} nodes killed one after the other: {} samples, p99 {} ms (healthy {} ms), longest {} ms, slowest recovery {slowest:?}, failed attempts {:?}",
-        outcome.samples, outcome.ack_ms.p99, healthy.outcome.ack_ms.p99, outcome.ack_ms.max, outcome.errors
-    );
-    assert_eq!(
-        (outcome.refused, outcome.unknown),
-        (0, 0),
-        "refused: {:?}\n{}",
-        outcome.first_refusal,
-        cluster.logs()
-    );
-    let findings = cluster.verify(&written.ledger, 2)?;
-    println!("{findings}");
-    assert!(findings.is_clean(), "{findings}\n{}", cluster.logs());
+    let healthy = healthy.outcome.ack_ms.p99;
+    let story =
+        format!("{rounds} nodes killed one after the other (healthy p99 {healthy} ms, slowest recovery {slowest:?})");
+    cluster.check(&story, &written, 2)?;
     assert!(slowest <= RECOVERY_MAX, "{slowest:?}");
-    let bound = slack * healthy.outcome.ack_ms.p99 + more;
-    assert!(outcome.ack_ms.p99 <= bound, "{} ms of {bound} ms", outcome.ack_ms.p99);
+    let (p99, bound) = (written.outcome.ack_ms.p99, slack * healthy + more);
+    assert!(p99 <= bound, "{p99} ms of {bound} ms");
     Ok(())
 }
 
@@ -88,15 +77,7 @@ fn a_killed_ring_keeps_what_it_acknowledged() -> anyhow::Result<()> {
 #[test]
 #[ignore = "takes some minutes; make cluster runs it"]
 fn fifty_nodes_killed_one_after_the_other() -> anyhow::Result<()> {
-    one_after_the_other(
-        50,
-        &Load {
-            rate: 50_000.0,
-            ..Load::default()
-        },
-        2.0,
-        25.0,
-    )
+    one_after_the_other(50, &Load::full(), 2.0, 25.0)
 }
 
 #[test]

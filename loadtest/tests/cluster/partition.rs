@@ -116,8 +116,7 @@ fn ten_partitions_acknowledge_nothing_without_a_quorum() -> anyhow::Result<()> {
         10,
         &Load {
             retries: 3,
-            rate: 50_000.0,
-            ..Load::default()
+            ..Load::full()
         },
     )
 }

@@ -190,6 +190,22 @@ impl Cluster {
         verify_nodes(&mut apis, copies_min, ledger, &|_| ())
     }
 
+    /// Tells how a story went that may neither refuse nor lose anything, and checks that it did not: what is acknowledged must be on at
+    /// least `copies_min` of the running nodes.
+    pub(crate) fn check(&self, story: &str, written: &Written, copies_min: usize) -> anyhow::Result<()> {
+        let outcome = &written.outcome;
+        println!(
+            "{story}: {} samples, p50 {} ms, p99 {} ms, longest {} ms, failed attempts {:?}",
+            outcome.samples, outcome.ack_ms.p50, outcome.ack_ms.p99, outcome.ack_ms.max, outcome.errors
+        );
+        let told = (outcome.refused, outcome.unknown);
+        assert_eq!(told, (0, 0), "{:?}\n{}", outcome.first_refusal, self.logs());
+        let findings = self.verify(&written.ledger, copies_min)?;
+        println!("{findings}");
+        assert!(findings.is_clean(), "{findings}\n{}", self.logs());
+        Ok(())
+    }
+
     /// A querier that asks this node alone: to others a member shows only what it has itself.
     fn querier_of(&self, number: usize, node: &Node) -> anyhow::Result<Server> {
         let home = self.dir.path().join(format!("querier{number}-{}", run_name()));
@@ -244,6 +260,19 @@ impl Default for Load {
             batch: 200,
             rate: 20_000.0,
             retries: 1,
+        }
+    }
+}
+
+impl Load {
+    /// 50,000 samples per second in requests as large as senders make them. Smaller ones would measure how often the disk can sync: each
+    /// connection has one request under way.
+    pub(crate) fn full() -> Self {
+        Self {
+            series: 10_000,
+            batch: 1_000,
+            rate: 50_000.0,
+            ..Self::default()
         }
     }
 }

@@ -26,21 +26,10 @@ fn rolling_restart(rounds: usize, load: &Load) -> anyhow::Result<()> {
         }
         progress.wait(SAMPLES)
     })?;
-    let outcome = &written.outcome;
-    println!(
-        "{rounds} nodes restarted one after the other: {} samples, p99 {} ms (healthy {} ms), longest {} ms, longest stop {longest:?}, failed attempts {:?}",
-        outcome.samples, outcome.ack_ms.p99, healthy.outcome.ack_ms.p99, outcome.ack_ms.max, outcome.errors
-    );
-    assert_eq!(
-        (outcome.refused, outcome.unknown),
-        (0, 0),
-        "{:?}\n{}",
-        outcome.first_refusal,
-        cluster.logs()
-    );
-    let findings = cluster.verify(&written.ledger, 2)?;
-    println!("{findings}");
-    assert!(findings.is_clean(), "{findings}\n{}", cluster.logs());
+    let healthy = healthy.outcome.ack_ms.p99;
+    let story =
+        format!("{rounds} nodes restarted one after the other (healthy p99 {healthy} ms, longest stop {longest:?})");
+    cluster.check(&story, &written, 2)?;
     Ok(())
 }
 
@@ -52,13 +41,7 @@ fn a_rolling_restart_is_uneventful() -> anyhow::Result<()> {
 #[test]
 #[ignore = "takes some minutes; make cluster runs it"]
 fn many_rolling_restarts_are_uneventful() -> anyhow::Result<()> {
-    rolling_restart(
-        15,
-        &Load {
-            rate: 50_000.0,
-            ..Load::default()
-        },
-    )
+    rolling_restart(15, &Load::full())
 }
 
 #[test]

@@ -66,20 +66,6 @@ fn stopped(cluster: &mut Cluster, entry: Entry, length: Duration, load: &Load) -
     Ok(written)
 }
 
-fn check(cluster: &Cluster, what: &str, written: &Written, healthy: f64) -> anyhow::Result<()> {
-    let outcome = &written.outcome;
-    println!(
-        "{what}: {} samples, p50 {} ms, p99 {} ms (healthy {healthy} ms), longest {} ms, failed attempts {:?}",
-        outcome.samples, outcome.ack_ms.p50, outcome.ack_ms.p99, outcome.ack_ms.max, outcome.errors
-    );
-    let told = (outcome.refused, outcome.unknown);
-    assert_eq!(told, (0, 0), "{:?}\n{}", outcome.first_refusal, cluster.logs());
-    let findings = cluster.verify(&written.ledger, 2)?;
-    println!("{findings}");
-    assert!(findings.is_clean(), "{findings}\n{}", cluster.logs());
-    Ok(())
-}
-
 /// Writes through living nodes may take `slack` times as long as in a healthy ring, and `more` milliseconds.
 fn one_stopped(length: Duration, load: &Load, slack: f64, more: f64) -> anyhow::Result<()> {
     let mut cluster = Cluster::start(3, 3)?;
@@ -94,25 +80,14 @@ fn one_stopped(length: Duration, load: &Load, slack: f64, more: f64) -> anyhow::
     cluster.balancer.set(http, true);
     let healthy = healthy.outcome.ack_ms.p99;
     let living = stopped(&mut cluster, Entry::Living, length, load)?;
-    check(
-        &cluster,
-        &format!("one of three stopped for {length:?}, entry at the others"),
-        &living,
-        healthy,
-    )?;
+    let story = format!("one of three stopped for {length:?}, entry at the others (healthy p99 {healthy} ms)");
+    cluster.check(&story, &living, 2)?;
     let all = stopped(&mut cluster, Entry::All, length, load)?;
-    check(
-        &cluster,
-        &format!("the same, entry at all three, balancer notices after {HEALTH_CHECK:?}"),
-        &all,
-        healthy,
-    )?;
+    let story = format!("the same, entry at all three, the balancer notices after {HEALTH_CHECK:?}");
+    cluster.check(&story, &all, 2)?;
     let bound = slack * healthy + more;
-    assert!(
-        living.outcome.ack_ms.p99 <= bound,
-        "{} ms of {bound} ms",
-        living.outcome.ack_ms.p99
-    );
+    let p99 = living.outcome.ack_ms.p99;
+    assert!(p99 <= bound, "{p99} ms of {bound} ms");
     Ok(())
 }
 
@@ -136,9 +111,8 @@ fn a_node_stopped_for_half_a_minute_holds_nobody_up() -> anyhow::Result<()> {
     one_stopped(
         Duration::from_secs(30),
         &Load {
-            rate: 50_000.0,
             retries: 3,
-            ..Load::default()
+            ..Load::full()
         },
         2.0,
         25.0,
