@@ -138,14 +138,14 @@ async fn shake(acceptor: TlsAcceptor, stream: TcpStream) -> Option<io::Result<Co
             Ok(stream) => Ok(stream),
             Err((error, stream)) => {
                 hear_out(stream).await;
-                Err(advise(error))
+                Err(error)
             }
         }
     };
     match timeout(HANDSHAKE_TIME_MAX, agree).await {
         Ok(Ok(stream)) => Some(Ok(Connection::Tls(Box::new(stream.into())))),
         Ok(Err(error)) => {
-            tracing::debug!(?peer, %error, "no TLS handshake");
+            tracing::info!(?peer, %error, "a connection was refused: no TLS handshake");
             None
         }
         Err(_) => {
