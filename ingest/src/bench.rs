@@ -300,7 +300,7 @@ fn memory_replay_and_cut() {
             drop((refs, order));
             let head = resident() - before;
             eprintln!(
-                "{count} series x {steps}: {head:.0} MiB resident, {:.0} bytes per series; {}",
+                "{count} series x {steps}: {head:.0} MiB resident, {:.0} bytes per series; {:?}",
                 head * 1048576.0 / count as f64,
                 ingester.core().head.memory(),
             );
@@ -577,7 +577,7 @@ fn tenants() {
             let blocks = ingester.cut_now().await.expect("it is cut");
             eprintln!(
                 "{tenants} tenants of {each} series, {batch} to a push: {:.2} us a new series, {:.0} ns a sample, {memory:.0} MiB; \
-                 cut of {} blocks {:.2} s CPU; {}",
+                 cut of {} blocks {:.2} s CPU; {:?}",
                 new.as_secs_f64() * 1e6 / series,
                 spent.as_secs_f64() * 1e9 / series / SCRAPES as f64,
                 blocks.len(),

@@ -13,7 +13,7 @@ use crate::{
         late::merged,
         shard::{SHARD_SLOTS, place, shard_of},
     },
-    ranks::{Ranks, Sorted},
+    ranks::{Chosen, Ranks},
 };
 use model::{
     select::Chunk,
@@ -35,7 +35,7 @@ use ulid::Ulid;
 /// However busy a window is, it is cut at the latest so long after it was due.
 const BUSY_MAX: Duration = Duration::from_secs(30 * 60);
 
-/// Series that are read, or dropped, under one lock.
+/// Series that are dropped under one lock.
 const STEP: usize = 256;
 
 /// A block that was cut.
@@ -338,10 +338,10 @@ fn fill(
     if slots.is_empty() {
         return Ok(None);
     }
-    let sorted = ranks.sort(&core.head, slots.clone());
-    if sorted.slots.len() < slots.len() {
+    let mut chosen = ranks.choose(&core.head, &slots);
+    if chosen.len() < slots.len() {
         // Series that came while the round was under way: their turn is the next one.
-        let kept: HashSet<u32> = sorted.slots.iter().copied().collect();
+        let kept: HashSet<u32> = chosen.slots().collect();
         for slot in slots.iter().filter(|slot| !kept.contains(slot)) {
             core.head.with(*slot, |shard, place| shard.unmark_series(place, mark));
         }
@@ -355,8 +355,8 @@ fn fill(
     };
     let ulid = new_ulid(core);
     let meta = BlockMeta::new(ulid, span.0, span.1).with_thanos(external_labels(core, &job.tenant), "receive");
-    let written = write_series(core, folder, meta, ranks, &sorted, mark);
-    ranks.done(&sorted);
+    let written = write_series(core, folder, meta, ranks, &mut chosen, mark);
+    ranks.done(&chosen);
     written.map(Some).map_err(|error| error.to_string())
 }
 
@@ -379,33 +379,25 @@ fn write_series(
     folder: &Path,
     meta: BlockMeta,
     ranks: &Ranks,
-    sorted: &Sorted,
+    chosen: &mut Chosen,
     mark: u32,
 ) -> Result<BlockWriter, BlockWriteError> {
     let fs = Arc::clone(&core.env.fs);
-    let mut writer = BlockWriter::create(fs, folder, meta, ranks.texts(sorted))?;
-    writer.expect(sorted.slots.len(), sorted.labels);
-    let shards = core.head.shards();
-    let (mut pairs, mut ends, mut chunks) = (Vec::new(), Vec::new(), Vec::<Chunk>::new());
-    for step in sorted.slots.chunks(STEP) {
-        pairs.clear();
-        ends.clear();
-        ranks.pairs(&core.head, step, &mut pairs, &mut ends);
-        let mut begin = 0;
-        for (&slot, &end) in step.iter().zip(&ends) {
-            let labels = &pairs[std::mem::replace(&mut begin, end)..end];
-            let Some(shard) = shards.get(shard_of(slot)) else {
-                continue;
-            };
-            chunks.clear();
-            let mixed = shard.lock().marked_chunks(place(slot), mark, &mut chunks);
-            if mixed {
-                // What came late goes between what came in order; chunks of a block do not overlap.
-                chunks = chunk::encode_samples(&merged(&mut chunks));
-            }
-            writer.add_numbered_series(labels, &chunks)?;
+    let mut writer = BlockWriter::create(fs, folder, meta, ranks.texts(chosen))?;
+    writer.expect(chosen.len(), chosen.labels);
+    let (shards, mut chunks) = (core.head.shards(), Vec::<Chunk>::new());
+    ranks.visit(&core.head, chosen, |slot, labels| {
+        let Some(shard) = shards.get(shard_of(slot)) else {
+            return Ok(());
+        };
+        chunks.clear();
+        let mixed = shard.lock().marked_chunks(place(slot), mark, &mut chunks);
+        if mixed {
+            // What came late goes between what came in order; chunks of a block do not overlap.
+            chunks = chunk::encode_samples(&merged(&mut chunks));
         }
-    }
+        writer.add_numbered_series(labels, &chunks)
+    })?;
     Ok(writer)
 }
 

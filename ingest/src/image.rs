@@ -250,7 +250,7 @@ fn write_shard(
     }
     let mut payload = Vec::new();
     for (slot, number) in live {
-        write_series(&shard.lock(), (slot - first) as usize, number, safe_marks, &mut payload);
+        write_series(&shard.lock(), (slot - first) as usize, number, safe_marks, &mut payload)?;
         if payload.len() >= PAYLOAD_BYTES {
             writer.record(RecordKind::ImageSeries, &payload)?;
             payload.clear();
@@ -286,8 +286,16 @@ fn encode_labels(core: &Core, live: &[(u32, u64)]) -> Vec<Vec<u8>> {
     by_tenant.into_values().map(|(_, payload)| payload).collect()
 }
 
-fn write_series(shard: &Shard, place: usize, number: u64, safe_marks: &HashSet<u32>, payload: &mut Vec<u8>) {
-    let Some(hot) = shard.series(place, number) else { return };
+fn write_series(
+    shard: &Shard,
+    place: usize,
+    number: u64,
+    safe_marks: &HashSet<u32>,
+    payload: &mut Vec<u8>,
+) -> io::Result<()> {
+    let Some(hot) = shard.series(place, number) else {
+        return Ok(());
+    };
     let is_needed = |block: u32| block == 0 || !safe_marks.contains(&block);
     let sealed = shard.sealed(place).iter().filter(|sealed| is_needed(sealed.block));
     let mut chunks: Vec<ImageChunk<'_>> = sealed
@@ -322,6 +330,10 @@ fn write_series(shard: &Shard, place: usize, number: u64, safe_marks: &HashSet<u
         state: ChunkState::Late,
         data: &chunk.data,
     }));
+    if chunks.iter().any(|chunk| chunk.data.is_empty()) {
+        let reason = "complete chunks in memory are damaged; restart to have them from the log";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+    }
     let histogram = hot.flags & FLAG_HISTOGRAM != 0;
     ImageSeries {
         number,
@@ -331,6 +343,7 @@ fn write_series(shard: &Shard, place: usize, number: u64, safe_marks: &HashSet<u
         chunks,
     }
     .encode(payload);
+    Ok(())
 }
 
 fn write_extras(core: &Core, writer: &mut ImageWriter) -> io::Result<()> {

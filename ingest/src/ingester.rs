@@ -5,12 +5,13 @@ use crate::{
     commit::{Committed, Doubt, commit, commit_late},
     core::{Core, ReplayState},
     cut::CutBlock,
-    head::{Head, extras::Extras, shard::is_same_histogram},
+    head::{Head, HeadMemory, extras::Extras, shard::is_same_histogram},
     maintain::{CutError, Maintenance},
     metrics::Metrics,
     replay::replay,
     select::AllTenants,
     settings::{IngestSettings, SyncPolicy},
+    spill,
     stats::{self, HeadStats},
     wal::{Wal, log::Log, tombstones::Deletion, writer::Writer},
 };
@@ -109,6 +110,7 @@ impl Ingester {
             io::ErrorKind::WouldBlock => OpenError::Locked { dir: dir.clone() },
             _ => io(error),
         })?;
+        spill::clean(&*env.fs, &dir).map_err(io)?;
         let blocks = LocalBlocks::open(Arc::clone(&env.fs), dir.join("blocks")).map_err(io)?;
         env.fs.sync_dir(&dir).map_err(io)?;
         if is_new {
@@ -162,6 +164,11 @@ impl Ingester {
     /// What the head holds of a tenant, with lists of at most `limit`.
     pub fn stats(&self, tenant: &Tenant, limit: usize) -> HeadStats {
         stats::stats(&self.core, tenant, limit)
+    }
+
+    /// What the head takes, for all tenants.
+    pub fn memory(&self) -> HeadMemory {
+        self.core.head.memory()
     }
 
     /// How many series of each tenant are in the head.

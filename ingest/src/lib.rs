@@ -11,6 +11,7 @@ mod head;
 mod wal;
 mod blocks;
 mod core;
+mod spill;
 mod late;
 mod commit;
 mod delete;
@@ -40,6 +41,7 @@ mod bench;
 extern crate self as ingest;
 
 pub use cut::CutBlock;
+pub use head::HeadMemory;
 pub use ingester::{Ingester, OpenError, ReplayProgress};
 pub use maintain::CutError;
 pub use settings::{IngestSettings, OutOfOrderWindows, SeriesLimits, SyncPolicy};

@@ -11,8 +11,10 @@ use crate::{
     delete, image,
     ranks::Ranks,
     rewrite::rewrite,
+    settings::SyncPolicy,
     ship,
     snapshot::snapshot,
+    spill,
     wal::{Wal, format::FileKind, tombstones::Deletion},
 };
 use futures::future;
@@ -31,7 +33,7 @@ use std::{
     },
     time::Duration,
 };
-use storage::bucket::ObjectStore;
+use storage::{block::sync_folders, bucket::ObjectStore};
 use tokio::sync::watch;
 use ulid::Ulid;
 
@@ -221,6 +223,9 @@ impl Maintenance {
         let core = Arc::clone(&self.core);
         let due = self.blocking("cut", move || {
             let jobs = cut::due(&core, everything);
+            if !jobs.is_empty() {
+                spill::check(&core);
+            }
             let ranks = (!jobs.is_empty()).then(|| Ranks::new(&core.head));
             Some((jobs, Arc::new(Mutex::new(ranks?))))
         });
@@ -270,8 +275,7 @@ impl Maintenance {
             .map(|(marking, _)| marking.logged)
             .max()
             .unwrap_or_default();
-        // As for a single window: no block holds what the log may lose.
-        let logged = wal.wait(until).await;
+        let logged = self.secure_log(wal, until).await;
         let (core, ranks) = (Arc::clone(&self.core), Arc::clone(ranks));
         let written = self.blocking("cut", move || match logged {
             Ok(()) => {
@@ -293,9 +297,7 @@ impl Maintenance {
         let core = Arc::clone(&self.core);
         let marked = self.blocking("cut", move || (cut::mark(&core, &job), job));
         let (marking, job) = marked.await.ok_or("the work was cut short")?;
-        // A block that outlives a crash must not hold what the log lost: nobody was told of that, and its sender may send something
-        // else in its place. A weaker policy does not wait for the disk here either.
-        let logged = wal.wait(marking.logged).await;
+        let logged = self.secure_log(wal, marking.logged).await;
         let (core, ranks) = (Arc::clone(&self.core), Arc::clone(ranks));
         let written = self.blocking("cut", move || match logged {
             Ok(()) => cut::write(&core, &job, marking, &mut ranks.lock()).map(drop),
@@ -305,6 +307,20 @@ impl Maintenance {
             }
         });
         written.await.unwrap_or_else(|| Err("the work was cut short".into()))
+    }
+
+    /// Completes when the disk has the log up to a record. A block that outlives a crash must not hold what the log lost: nobody was told
+    /// of that, its sender may send something else in its place, and the next start would take that for a part of the block. So a weaker
+    /// policy waits here as well.
+    async fn secure_log(&self, wal: &Wal, sequence: u64) -> Result<(), Arc<str>> {
+        if self.core.settings.sync != SyncPolicy::Never {
+            return wal.wait_durable(sequence).await;
+        }
+        wal.wait(sequence).await?;
+        let (core, dir) = (Arc::clone(&self.core), self.wal_dir.clone());
+        let synced = self.blocking("sync", move || sync_folders(&*core.env.fs, [dir.as_path()]));
+        let synced = synced.await.ok_or("the work was cut short")?;
+        synced.map_err(|error| format!("sync the write-ahead log: {error}").into())
     }
 
     /// Forgets, writes an image, deletes; gives what failed.
@@ -317,6 +333,7 @@ impl Maintenance {
                 .collect();
             cut::forget(&core, &safe);
             cut::drop_idle_series(&core);
+            spill::spill(&core);
         })
         .await;
         let mut failures = Vec::new();
@@ -364,6 +381,7 @@ impl Maintenance {
         let safe: Vec<_> = self.core.blocks.all().into_iter().filter(left_out).collect();
         let (core, dir, wal) = (Arc::clone(&self.core), self.wal_dir.clone(), Arc::clone(wal));
         let written = self.blocking("image", move || {
+            spill::check(&core);
             for local in safe
                 .iter()
                 .filter(|local| local.state().shipped.is_none() && !local.state().absorbed)

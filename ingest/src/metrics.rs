@@ -46,6 +46,8 @@ pub(crate) struct Metrics {
     pub(crate) blocks_unshipped: Gauge,
     pub(crate) images: Counter,
     pub(crate) image_failures: Counter,
+    pub(crate) spilled_bytes: Counter,
+    pub(crate) spill_failures: Counter,
 }
 
 impl Metrics {
@@ -99,6 +101,11 @@ impl Metrics {
             blocks_unshipped: make.gauge("blocks_unshipped", "Local blocks that are not in the bucket yet"),
             images: make.counter("images", "Head images written"),
             image_failures: make.counter("image_failures", "Head images that could not be written"),
+            spilled_bytes: make.counter(
+                "spilled_bytes",
+                "Bytes of complete chunks moved from memory to mapped files",
+            ),
+            spill_failures: make.counter("spill_failures", "Files for complete chunks that could not be written"),
         }
     }
 

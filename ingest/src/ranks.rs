@@ -30,13 +30,26 @@ pub(crate) struct Ranks {
     dropped: u64,
 }
 
-/// Series in the order of their labels.
-pub(crate) struct Sorted {
-    pub(crate) slots: Vec<u32>,
+/// Series that will be gone through in the order of their labels.
+pub(crate) struct Chosen {
+    /// Slots, each with the key of its first label.
+    keyed: Vec<(u64, u32)>,
     /// Labels of all of them.
     pub(crate) labels: usize,
     /// Ranks of the symbols that they use, ascending: a block of one tenant must not show the labels of another.
     used: Vec<u32>,
+}
+
+impl Chosen {
+    /// How many they are.
+    pub(crate) fn len(&self) -> usize {
+        self.keyed.len()
+    }
+
+    /// Where they are.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = u32> {
+        self.keyed.iter().map(|(_, slot)| *slot)
+    }
 }
 
 impl Ranks {
@@ -80,20 +93,18 @@ impl Ranks {
         &self.texts[begin..self.ends[symbol as usize]]
     }
 
-    /// Sorts the series in `slots` by labels, and numbers their symbols until [`Self::done`]. A series with a symbol that is newer than
-    /// the ranks is left out.
-    pub(crate) fn sort(&mut self, head: &Head, mut slots: Vec<u32>) -> Sorted {
-        let (mut used, mut labels) = (Vec::new(), 0);
-        let (mut read, mut pairs) = (0, Vec::new());
-        let mut kept = Vec::with_capacity(slots.len());
-        while read < slots.len() {
+    /// Chooses the series in `slots`, and numbers their symbols until [`Self::done`]. A series with a symbol that is newer than the
+    /// ranks is left out.
+    pub(crate) fn choose(&mut self, head: &Head, slots: &[u32]) -> Chosen {
+        let (mut used, mut labels, mut pairs) = (Vec::new(), 0, Vec::new());
+        let mut keyed = Vec::with_capacity(slots.len());
+        for step in slots.chunks(STEP) {
             let index = head.index.read();
             if index.dropped() != self.dropped {
-                kept.clear();
+                keyed.clear();
                 break;
             }
-            for &slot in slots[read..].iter().take(STEP) {
-                read += 1;
+            for &slot in step {
                 pairs.clear();
                 index.append_pairs(slot, &mut pairs);
                 let symbols = || pairs.iter().flat_map(|&(name, value)| [name, value]);
@@ -106,22 +117,23 @@ impl Ranks {
                     }
                 }
                 labels += pairs.len();
-                kept.push(slot);
+                // Symbols have no numbers yet, but their ranks compare in the same way.
+                let rank = |symbol: u32| self.ranks[symbol as usize];
+                let first = pairs.first().map(|&(name, value)| (rank(name), rank(value)));
+                keyed.push((first.map_or(0, key), slot));
             }
         }
-        slots = kept;
         used.sort_unstable();
         for (number, &rank) in (1u32..).zip(&used) {
             self.numbers[self.order[rank as usize] as usize] = number;
         }
-        self.sort_part(head, &mut slots, 0);
-        Sorted { slots, labels, used }
+        Chosen { keyed, labels, used }
     }
 
     /// Forgets the numbers of a block's symbols.
-    pub(crate) fn done(&mut self, sorted: &Sorted) {
+    pub(crate) fn done(&mut self, chosen: &Chosen) {
         let Self { numbers, order, .. } = self;
-        sorted
+        chosen
             .used
             .iter()
             .for_each(|&rank| numbers[order[rank as usize] as usize] = 0);
@@ -136,9 +148,9 @@ impl Ranks {
         }
     }
 
-    /// The texts of the symbols that sorted series use, ascending.
-    pub(crate) fn texts<'a>(&'a self, sorted: &'a Sorted) -> impl Iterator<Item = &'a str> {
-        sorted.used.iter().map(|&rank| self.text(self.order[rank as usize]))
+    /// The texts of the symbols that chosen series use, ascending.
+    pub(crate) fn texts<'a>(&'a self, chosen: &'a Chosen) -> impl Iterator<Item = &'a str> {
+        chosen.used.iter().map(|&rank| self.text(self.order[rank as usize]))
     }
 
     /// The number that a symbol of the series at hand has among [`Self::texts`], from 0.
@@ -146,62 +158,50 @@ impl Ranks {
         self.numbers[symbol as usize] - 1
     }
 
-    /// Appends the labels of sorted series as numbers, and for each series where they end.
-    pub(crate) fn pairs(&self, head: &Head, slots: &[u32], pairs: &mut Vec<(u32, u32)>, ends: &mut Vec<usize>) {
-        for step in slots.chunks(STEP) {
-            let index = head.index.read();
-            for &slot in step {
-                let begin = pairs.len();
-                index.append_pairs(slot, pairs);
-                for (name, value) in &mut pairs[begin..] {
-                    (*name, *value) = (self.number(*name), self.number(*value));
-                }
-                ends.push(pairs.len());
-            }
-        }
+    /// Hands chosen series to `visit` in the order of their labels, each with those as numbers.
+    pub(crate) fn visit<E>(
+        &self,
+        head: &Head,
+        chosen: &mut Chosen,
+        mut visit: impl FnMut(u32, &[(u32, u32)]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.visit_part(head, &mut chosen.keyed, 0, &mut Gathered::default(), &mut visit)
     }
 
-    /// Sorts series that are equal in their first `depth` labels.
-    fn sort_part(&self, head: &Head, slots: &mut [u32], mut depth: usize) {
-        while slots.len() > GATHERED_MAX {
-            // Parted by their next label, which is nothing for a series that has no more: the shorter one comes first.
-            let mut keyed: Vec<(u64, u32)> = Vec::with_capacity(slots.len());
-            for step in slots.chunks(STEP) {
-                let index = head.index.read();
-                keyed.extend(step.iter().map(|&slot| {
-                    let pair = index.pairs(slot).nth(depth);
-                    let pair = pair.map(|(name, value)| (self.number(name), self.number(value)));
-                    (pair.map_or(0, key), slot)
-                }));
-            }
-            depth += 1;
-            let first = keyed[0].0;
-            if keyed.iter().all(|(key, _)| *key == first) {
-                if first == 0 {
-                    return;
-                }
-                continue;
-            }
-            keyed.sort_unstable();
-            slots.iter_mut().zip(&keyed).for_each(|(slot, keyed)| *slot = keyed.1);
-            let lens: Vec<usize> = keyed.chunk_by(|a, b| a.0 == b.0).map(<[_]>::len).collect();
-            drop(keyed);
-            let mut rest = slots;
-            for len in lens {
-                let (part, behind) = rest.split_at_mut(len);
-                self.sort_part(head, part, depth);
-                rest = behind;
-            }
-            return;
+    /// The same for series that are equal in their first `depth` labels and have the key of the next one.
+    fn visit_part<E>(
+        &self,
+        head: &Head,
+        keyed: &mut [(u64, u32)],
+        depth: usize,
+        gathered: &mut Gathered,
+        visit: &mut impl FnMut(u32, &[(u32, u32)]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if keyed.len() <= GATHERED_MAX {
+            gathered.fill(self, head, keyed);
+            gathered.sort(depth);
+            return gathered.visit(keyed, visit);
         }
-        if slots.len() > 1 {
-            let (mut pairs, mut ends) = (Vec::new(), Vec::with_capacity(slots.len()));
-            self.pairs(head, slots, &mut pairs, &mut ends);
-            let gathered = Gathered { pairs, ends };
-            let mut keyed: Vec<(u64, u32)> = (0..slots.len() as u32).map(|series| (0, series)).collect();
-            gathered.sort(&mut keyed, depth);
-            let sorted: Vec<u32> = keyed.iter().map(|(_, series)| slots[*series as usize]).collect();
-            slots.copy_from_slice(&sorted);
+        // Too many to have their labels at hand: parted by their next label, which is nothing for a series that has no more.
+        keyed.sort_unstable();
+        for run in keyed.chunk_by_mut(|a, b| a.0 == b.0) {
+            if run.len() > GATHERED_MAX {
+                self.key_at(head, run, depth + 1);
+            }
+            self.visit_part(head, run, depth + 1, gathered, visit)?;
+        }
+        Ok(())
+    }
+
+    /// Gives series the key of another label.
+    fn key_at(&self, head: &Head, keyed: &mut [(u64, u32)], depth: usize) {
+        for step in keyed.chunks_mut(STEP) {
+            let index = head.index.read();
+            for (place, slot) in step {
+                let pair = index.pairs(*slot).nth(depth);
+                let pair = pair.map(|(name, value)| (self.number(name), self.number(value)));
+                *place = pair.map_or(0, key);
+            }
         }
     }
 }
@@ -211,42 +211,88 @@ fn key((name, value): (u32, u32)) -> u64 {
     (u64::from(name) + 1) << 32 | u64::from(value)
 }
 
-/// The labels of some series as numbers.
+/// The labels of some series as numbers. Its memory is used again.
+#[derive(Default)]
 struct Gathered {
     pairs: Vec<(u32, u32)>,
     ends: Vec<usize>,
+    /// The order of the series.
+    order: Vec<(u64, u32)>,
 }
 
 impl Gathered {
-    fn key(&self, series: u32, depth: usize) -> u64 {
-        let begin = (series as usize).checked_sub(1).map_or(0, |before| self.ends[before]);
-        let labels = &self.pairs[begin..self.ends[series as usize]];
-        labels.get(depth).copied().map_or(0, key)
-    }
-
-    /// Sorts series that are equal in their first `depth` labels: by the next one, then each run of equals by the one behind. Sorting
-    /// plain numbers a few times is several times cheaper than comparing lists of them.
-    fn sort(&self, mut keyed: &mut [(u64, u32)], mut depth: usize) {
-        while keyed.len() > 1 {
-            for (key, series) in keyed.iter_mut() {
-                *key = self.key(*series, depth);
-            }
-            depth += 1;
-            let first = keyed[0].0;
-            if keyed.iter().any(|(key, _)| *key != first) {
-                keyed.sort_unstable();
-                let mut runs: Vec<&mut [(u64, u32)]> = keyed.chunk_by_mut(|a, b| a.0 == b.0).collect();
-                let Some(last) = runs.pop() else { return };
-                for run in runs {
-                    self.sort(run, depth);
+    /// Takes in the labels of series.
+    fn fill(&mut self, ranks: &Ranks, head: &Head, series: &[(u64, u32)]) {
+        self.pairs.clear();
+        self.ends.clear();
+        for step in series.chunks(STEP) {
+            let index = head.index.read();
+            for &(_, slot) in step {
+                let begin = self.pairs.len();
+                index.append_pairs(slot, &mut self.pairs);
+                for (name, value) in &mut self.pairs[begin..] {
+                    (*name, *value) = (ranks.number(*name), ranks.number(*value));
                 }
-                keyed = last;
-            } else if first == 0 {
-                return;
+                self.ends.push(self.pairs.len());
             }
         }
     }
+
+    fn labels(pairs: &[(u32, u32)], ends: &[usize], series: u32) -> std::ops::Range<usize> {
+        let begin = (series as usize).checked_sub(1).map_or(0, |before| ends[before]);
+        debug_assert!(ends[series as usize] <= pairs.len());
+        begin..ends[series as usize]
+    }
+
+    /// Sorts series that are equal in their first `depth` labels.
+    fn sort(&mut self, depth: usize) {
+        let Self { pairs, ends, order } = self;
+        order.clear();
+        order.extend((0..ends.len() as u32).map(|series| (0, series)));
+        let key_of = |series: u32, depth: usize| {
+            let labels = &pairs[Self::labels(pairs, ends, series)];
+            labels.get(depth).copied().map_or(0, key)
+        };
+        sort_by_keys(order, depth, &key_of);
+    }
+
+    /// Hands the series to `visit`, with the slots that they have in `series`.
+    fn visit<E>(
+        &self,
+        series: &[(u64, u32)],
+        visit: &mut impl FnMut(u32, &[(u32, u32)]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for &(_, number) in &self.order {
+            let labels = Self::labels(&self.pairs, &self.ends, number);
+            visit(series[number as usize].1, &self.pairs[labels])?;
+        }
+        Ok(())
+    }
 }
+
+/// Sorts by the label at `depth`, then each run of equals by the one behind. Sorting plain numbers a few times is several times cheaper
+/// than comparing lists of them.
+fn sort_by_keys(mut keyed: &mut [(u64, u32)], mut depth: usize, key_of: &impl Fn(u32, usize) -> u64) {
+    while keyed.len() > 1 {
+        for (key, series) in keyed.iter_mut() {
+            *key = key_of(*series, depth);
+        }
+        depth += 1;
+        let first = keyed[0].0;
+        if keyed.iter().any(|(key, _)| *key != first) {
+            keyed.sort_unstable();
+            let mut runs: Vec<&mut [(u64, u32)]> = keyed.chunk_by_mut(|a, b| a.0 == b.0).collect();
+            let Some(last) = runs.pop() else { return };
+            for run in runs {
+                sort_by_keys(run, depth, key_of);
+            }
+            keyed = last;
+        } else if first == 0 {
+            return;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -274,25 +320,37 @@ mod tests {
         index.create(two, 9999, &Labels::new([("secret", "other tenant")]).unwrap());
         drop(index);
         let mut ranks = Ranks::new(&head);
-        let sorted = ranks.sort(&head, (0..500).collect());
+        let mut chosen = ranks.choose(&head, &(0..500).collect::<Vec<u32>>());
         expected.sort();
-        let labels: Vec<_> = sorted
-            .slots
-            .iter()
-            .map(|&slot| head.index.read().labels(slot).unwrap())
-            .collect();
-        assert_eq!(labels, expected);
-        let texts: Vec<_> = ranks.texts(&sorted).collect();
-        assert!(texts.is_sorted() && texts.contains(&"zone") && !texts.iter().any(|text| text.contains("secret")));
+        let texts: Vec<_> = ranks.texts(&chosen).map(str::to_owned).collect();
+        let mut found = Vec::new();
+        let visit = |slot: u32, pairs: &[(u32, u32)]| {
+            let labels = head.index.read().labels(slot).unwrap();
+            let text = |number: u32| texts[number as usize].as_str();
+            assert!(
+                labels
+                    .iter()
+                    .eq(pairs.iter().map(|&(name, value)| (text(name), text(value))))
+            );
+            found.push(labels);
+            Ok::<(), ()>(())
+        };
+        ranks.visit(&head, &mut chosen, visit).unwrap();
+        assert_eq!(found, expected);
+        assert!(
+            texts.is_sorted()
+                && texts.iter().any(|text| text == "zone")
+                && !texts.iter().any(|text| text.contains("secret"))
+        );
         let late = head
             .index
             .write()
             .create(one, 10_000, &Labels::new([("new", "symbol")]).unwrap());
-        ranks.done(&sorted);
+        ranks.done(&chosen);
         assert!(ranks.numbers.iter().all(|number| *number == 0));
         assert_eq!(
-            ranks.sort(&head, vec![late]).slots,
-            [0; 0],
+            ranks.choose(&head, &[late]).len(),
+            0,
             "symbols that came later have no rank"
         );
     }

@@ -12,6 +12,7 @@ use crate::{
     image::ImageSummary,
     rebuild::Rebuild,
     settings::SyncPolicy,
+    spill::spill,
     wal::{
         format::{FileKind, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader},
         log::Part,
@@ -30,6 +31,9 @@ use std::{
 /// Bytes of records that are decoded in one stretch: several scrapes of a hundred thousand series, so that a shard stays in the cache
 /// while it takes all of them. What comes of a stretch takes about four times as much memory.
 const STRETCH_BYTES: usize = 2 << 20;
+
+/// After so many stretches complete chunks are moved to files.
+const SPILL_AFTER: u32 = 16;
 
 /// What replay found.
 #[derive(Debug, Default)]
@@ -222,7 +226,8 @@ impl<'a> Replay<'a> {
         let mut records = Records::new(bytes, SEGMENT_HEADER_BYTES, first_sequence.saturating_sub(1));
         let mut unproven = Vec::new();
         let keep = is_last && self.core.settings.sync != SyncPolicy::Never;
-        while !self.core.is_closing() {
+        let (core, mut stretches) = (self.core, 0u32);
+        while !core.is_closing() {
             let before = records.offset();
             let steps = std::mem::take(&mut self.steps);
             // One half applies what the other decoded before.
@@ -239,6 +244,11 @@ impl<'a> Replay<'a> {
                 || rebuild.take(steps),
             );
             decoder.recycle(spare);
+            // What a long log makes of complete chunks must not gather in memory.
+            stretches += 1;
+            if stretches % SPILL_AFTER == 0 {
+                spill(core);
+            }
             let is_end = decoded.is_empty() && records.offset() == before;
             self.steps = decoded;
             self.core

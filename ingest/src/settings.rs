@@ -143,6 +143,8 @@ pub struct IngestSettings {
     /// Blocks of one tenant that may wait for their upload before the head forgets their samples all the same: they
     /// are durable locally and stay queryable, and a bucket that is away for long must not fill the memory.
     pub unshipped_blocks_in_memory_max: usize,
+    /// Complete chunks move from memory to mapped files when they have so many bytes together.
+    pub spill_bytes: usize,
     /// WAL bytes after which a head image is written although no block was shipped, so that replay stays short.
     pub image_bytes: u64,
 }
@@ -171,6 +173,7 @@ impl IngestSettings {
             maintenance_interval: Duration::from_secs(15),
             block_retention: Duration::from_secs(30 * 60),
             unshipped_blocks_in_memory_max: 2,
+            spill_bytes: 8 << 20,
             image_bytes: 256 << 20,
         }
     }

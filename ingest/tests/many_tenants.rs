@@ -73,17 +73,28 @@ async fn a_disk_that_cannot_sync_costs_a_round() {
 
 #[tokio::test(start_paused = true)]
 async fn power_or_process_may_go_at_every_step_of_their_cut() {
+    go_at_every_step(|_| {}, 3).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_it_is_where_everything_cannot_be_synced_in_one_go() {
+    go_at_every_step(MemoryFs::refuse_sync_all, 7).await;
+}
+
+/// Every few steps are enough: they meet all kinds of them many times.
+async fn go_at_every_step(prepare: impl Fn(&MemoryFs), every: usize) {
     let whole = MemoryFs::new();
+    prepare(&whole);
     let (ingester, mut taken) = (World::in_memory(&whole).open().await, BTreeMap::new());
     write(&ingester, &mut taken).await;
     let before = whole.steps();
     ingester.cut_now().await.unwrap();
     let steps = whole.steps() - before;
     assert!(steps > 200, "there is much to go wrong: {steps} steps");
-    // Every third step is enough: it meets all kinds of them many times.
-    for stop in (0..steps + 2).step_by(3) {
+    for stop in (0..steps + 2).step_by(every) {
         for dies in [true, false] {
             let fs = MemoryFs::new();
+            prepare(&fs);
             let mut world = World::in_memory(&fs);
             let (ingester, mut taken) = (world.open().await, BTreeMap::new());
             write(&ingester, &mut taken).await;

@@ -447,7 +447,6 @@ impl Blocks {
     }
 
     /// Bytes of memory.
-    #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
         self.pages.len() * size_of::<[Block; BLOCKS_PER_PAGE]>() + self.next.capacity() * 4
     }

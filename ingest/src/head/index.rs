@@ -356,7 +356,6 @@ impl Index {
     }
 
     /// Bytes of memory, allocator overhead and posting lists apart.
-    #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
         let labels: usize = self.records.iter().map(|record| record.labels.len()).sum();
         let identities: usize = self.identities.iter().map(|stripe| stripe.capacity() * 5).sum();

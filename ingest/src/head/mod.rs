@@ -24,6 +24,17 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+/// What the head takes, in bytes; what allocators add is not counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HeadMemory {
+    /// Samples and what belongs to them, in memory.
+    pub samples: usize,
+    /// Names of series, without posting lists.
+    pub index: usize,
+    /// Complete chunks in mapped files.
+    pub in_files: usize,
+}
+
 /// The head of a node, for all tenants.
 #[derive(Debug)]
 pub(crate) struct Head {
@@ -71,16 +82,18 @@ impl Head {
         Some(shards.clone())
     }
 
-    /// Bytes of memory by part, in words.
-    #[cfg(test)]
-    pub(crate) fn memory(&self) -> String {
-        let shards: usize = self.shards().iter().map(|shard| shard.lock().memory()).sum();
-        let mib = |bytes: usize| bytes >> 20;
-        format!(
-            "shards {} MiB, index without postings {} MiB",
-            mib(shards),
-            mib(self.index.read().memory())
-        )
+    /// What it takes.
+    pub(crate) fn memory(&self) -> HeadMemory {
+        let mut memory = HeadMemory {
+            index: self.index.read().memory(),
+            ..HeadMemory::default()
+        };
+        for shard in self.shards() {
+            let mut shard = shard.lock();
+            memory.samples += shard.memory();
+            memory.in_files += shard.pieces().spilled().map(|(_, bytes, _)| bytes.len()).sum::<usize>();
+        }
+        memory
     }
 
     /// Runs `work` on the shard of a series that is known to exist, with its place.

@@ -1,7 +1,8 @@
 //! Chunks that are complete: their bytes lie one behind the other in large pieces, so that a chunk costs no allocation.
 //!
 //! Pieces are filled one after the other and shared with readers once they are full. A piece is given back when the last of its
-//! chunks is forgotten; chunks are forgotten by time and pieces are filled by time, so that happens soon.
+//! chunks is forgotten; chunks are forgotten by time and pieces are filled by time, so that happens soon. Full pieces may be moved to
+//! mapped files by whoever asks for them (`spill.rs`): they leave the memory and nothing else changes.
 
 use bytes::Bytes;
 use model::time::Timestamp;
@@ -53,6 +54,8 @@ struct Piece {
     filling: Vec<u8>,
     /// Chunks of it that are not forgotten.
     live: u32,
+    /// The checksum of the bytes, when they lie in a file.
+    spilled: Option<u32>,
 }
 
 /// The complete chunks of a shard.
@@ -71,6 +74,7 @@ impl SealedChunks {
                 full: None,
                 filling: Vec::new(),
                 live: 0,
+                spilled: None,
             });
         }
         let piece_number = self.first.wrapping_add(self.pieces.len() as u32 - 1);
@@ -108,6 +112,8 @@ impl SealedChunks {
     pub(crate) fn get(&self, chunk: &Sealed) -> Bytes {
         let range = chunk.offset as usize..(chunk.offset + chunk.len) as usize;
         match self.piece(chunk.piece) {
+            // A piece that was found damaged is empty.
+            Some(Piece { full: Some(full), .. }) if range.end > full.len() => Bytes::new(),
             Some(Piece { full: Some(full), .. }) => full.slice(range),
             Some(piece) => Bytes::copy_from_slice(&piece.filling[range]),
             None => Bytes::new(),
@@ -118,7 +124,7 @@ impl SealedChunks {
     pub(crate) fn view(&self, chunk: &Sealed) -> &[u8] {
         let range = chunk.offset as usize..(chunk.offset + chunk.len) as usize;
         match self.piece(chunk.piece) {
-            Some(Piece { full: Some(full), .. }) => &full[range],
+            Some(Piece { full: Some(full), .. }) => full.get(range).unwrap_or_default(),
             Some(piece) => &piece.filling[range],
             None => &[],
         }
@@ -152,10 +158,54 @@ impl SealedChunks {
         }
     }
 
+    /// Number and bytes of the full pieces that are in memory.
+    pub(crate) fn unspilled(&self) -> impl Iterator<Item = (u32, &Bytes)> {
+        self.full_pieces()
+            .filter(|(_, piece, _)| piece.spilled.is_none())
+            .map(|(number, _, full)| (number, full))
+    }
+
+    /// Number, bytes and checksum of those that are in files.
+    pub(crate) fn spilled(&self) -> impl Iterator<Item = (u32, &Bytes, u32)> {
+        self.full_pieces()
+            .filter_map(|(number, piece, full)| Some((number, full, piece.spilled?)))
+    }
+
+    fn full_pieces(&self) -> impl Iterator<Item = (u32, &Piece, &Bytes)> {
+        let numbered = (0u32..).zip(&self.pieces);
+        numbered.filter_map(|(index, piece)| {
+            let full = piece.full.as_ref().filter(|full| !full.is_empty())?;
+            Some((self.first.wrapping_add(index), piece, full))
+        })
+    }
+
+    /// The bytes of a piece lie in a file from now on, with this checksum. One that was forgotten meanwhile stays forgotten.
+    pub(crate) fn spill(&mut self, number: u32, bytes: Bytes, checksum: u32) {
+        let index = number.wrapping_sub(self.first) as usize;
+        if let Some(piece) = self.pieces.get_mut(index)
+            && piece.full.as_ref().is_some_and(|full| full.len() == bytes.len())
+        {
+            piece.full = Some(bytes);
+            piece.spilled = Some(checksum);
+        }
+    }
+
+    /// Gives up a piece whose file does not hold what was written: its chunks are empty from now on, which no reader takes for a chunk.
+    pub(crate) fn spoil(&mut self, number: u32) {
+        if let Some(piece) = self.pieces.get_mut(number.wrapping_sub(self.first) as usize)
+            && piece.spilled.is_some()
+        {
+            piece.full = Some(Bytes::new());
+        }
+    }
+
     /// Bytes of memory.
-    #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
-        let bytes = |piece: &Piece| piece.filling.capacity() + piece.full.as_ref().map_or(0, Bytes::len);
+        let full = |piece: &Piece| match piece.spilled {
+            Some(_) => 0,
+            None => piece.full.as_ref().map_or(0, Bytes::len),
+        };
+        let bytes = |piece: &Piece| piece.filling.capacity() + full(piece);
         self.pieces.iter().map(bytes).sum()
     }
 }
@@ -195,5 +245,45 @@ mod tests {
         added[1990..].iter().for_each(|chunk| chunks.remove(chunk));
         let again = chunks.add(info(5), |out| out.extend(content(5)));
         assert_eq!(chunks.get(&again), content(5));
+    }
+
+    #[test]
+    fn pieces_in_files_are_read_and_forgotten_like_others() {
+        let mut chunks = SealedChunks::default();
+        let info = ChunkInfo {
+            min_time: 1,
+            max_time: 2,
+            samples: 3,
+            encoding: 1,
+        };
+        let content = |index: usize| vec![index as u8; 700];
+        let added: Vec<_> = (0..500)
+            .map(|index| chunks.add(info, |out| out.extend(content(index))))
+            .collect();
+        let full: Vec<_> = chunks
+            .unspilled()
+            .map(|(number, bytes)| (number, bytes.clone()))
+            .collect();
+        assert_eq!(full.len(), 5);
+        // Forgotten while it was on its way.
+        added[..91].iter().for_each(|chunk| chunks.remove(chunk));
+        let before = chunks.memory();
+        for (number, bytes) in &full {
+            chunks.spill(*number, Bytes::copy_from_slice(bytes), 77);
+        }
+        assert!(chunks.memory() < before / 3 && chunks.unspilled().count() == 0);
+        let spilled: Vec<u32> = chunks.spilled().map(|(number, ..)| number).collect();
+        assert_eq!(spilled.len(), 4);
+        for (index, chunk) in added.iter().enumerate().skip(93) {
+            assert_eq!(
+                (&*chunks.get(chunk), chunks.view(chunk)),
+                (&*content(index), &*content(index))
+            );
+        }
+        chunks.spoil(spilled[0]);
+        assert!(chunks.get(&added[100]).is_empty() && chunks.view(&added[100]).is_empty());
+        assert_eq!(chunks.get(&added[450]), content(450));
+        added[91..].iter().for_each(|chunk| chunks.remove(chunk));
+        assert_eq!(chunks.spilled().count(), 0);
     }
 }

@@ -366,6 +366,11 @@ impl Shard {
         self.cold.get(place).map_or(&[], |cold| &cold.sealed)
     }
 
+    /// The bytes of all complete chunks, for who moves them to files.
+    pub(crate) fn pieces(&mut self) -> &mut SealedChunks {
+        &mut self.sealed
+    }
+
     /// Bytes of a complete chunk.
     pub(crate) fn sealed_bytes(&self, sealed: &Sealed) -> &[u8] {
         self.sealed.view(sealed)
@@ -390,7 +395,6 @@ impl Shard {
     }
 
     /// Bytes of memory.
-    #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
         let lists: usize = self
             .cold

@@ -119,7 +119,6 @@ impl Symbols {
     }
 
     /// Bytes of memory, allocator overhead apart.
-    #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
         self.symbols.capacity() * size_of::<Symbol>() + self.by_text.capacity() * 5 + self.text_bytes
     }

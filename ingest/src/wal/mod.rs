@@ -145,6 +145,26 @@ impl Wal {
         }
     }
 
+    /// Completes when everything up to record `sequence` is on the disk for certain; with an error when the WAL fails before. For a policy
+    /// that syncs.
+    pub(crate) async fn wait_durable(&self, sequence: u64) -> Result<(), Arc<str>> {
+        let mut status = self.status.subscribe();
+        loop {
+            // The status changes behind what is durable, so nothing is missed in between.
+            let current = status.borrow_and_update().clone();
+            if self.durable() >= sequence {
+                return Ok(());
+            }
+            if current.ended {
+                return Err("the ingester is shutting down".into());
+            }
+            if let Some(failure) = current.failure {
+                return Err(failure);
+            }
+            status.changed().await.map_err(|_| "the ingester is gone")?;
+        }
+    }
+
     /// Segments on the disk, oldest first.
     pub(crate) fn segments(&self) -> Vec<SegmentInfo> {
         let mut segments = self.segments.lock().clone();

@@ -23,7 +23,9 @@ pub use meta::{
 pub use open::{Block, BlockError};
 pub use segment::{ChunkFrame, FrameError, SEGMENT_BYTES_MAX, SEGMENT_HEADER_BYTES, read_frame, segment_name};
 pub use tombstones::{Tombstones, TombstonesError};
-pub use writer::{BlockWriteError, BlockWriter, UnnamedBlock, name_blocks, remove_block, remove_leftovers};
+pub use writer::{
+    BlockWriteError, BlockWriter, UnnamedBlock, name_blocks, remove_block, remove_leftovers, sync_folders,
+};
 
 pub(crate) use select::{label_list, select_error};
 

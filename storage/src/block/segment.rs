@@ -114,7 +114,8 @@ pub(crate) struct SegmentWriter {
     current: Option<(u32, Sink)>,
     /// Sizes of the segments that are complete.
     sizes: Vec<u64>,
-    frame: Vec<u8>,
+    /// What stands in front of the data of a chunk.
+    begin: Vec<u8>,
     chunk_max_size: u64,
 }
 
@@ -127,21 +128,18 @@ impl SegmentWriter {
             segment_bytes_max,
             current: None,
             sizes: Vec::new(),
-            frame: Vec::new(),
+            begin: Vec::new(),
             chunk_max_size: 0,
         }
     }
 
     /// Appends a chunk and gives where it lies.
     pub(crate) fn write(&mut self, fs: &dyn Fs, chunk: &Chunk) -> io::Result<ChunkRef> {
-        self.frame.clear();
-        put_uvarint(&mut self.frame, chunk.data.len() as u64);
-        let checked = self.frame.len();
-        self.frame.push(chunk.encoding);
-        self.frame.extend_from_slice(&chunk.data);
-        let sum = crc32c::crc32c(&self.frame[checked..]);
-        self.frame.extend(sum.to_be_bytes());
-        let len = self.frame.len() as u64;
+        self.begin.clear();
+        put_uvarint(&mut self.begin, chunk.data.len() as u64);
+        self.begin.push(chunk.encoding);
+        let sum = crc32c::crc32c_append(crc32c::crc32c(&[chunk.encoding]), &chunk.data);
+        let len = (self.begin.len() + chunk.data.len() + 4) as u64;
         self.chunk_max_size = self.chunk_max_size.max(len);
         let full = |sink: &Sink| sink.position() + len > self.segment_bytes_max;
         let (number, mut sink) = match self.current.take() {
@@ -157,7 +155,9 @@ impl SegmentWriter {
             }
         };
         let reference = u64::from(number) << 32 | sink.position();
-        sink.write(&self.frame)?;
+        sink.write(&self.begin)?;
+        sink.write(&chunk.data)?;
+        sink.write(&sum.to_be_bytes())?;
         self.current = Some((number, sink));
         Ok(ChunkRef {
             min_time: chunk.min_time,

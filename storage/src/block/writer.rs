@@ -253,9 +253,8 @@ impl BlockWriter {
         let tombstones = self.temporary.join(TOMBSTONES_FILE);
         write_file(&*self.fs, &tombstones, &Tombstones::default().write(), durability).map_err(io)?;
         self.describe(&segment_sizes, chunk_max_size, index);
-        let unnamed = self.temporary.join("meta.json.tmp");
-        write_file(&*self.fs, &unnamed, &self.meta.to_json(), durability).map_err(io)?;
-        self.fs.rename(&unnamed, &self.temporary.join(META_FILE)).map_err(io)?;
+        let meta = self.temporary.join(META_FILE);
+        write_file(&*self.fs, &meta, &self.meta.to_json(), durability).map_err(io)?;
         if durability == Durability::Now {
             self.fs.sync_dir(&self.temporary).map_err(io)?;
         }
@@ -320,12 +319,36 @@ impl Drop for UnnamedBlock {
     }
 }
 
-/// Makes blocks in `folder` durable, all of them in one go, then gives them their names. After an error none of them counts.
+/// Makes blocks in `folder` durable, all of them in one go where the system can do that, else file by file; then gives them their names. After an error none of them counts.
 pub fn name_blocks(fs: &dyn Fs, folder: &Path, blocks: &mut [UnnamedBlock]) -> io::Result<()> {
-    fs.sync_all(folder)?;
+    sync_folders(fs, blocks.iter().map(|block| block.temporary.as_path()))?;
     for block in blocks {
         fs.rename(&block.temporary, &folder.join(block.ulid.to_string()))?;
         block.temporary = PathBuf::new();
+    }
+    fs.sync_dir(folder)
+}
+
+/// Makes folders of one file system durable with everything in them: in one go where the system can do that, else file by file.
+pub fn sync_folders<'a>(fs: &dyn Fs, folders: impl IntoIterator<Item = &'a Path>) -> io::Result<()> {
+    let mut folders = folders.into_iter().peekable();
+    let Some(first) = folders.peek() else { return Ok(()) };
+    match fs.sync_all(first) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+            folders.try_for_each(|folder| sync_tree(fs, folder))
+        }
+        synced => synced,
+    }
+}
+
+/// Makes a folder durable with everything in it, from the inside out.
+fn sync_tree(fs: &dyn Fs, folder: &Path) -> io::Result<()> {
+    for entry in fs.list(folder)? {
+        let path = folder.join(&entry.name);
+        match entry.is_dir {
+            true => sync_tree(fs, &path)?,
+            false => fs.open_append(&path)?.sync()?,
+        }
     }
     fs.sync_dir(folder)
 }

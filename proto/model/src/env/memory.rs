@@ -44,6 +44,8 @@ struct Faults {
     failing_writes: u32,
     /// The step at which the power goes.
     last_step: Option<u64>,
+    /// Whether everything cannot be synced in one go.
+    only_single_syncs: bool,
 }
 
 enum Node {
@@ -124,6 +126,11 @@ impl MemoryFs {
     /// Lets the next `count` appends fail.
     pub fn fail_writes(&self, count: u32) {
         self.state.lock().faults.failing_writes = count;
+    }
+
+    /// Makes it a system that knows no [`Fs::sync_all`], as some are.
+    pub fn refuse_sync_all(&self) {
+        self.state.lock().faults.only_single_syncs = true;
     }
 
     /// Steps that changed something so far.
@@ -483,6 +490,9 @@ impl Fs for MemoryFs {
     fn sync_all(&self, path: &Path) -> io::Result<()> {
         self.change(|state| {
             state.find(path)?;
+            if state.faults.only_single_syncs {
+                return Err(ErrorKind::Unsupported.into());
+            }
             if state.faults.failing_syncs > 0 {
                 state.faults.failing_syncs -= 1;
                 // Whoever syncs a file of their own next is told as well, so nothing counts as lost yet.
