@@ -1,8 +1,12 @@
 //! `--enable-feature` on running processes: parts of PromQL that Prometheus has behind a switch are refused without it and answered
-//! with it, those that it has switched on for good are there in any case, and a name that is none ends the start.
+//! with it, those that it has switched on for good are there in any case, and a name that is none ends the start. And what the OpenAPI
+//! document of a process names is served by it.
 
-use anyhow::ensure;
-use loadtest::process::{Launch, Server};
+use anyhow::{Context, ensure};
+use loadtest::{
+    http::Client,
+    process::{Launch, Server},
+};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -90,5 +94,50 @@ fn a_name_that_is_no_feature_ends_the_start() -> anyhow::Result<()> {
         !status.success() && log.contains("promql-experimental-functions"),
         "{log}"
     );
+    Ok(())
+}
+
+/// Paths and methods of a document: its maps are told by their indentation.
+fn documented(yaml: &str) -> Vec<(String, String)> {
+    let (mut found, mut path) = (Vec::new(), None);
+    let (_, paths) = yaml.split_once("\npaths:\n").unwrap_or_default();
+    for line in paths.lines().take_while(|line| line.starts_with(' ')) {
+        let name = line.trim().trim_end_matches(':').trim_matches('"');
+        match line.len() - line.trim_start().len() {
+            2 => path = Some(name.to_owned()),
+            4 => found.extend(path.clone().map(|path| (path, name.to_uppercase()))),
+            _ => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn what_the_openapi_document_names_is_served() -> anyhow::Result<()> {
+    let (_dir, server) = start(&[])?;
+    let yaml = server.api().get("/api/v1/openapi.yaml")?.text();
+    let calls = documented(&yaml);
+    for expected in [
+        ("/api/v1/query", "GET"),
+        ("/api/v1/receive", "POST"),
+        ("/t/{tenant}/api/v1/write", "POST"),
+        ("/-/ready", "GET"),
+        ("/metrics", "GET"),
+        ("/api/v1/admin/cut", "PUT"),
+        ("/api/v1/cluster/ring", "GET"),
+        ("/api/v1/cluster/ring/{change}", "POST"),
+    ] {
+        let named = calls.iter().any(|(path, method)| (&**path, &**method) == expected);
+        ensure!(named, "{expected:?} is not in the document:\n{yaml}");
+    }
+    let mut client = Client::new(&server.launch().url, &[], Duration::from_secs(30));
+    for (path, method) in calls {
+        let filled = path.replace(['{', '}'], "");
+        let answer = client
+            .send(&method, &filled, "", b"")
+            .with_context(|| format!("{method} {path}"))?;
+        let known = answer.status != 405 && (answer.status != 404 || answer.text().contains("errorType"));
+        ensure!(known, "{method} {path}: {} {}", answer.status, answer.text());
+    }
     Ok(())
 }

@@ -8,6 +8,23 @@ use std::sync::Arc;
 /// to slow calls below 2.24.
 pub const PROMETHEUS_VERSION: &str = "3.14.0";
 
+/// A call that another part of the process answers, as the OpenAPI document tells of it.
+#[derive(Debug, Clone, Copy)]
+pub struct OtherCall {
+    /// Path below the root; variable parts in braces.
+    pub path: &'static str,
+    /// Methods in lower case, without HEAD and OPTIONS.
+    pub methods: &'static [&'static str],
+    /// Under which heading it stands.
+    pub tag: &'static str,
+    /// What it is for, in a sentence.
+    pub about: &'static str,
+    /// Media type of the body of POST and PUT; empty where they have none.
+    pub body: &'static str,
+    /// Status code, what it says, and the media type of the answer; empty where it has no body.
+    pub answers: &'static [(&'static str, &'static str, &'static str)],
+}
+
 /// Tells about the process. Implemented by the node.
 pub trait StatusProvider: Send + Sync {
     /// Our own version.
@@ -21,6 +38,11 @@ pub trait StatusProvider: Send + Sync {
 
     /// The configuration as YAML, secrets left out.
     fn config(&self) -> String;
+
+    /// What the process answers besides the calls of the querier.
+    fn other_calls(&self) -> Vec<OtherCall> {
+        Vec::new()
+    }
 
     /// When the process started.
     fn started(&self) -> Timestamp;

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Paths under which senders of all kinds know the write endpoint.
-const PATHS: [&str; 6] = [
+pub const PATHS: [&str; 6] = [
     "/api/v1/write",
     "/api/v1/receive",
     "/api/v1/push",
@@ -33,7 +33,7 @@ const PATHS: [&str; 6] = [
 ];
 
 /// The same for senders that cannot set headers and name their tenant in the path.
-const TENANT_PATHS: [&str; 2] = ["/t/{tenant}/api/v1/write", "/t/{tenant}/api/v1/receive"];
+pub const TENANT_PATHS: [&str; 2] = ["/t/{tenant}/api/v1/write", "/t/{tenant}/api/v1/receive"];
 
 /// How much of a body that is too large is read and thrown away, so that the sender gets to read the answer.
 const DRAIN_BYTES_MAX: usize = 64 << 20;

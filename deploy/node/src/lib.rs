@@ -14,6 +14,7 @@ pub mod tls;
 pub mod between;
 pub mod web;
 pub mod serve;
+mod calls;
 pub mod status;
 pub mod banner;
 pub mod ring;

@@ -1,11 +1,11 @@
 //! What the status pages of the API say about this process.
 
-use crate::settings::Settings;
+use crate::{calls, settings::Settings};
 use futures::future::BoxFuture;
 use ingest::{Cardinality, Ingester};
 use model::{admin::Administer, env::Env, select::SelectError, tenant::Tenant, time::Timestamp};
 use parking_lot::Mutex;
-use querier::status::{HeadStats, StatusProvider};
+use querier::status::{HeadStats, OtherCall, StatusProvider};
 use std::sync::Arc;
 
 /// Settings, start time and head of this process.
@@ -50,6 +50,10 @@ impl StatusProvider for Status {
             .iter()
             .map(|(name, value)| format!("{name}: {}\n", serde_json::json!(value)))
             .collect()
+    }
+
+    fn other_calls(&self) -> Vec<OtherCall> {
+        calls::other_calls(self.ingester.is_some())
     }
 
     fn started(&self) -> Timestamp {

@@ -1,7 +1,7 @@
 //! The OpenAPI document: the catalogue of calls, written as YAML.
 
 use super::catalogue::{Answered, CALLS, Call, ERROR, Kind, Parameter, Sent, Shape, Verb};
-use crate::querier::Querier;
+use crate::{querier::Querier, status::OtherCall};
 use ::http::header;
 use axum::{
     extract::State,
@@ -17,7 +17,8 @@ pub(super) async fn document(State(querier): State<Arc<Querier>>) -> Response {
         (header::CONTENT_TYPE, "application/yaml; charset=utf-8"),
         (header::CACHE_CONTROL, "no-cache"),
     ];
-    (headers, describe(&querier.status.version()).yaml()).into_response()
+    let status = &querier.status;
+    (headers, describe(&status.version(), &status.other_calls()).yaml()).into_response()
 }
 
 /// A value of the document.
@@ -46,21 +47,26 @@ fn texts(items: &[&str]) -> Node {
     Node::List(items.iter().map(|item| text(*item)).collect())
 }
 
-fn describe(version: &str) -> Node {
-    let about = "The Prometheus HTTP API as Narthex serves it. Every path is served below /prometheus as well.";
+fn describe(version: &str, others: &[OtherCall]) -> Node {
+    let about = "The HTTP API of Narthex. The calls of the Prometheus HTTP API that answer questions are served below /prometheus as well.";
     let info = map([
         ("title", text("Narthex API")),
         ("description", text(about)),
         ("version", text(version)),
     ]);
     let mut tags: Vec<&str> = Vec::new();
-    for call in CALLS {
-        if !tags.contains(&call.tag) {
-            tags.push(call.tag);
+    for tag in CALLS
+        .iter()
+        .map(|call| call.tag)
+        .chain(others.iter().map(|call| call.tag))
+    {
+        if !tags.contains(&tag) {
+            tags.push(tag);
         }
     }
     let tags = tags.into_iter().map(|tag| map([("name", text(tag))]));
     let paths = CALLS.iter().map(|call| (call.path.to_owned(), describe_path(call)));
+    let paths = paths.chain(others.iter().map(|call| (call.path.to_owned(), describe_other(call))));
     map([
         ("openapi", text(OPENAPI_VERSION)),
         ("info", info),
@@ -78,16 +84,69 @@ fn describe_path(call: &Call) -> Node {
     Node::Map(operations.collect())
 }
 
+/// The name of an operation, which no other has.
+fn operation_id(method: &str, path: &str) -> Node {
+    let name: String = path.chars().filter(|c| !matches!(c, '{' | '}')).collect();
+    text(format!(
+        "{method}{}",
+        name.replace("/api/v1", "").replace(['/', '.'], "-")
+    ))
+}
+
+/// A path that is not the querier's.
+fn describe_other(call: &OtherCall) -> Node {
+    let operations = call.methods.iter().map(|method| {
+        let mut members = vec![
+            ("operationId".to_owned(), operation_id(method, call.path)),
+            ("tags".to_owned(), texts(&[call.tag])),
+            ("summary".to_owned(), text(call.about)),
+        ];
+        let variable = call
+            .path
+            .split('/')
+            .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+        let parameters: Vec<Node> = variable.map(describe_variable).collect();
+        if !parameters.is_empty() {
+            members.push(("parameters".to_owned(), Node::List(parameters)));
+        }
+        if *method != "get" && !call.body.is_empty() {
+            members.push(("requestBody".to_owned(), describe_message(call.body)));
+        }
+        let answers = call.answers.iter().map(|(code, about, media_type)| {
+            let mut answer = vec![("description".to_owned(), text(*about))];
+            if !media_type.is_empty() {
+                let any = map([("schema", Node::Map(Vec::new()))]);
+                answer.push(("content".to_owned(), Node::Map(vec![((*media_type).to_owned(), any)])));
+            }
+            ((*code).to_owned(), Node::Map(answer))
+        });
+        members.push(("responses".to_owned(), Node::Map(answers.collect())));
+        ((*method).to_owned(), Node::Map(members))
+    });
+    Node::Map(operations.collect())
+}
+
+/// A variable part of a path that is not the querier's.
+fn describe_variable(name: &str) -> Node {
+    map([
+        ("name", text(name)),
+        ("in", text("path")),
+        ("required", Node::Flag(true)),
+        ("schema", map([("type", text("string"))])),
+    ])
+}
+
+/// A body that is a message of some media type.
+fn describe_message(media_type: &str) -> Node {
+    let binary = map([("schema", map([("type", text("string")), ("format", text("binary"))]))]);
+    let content = Node::Map(vec![(media_type.to_owned(), binary)]);
+    map([("required", Node::Flag(true)), ("content", content)])
+}
+
 fn describe_operation(call: &Call, verb: Verb) -> Node {
     let in_body = verb != Verb::Get && call.body == Sent::Form;
-    let name: String = call.path.chars().filter(|c| !matches!(c, '{' | '}')).collect();
-    let id = format!(
-        "{}{}",
-        verb.as_str(),
-        name.replace("/api/v1", "").replace(['/', '.'], "-")
-    );
     let mut members = vec![
-        ("operationId".to_owned(), text(id)),
+        ("operationId".to_owned(), operation_id(verb.as_str(), call.path)),
         ("tags".to_owned(), texts(&[call.tag])),
         ("summary".to_owned(), text(call.about)),
     ];
@@ -101,12 +160,7 @@ fn describe_operation(call: &Call, verb: Verb) -> Node {
             members.push(("requestBody".to_owned(), describe_form(call)));
         }
         Sent::Message(media_type) => {
-            let binary = map([("schema", map([("type", text("string")), ("format", text("binary"))]))]);
-            let content = Node::Map(vec![(media_type.to_owned(), binary)]);
-            members.push((
-                "requestBody".to_owned(),
-                map([("required", Node::Flag(true)), ("content", content)]),
-            ));
+            members.push(("requestBody".to_owned(), describe_message(media_type)));
         }
         Sent::Form => {}
     }

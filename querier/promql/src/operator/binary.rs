@@ -6,7 +6,7 @@ use crate::{
     operator::{
         Evaluator,
         column::{Cell, Cells, Matrix},
-        scalar::Scalars,
+        scalar::{Scalars, arithmetic, compare},
     },
     plan::{Binary, Grid, Node},
     query::QueryError,
@@ -14,45 +14,6 @@ use crate::{
 };
 use model::histogram::{Histogram, ResetHint, arithmetic::Combined, trim::Keep};
 use std::sync::Arc;
-
-/// The result of an arithmetic operator.
-#[inline]
-pub(super) fn arithmetic(op: BinaryOp, left: f64, right: f64) -> f64 {
-    match op {
-        BinaryOp::Add => left + right,
-        BinaryOp::Sub => left - right,
-        BinaryOp::Mul => left * right,
-        BinaryOp::Div => left / right,
-        BinaryOp::Mod => left % right,
-        BinaryOp::Pow => left.powf(right),
-        BinaryOp::Atan2 => left.atan2(right),
-        BinaryOp::Equal
-        | BinaryOp::NotEqual
-        | BinaryOp::Less
-        | BinaryOp::LessEqual
-        | BinaryOp::Greater
-        | BinaryOp::GreaterEqual
-        | BinaryOp::TrimUpper
-        | BinaryOp::TrimLower
-        | BinaryOp::And
-        | BinaryOp::Or
-        | BinaryOp::Unless => f64::NAN,
-    }
-}
-
-/// Whether a comparison holds; `None` for other operators.
-#[inline]
-pub(super) fn compare(op: BinaryOp, left: f64, right: f64) -> Option<bool> {
-    match op {
-        BinaryOp::Equal => Some(left == right),
-        BinaryOp::NotEqual => Some(left != right),
-        BinaryOp::Less => Some(left < right),
-        BinaryOp::LessEqual => Some(left <= right),
-        BinaryOp::Greater => Some(left > right),
-        BinaryOp::GreaterEqual => Some(left >= right),
-        _ => None,
-    }
-}
 
 /// Whether the result means something else than the operands, so that names go.
 pub(super) fn drops_name(op: BinaryOp) -> bool {

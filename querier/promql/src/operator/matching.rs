@@ -8,8 +8,9 @@ use crate::{
     ast::{Cardinality, Matching, Span},
     operator::{
         Evaluator,
-        binary::{arithmetic, drops_name, element},
+        binary::{drops_name, element},
         column::{Cell, Cells, Column, Matrix, is_metadata, join_same_labels, without_metadata},
+        scalar::arithmetic,
     },
     plan::{Binary, Grid},
     query::{Cancel, QueryError},

@@ -1,9 +1,9 @@
-//! Scalars: one number per step.
+//! Scalars: one number per step, and what operators make of two numbers.
 
 use crate::{
     ast::{BinaryOp, Function},
     function::math::{greatest, least},
-    operator::{Evaluator, binary::arithmetic, binary::compare},
+    operator::Evaluator,
     plan::{Binary, Call, Grid},
     query::QueryError,
 };
@@ -95,5 +95,44 @@ fn scalar_result(op: BinaryOp, left: f64, right: f64) -> f64 {
     match compare(op, left, right) {
         Some(holds) => f64::from(u8::from(holds)),
         None => arithmetic(op, left, right),
+    }
+}
+
+/// The result of an arithmetic operator.
+#[inline]
+pub(super) fn arithmetic(op: BinaryOp, left: f64, right: f64) -> f64 {
+    match op {
+        BinaryOp::Add => left + right,
+        BinaryOp::Sub => left - right,
+        BinaryOp::Mul => left * right,
+        BinaryOp::Div => left / right,
+        BinaryOp::Mod => left % right,
+        BinaryOp::Pow => left.powf(right),
+        BinaryOp::Atan2 => left.atan2(right),
+        BinaryOp::Equal
+        | BinaryOp::NotEqual
+        | BinaryOp::Less
+        | BinaryOp::LessEqual
+        | BinaryOp::Greater
+        | BinaryOp::GreaterEqual
+        | BinaryOp::TrimUpper
+        | BinaryOp::TrimLower
+        | BinaryOp::And
+        | BinaryOp::Or
+        | BinaryOp::Unless => f64::NAN,
+    }
+}
+
+/// Whether a comparison holds; `None` for other operators.
+#[inline]
+pub(super) fn compare(op: BinaryOp, left: f64, right: f64) -> Option<bool> {
+    match op {
+        BinaryOp::Equal => Some(left == right),
+        BinaryOp::NotEqual => Some(left != right),
+        BinaryOp::Less => Some(left < right),
+        BinaryOp::LessEqual => Some(left <= right),
+        BinaryOp::Greater => Some(left > right),
+        BinaryOp::GreaterEqual => Some(left >= right),
+        _ => None,
     }
 }
