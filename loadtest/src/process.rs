@@ -144,9 +144,15 @@ impl Launch {
         self.url.join(self.write_path)
     }
 
-    /// The command line, for messages.
+    /// The command line, for messages and reports: the program without its folder, and DIR for the folder of this run.
     pub fn command_line(&self) -> String {
-        format!("{} {}", self.binary.display(), self.arguments.join(" "))
+        let program = self.binary.file_name().unwrap_or_default().display();
+        let line = format!("{program} {}", self.arguments.join(" "));
+        let dir = self.data.parent().map(|dir| dir.display().to_string());
+        match dir.filter(|dir| !dir.is_empty()) {
+            Some(dir) => line.replace(&dir, "DIR"),
+            None => line,
+        }
     }
 
     /// Starts the server and waits until it is ready.

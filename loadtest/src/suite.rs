@@ -10,12 +10,16 @@ use crate::{
     http::Url,
     report::progress_bar,
     wire::Protocol,
-    write::{Order, Plan, one_window_start},
+    write::{Order, Plan, last_scrapes_start, one_window_start},
 };
 use anyhow::Context;
 use std::{path::Path, time::Duration};
 
 use Contestant::{Narthex, Prometheus, VictoriaMetrics};
+
+/// Time between the scrapes that are written while questions are asked, and how far back they begin.
+const MIXED_STEP_MS: i64 = 5_000;
+const MIXED_ROOM_MS: i64 = 3_600_000;
 
 /// One shape of load, and who gets it.
 pub struct Part {
@@ -155,14 +159,20 @@ impl Part {
         fraction: usize,
     ) -> anyhow::Result<Measured> {
         let (series, scrapes) = (self.series / fraction, self.scrapes_of(server));
-        // What is written while questions are asked comes after the load and must not lie in the future.
-        let room = if self.mixed.is_some() { 10_800_000 } else { 0 };
-        let now = now_ms() - room;
-        let plan = (self.requests)(Plan::new(Url::parse("http://127.0.0.1:1")?, now));
-        let plan = Plan {
-            scrapes,
-            start: one_window_start(now, scrapes, plan.step),
-            ..plan
+        let plan = (self.requests)(Plan::new(Url::parse("http://127.0.0.1:1")?, now_ms()));
+        let plan = match self.mixed {
+            None => Plan {
+                scrapes,
+                start: one_window_start(now_ms(), scrapes, plan.step),
+                ..plan
+            },
+            // What is written while questions are asked comes after the load, and must neither lie in the future nor be too old.
+            Some(_) => Plan {
+                scrapes,
+                step: MIXED_STEP_MS,
+                start: last_scrapes_start(now_ms() - MIXED_ROOM_MS, scrapes, MIXED_STEP_MS),
+                ..plan
+            },
         };
         let fleet = Fleet::new(Shape {
             churn: self.churn,
