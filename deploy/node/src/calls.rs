@@ -1,6 +1,6 @@
 //! What this process answers besides the calls of the querier, for the OpenAPI document.
 //!
-//! The test at the end asks each of them, so that what is told of is served.
+//! `loadtest/tests/features.rs` asks each of them, so that what is told of is served.
 
 use querier::status::OtherCall;
 

@@ -1,7 +1,10 @@
 //! A real S3 server for a test: Garage where it is at hand, else moto, else a folder.
 
 use anyhow::{Context, bail};
-use loadtest::process::free_port;
+use loadtest::{
+    http::{Client, Url},
+    process::free_port,
+};
 use std::{
     path::Path,
     process::{Child, Command, Stdio},
@@ -89,8 +92,8 @@ fn garage(dir: &Path) -> anyhow::Result<Option<Bucket>> {
         ),
     };
     wait_until(&bucket, || {
-        let url = loadtest::http::Url::parse(&format!("http://127.0.0.1:{s3}"))?;
-        let answer = loadtest::http::Client::new(&url, &[], Duration::from_secs(5)).get("/blocks")?;
+        let url = Url::parse(&format!("http://127.0.0.1:{s3}"))?;
+        let answer = Client::new(&url, &[], Duration::from_secs(5)).get("/blocks")?;
         // Without a signature it refuses, which it can only once it knows buckets and keys.
         Ok(answer.status == 403)
     })?;
@@ -111,18 +114,9 @@ fn moto() -> anyhow::Result<Option<Bucket>> {
         ),
     };
     wait_until(&bucket, || {
-        let status = Command::new("curl")
-            .args([
-                "-fsS",
-                "-X",
-                "PUT",
-                "-o",
-                "/dev/null",
-                &format!("http://127.0.0.1:{port}/blocks"),
-            ])
-            .stderr(Stdio::null())
-            .status()?;
-        Ok(status.success())
+        let url = Url::parse(&format!("http://127.0.0.1:{port}"))?;
+        let answer = Client::new(&url, &[], Duration::from_secs(5)).send("PUT", "/blocks", "", b"")?;
+        Ok(answer.status == 200)
     })?;
     Ok(Some(bucket))
 }
