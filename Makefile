@@ -14,16 +14,17 @@ export NARTHEX_BIN ?= $(abspath $(TARGET)/release/narthex)
 help: ## list the verbs
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
 
-test: peers verify build ## everything that must pass: style, unit, format, language and end-to-end tests on real peers, and the gate
-	$(CARGO) test --release --workspace --no-fail-fast
+# The tests bring the binary with them: built apart from them, with other features of its libraries, all of these would be built twice.
+test: peers verify ## everything that must pass: style, unit, format, language and end-to-end tests on real peers, and the gate
+	$(CARGO) test --release --locked --workspace --no-fail-fast
 	GATE_MISSING_IS=0 ./loadtest/gate
 
 peers: ## install the real programs that tests talk to (Debian: Prometheus, promtool, node_exporter, VictoriaMetrics; Python: moto)
 	./loadtest/install-peers $(S3)
 
-verify: ## formatting and lints, changes nothing
+verify: ## formatting and lints, changes nothing (in the profile of the tests, which share its build scripts)
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --release --workspace --all-targets --locked -- -D warnings
 
 fix: ## format and apply what lints can mend
 	$(CARGO) fmt --all

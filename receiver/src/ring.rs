@@ -96,6 +96,14 @@ impl TenantPlacement<'_> {
         }
     }
 
+    /// The owners of every series, in no particular order, when all have the same: there are no more nodes than copies.
+    pub fn everyone(&self) -> Option<Owners> {
+        match self {
+            TenantPlacement::Document(view) => view.everyone(),
+            TenantPlacement::File(_) => None,
+        }
+    }
+
     /// The owners for a write while some nodes are not `usable`: each of those is replaced, at its place in the list, by the next usable
     /// node whose zone has the fewest copies. A place that nobody can take keeps its owner.
     pub fn owners_among(&self, hash: u64, usable: impl Fn(NodeIndex) -> bool) -> Owners {

@@ -245,18 +245,11 @@ async fn take(
         numbered.lock().number(&batch.tenant, &mut outcome);
         return Ok(outcome);
     }
-    let mut part = WriteBatch {
-        tenant: batch.tenant.clone(),
-        metadata: batch.metadata.clone(),
-        ..WriteBatch::default()
-    };
     let kept: Vec<u32> = (0..batch.series.len() as u32)
         .filter(|index| unknown.binary_search(index).is_err())
         .collect();
-    for index in &kept {
-        let index = *index as usize;
-        part.add_series(&batch, index, batch.series[index].id.clone());
-    }
+    let ids = kept.iter().map(|index| batch.series[*index as usize].id.clone());
+    let part = batch.part(&kept, ids.collect());
     let mut outcome = taker.push(&part, received).await?;
     numbered.lock().number(&batch.tenant, &mut outcome);
     let Some(mut outcome) = outcome.of_whole(&batch, &kept) else {

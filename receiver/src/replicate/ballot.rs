@@ -84,6 +84,11 @@ impl Ballot {
         self.open == 0
     }
 
+    /// Whether every sample that was judged was simply written.
+    pub(crate) fn is_unanimous(&self) -> bool {
+        self.diverging.is_empty()
+    }
+
     /// Whether a series is decided, or is to be repeated.
     pub(crate) fn is_series_settled(&self, series: u32) -> bool {
         self.series[series as usize].settled

@@ -57,7 +57,8 @@ pub(super) struct Shared {
 /// What one node gets of a batch.
 struct Part {
     node: NodeIndex,
-    batch: WriteBatch,
+    /// What the node calls its series, or their labels.
+    ids: Vec<SeriesId>,
     /// Its series by their place in the whole batch.
     series: Vec<u32>,
 }
@@ -65,7 +66,7 @@ struct Part {
 /// What became of a part.
 struct Answer {
     node: NodeIndex,
-    series: Vec<u32>,
+    series: Arc<[u32]>,
     result: Result<WriteOutcome, PushError>,
 }
 
@@ -185,6 +186,7 @@ impl<'a> Round<'a> {
         let mut parts: Vec<Part> = Vec::new();
         let mut place_of_node = vec![usize::MAX; self.view.takers.len()];
         let mut index = 0;
+        let everyone = self.placement.everyone();
         let Self {
             ballot,
             hashes,
@@ -206,7 +208,7 @@ impl<'a> Round<'a> {
                     return;
                 };
                 hashes[series as usize] = entry.hash;
-                let owners = owners_now(placement, entry.hash, usable, late);
+                let owners = everyone.unwrap_or_else(|| owners_now(placement, entry.hash, usable, late));
                 let labels = labels_of(batch, series);
                 let mut chosen: SmallVec<[Choice; OWNERS_MAX]> = SmallVec::new();
                 for owner in owners.iter().copied().filter(|owner| usable[*owner as usize]) {
@@ -224,9 +226,9 @@ impl<'a> Round<'a> {
                     let place = &mut place_of_node[owner as usize];
                     if *place == usize::MAX {
                         *place = parts.len();
-                        parts.push(Part::new(owner, batch));
+                        parts.push(Part::new(owner, batch.series.len()));
                     }
-                    parts[*place].add(batch, series, number, labels);
+                    parts[*place].add(series, number, labels);
                     ballot.ask(series);
                 }
             });
@@ -234,7 +236,8 @@ impl<'a> Round<'a> {
     }
 
     fn launch(&mut self, part: Part) {
-        let Part { node, batch, series } = part;
+        let Part { node, ids, series } = part;
+        let batch = self.batch.part(&series, ids);
         let series: Arc<[u32]> = series.into();
         self.in_flight.entry(node).or_default().push(Arc::clone(&series));
         self.shared.metrics.pushes.inc();
@@ -254,11 +257,7 @@ impl<'a> Round<'a> {
                 shared.remember(side, &batch, &series, &ours, outcome);
             }
             // Nobody waits for it when enough others have answered.
-            let _ = answered.unbounded_send(Answer {
-                node,
-                series: series.to_vec(),
-                result,
-            });
+            let _ = answered.unbounded_send(Answer { node, series, result });
         };
         self.shared.env.spawn.task("replica", Box::pin(task));
     }
@@ -279,7 +278,7 @@ impl<'a> Round<'a> {
     fn take(&mut self, answer: Answer) -> Result<(), PushError> {
         let Answer { node, series, result } = answer;
         if let Some(parts) = self.in_flight.get_mut(&node) {
-            parts.retain(|part| **part != *series);
+            parts.retain(|part| !Arc::ptr_eq(part, &series));
             if parts.is_empty() {
                 self.in_flight.remove(&node);
             }
@@ -295,6 +294,10 @@ impl<'a> Round<'a> {
         match outcome {
             Some(outcome) => {
                 self.ballot.judge(&series, &outcome);
+                if outcome.unknown.is_empty() && self.ballot.is_unanimous() {
+                    // What was simply written takes no hope away.
+                    return Ok(());
+                }
                 self.repeat_unknown(node, &outcome.unknown);
             }
             None => {
@@ -304,7 +307,7 @@ impl<'a> Round<'a> {
                 series.iter().for_each(|series| self.ballot.lose(*series));
             }
         }
-        for index in series {
+        for index in series.iter().copied() {
             if self.ballot.has_hope(index) {
                 continue;
             }
@@ -344,13 +347,13 @@ impl<'a> Round<'a> {
 
     /// Sends series again to a node that does not know them by number: with labels if they are at hand; if not, the caller must bring them.
     fn repeat_unknown(&mut self, node: NodeIndex, unknown: &[u32]) {
-        let mut part = Part::new(node, self.batch);
+        let mut part = Part::new(node, unknown.len());
         for index in unknown.iter().copied() {
             match labels_of(self.batch, index) {
                 _ if self.ballot.is_series_settled(index) => {}
                 None => self.ballot.set_unknown(index),
                 labels => {
-                    part.add(self.batch, index, None, labels);
+                    part.add(index, None, labels);
                     self.ballot.ask(index);
                 }
             }
@@ -411,8 +414,8 @@ impl<'a> Round<'a> {
             for node in self.candidates(index) {
                 let number = number_for(self.view, &self.lives, node, &entry);
                 if number.is_some() || labels.is_some() {
-                    let part = parts.entry(node).or_insert_with(|| Part::new(node, self.batch));
-                    part.add(self.batch, index, number, labels);
+                    let part = parts.entry(node).or_insert_with(|| Part::new(node, open.len()));
+                    part.add(index, number, labels);
                     asked.push((index, node));
                 }
             }
@@ -457,30 +460,21 @@ impl<'a> Round<'a> {
 }
 
 impl Part {
-    fn new(node: NodeIndex, whole: &WriteBatch) -> Self {
+    /// For up to `series` series.
+    fn new(node: NodeIndex, series: usize) -> Self {
         Self {
             node,
-            batch: WriteBatch {
-                tenant: whole.tenant.clone(),
-                metadata: whole.metadata.clone(),
-                ..WriteBatch::default()
-            },
-            series: Vec::new(),
+            ids: Vec::with_capacity(series),
+            series: Vec::with_capacity(series),
         }
     }
 
     #[inline]
-    fn add(&mut self, whole: &WriteBatch, index: u32, number: Option<SeriesRef>, labels: Option<&Labels>) {
-        let id = match (number, labels) {
+    fn add(&mut self, index: u32, number: Option<SeriesRef>, labels: Option<&Labels>) {
+        self.ids.push(match (number, labels) {
             (None, Some(labels)) => SeriesId::New(labels.clone()),
             (number, _) => SeriesId::Known(number.unwrap_or(SeriesRef(u64::MAX))),
-        };
-        if self.series.is_empty() {
-            self.series.reserve(whole.series.len());
-            self.batch.series.reserve(whole.series.len());
-            self.batch.floats.reserve(whole.floats.len());
-        }
-        self.batch.add_series(whole, index as usize, id);
+        });
         self.series.push(index);
     }
 }

@@ -27,7 +27,7 @@ pub trait Peer: Push {
         None
     }
 
-    /// Whether it can take series that are not placed on it, in the place of a node that is away.
+    /// Whether it can take series that are not placed on it, in the place of a node that is away. It never changes.
     fn takes_any(&self) -> bool {
         true
     }
@@ -75,6 +75,8 @@ pub(super) struct View {
     pub(super) placement: Arc<Placement>,
     /// By the numbers of the placement.
     pub(super) takers: Vec<Taker>,
+    /// Those of them that take series which are not placed on them.
+    takes_any: Vec<bool>,
     pub(super) rule: Rule,
     /// This node is all there is.
     pub(super) alone: bool,
@@ -97,7 +99,12 @@ impl View {
             Taker::Far(peer.unwrap_or_else(|| connect.connect(&node.address)))
         });
         let takers: Vec<Taker> = takers.collect();
+        let takes_any = takers.iter().map(|taker| match taker {
+            Taker::Near => true,
+            Taker::Far(peer) => peer.takes_any(),
+        });
         Self {
+            takes_any: takes_any.collect(),
             rule: Rule::new(placement.replication_factor()),
             alone: matches!(takers[..], [Taker::Near]) && placement.replication_factor() == 1,
             takers,
@@ -106,11 +113,9 @@ impl View {
     }
 
     /// Whether a node can take the series with this hash.
+    #[inline]
     pub(super) fn may_take(&self, node: NodeIndex, placement: &TenantPlacement<'_>, hash: u64) -> bool {
-        match &self.takers[node as usize] {
-            Taker::Near => true,
-            Taker::Far(peer) => peer.takes_any() || placement.owners(hash).contains(&node),
-        }
+        self.takes_any[node as usize] || placement.owners(hash).contains(&node)
     }
 
     fn peers(&self) -> HashMap<&str, Arc<dyn Peer>> {

@@ -9,7 +9,7 @@
 
 use super::{
     circle::Circle,
-    owners::{Node, NodeIndex, Owners},
+    owners::{Node, NodeIndex, OWNERS_MAX, Owners},
     series_hash::SeriesHasher,
     spread::{Subset, Zones},
 };
@@ -19,6 +19,7 @@ use cluster::{
 };
 use hashring::HashRing;
 use model::tenant::Tenant;
+use smallvec::SmallVec;
 use std::{
     hash::{BuildHasher, Hash, Hasher},
     sync::Arc,
@@ -132,6 +133,13 @@ impl TenantRing<'_> {
                     .spread(self.ring.circle.walk(start), self.ring.stride, shard),
             ),
         }
+    }
+
+    /// The owners of every series, in no particular order, when all have the same: there are no more members than copies.
+    pub fn everyone(&self) -> Option<Owners> {
+        let all = self.ring.nodes.len();
+        let nodes: SmallVec<[NodeIndex; OWNERS_MAX]> = (0..all as NodeIndex).take(OWNERS_MAX).collect();
+        (all == self.ring.stride && all > 0).then(|| Owners::new(&nodes))
     }
 
     /// The owners for a write while some members are not `usable`: each of those is replaced, at its place in the list, by the next usable

@@ -20,9 +20,38 @@ impl WriteBatch {
         })
     }
 
+    /// The batch of some `series` of this one, each under the name in `ids`. Metadata goes with it.
+    pub fn part(&self, series: &[u32], ids: Vec<SeriesId>) -> WriteBatch {
+        let mut part = WriteBatch {
+            tenant: self.tenant.clone(),
+            metadata: self.metadata.clone(),
+            series: Vec::with_capacity(ids.len()),
+            ..WriteBatch::default()
+        };
+        let whole = series.len() == self.series.len() && (0..).zip(series).all(|(place, index)| place == *index);
+        if whole {
+            part.floats.clone_from(&self.floats);
+            part.histograms.clone_from(&self.histograms);
+            part.exemplars.clone_from(&self.exemplars);
+            let named = self.series.iter().zip(ids);
+            part.series.extend(named.map(|(series, id)| BatchSeries {
+                id,
+                floats_end: series.floats_end,
+                histograms_end: series.histograms_end,
+                exemplars_end: series.exemplars_end,
+            }));
+            return part;
+        }
+        part.floats.reserve(self.floats.len().min(2 * ids.len()));
+        for (index, id) in series.iter().zip(ids) {
+            part.add_series(self, *index as usize, id);
+        }
+        part
+    }
+
     /// Adds series `index` of `whole` with its samples, under the name `id`.
     #[inline]
-    pub fn add_series(&mut self, whole: &WriteBatch, index: usize, id: SeriesId) {
+    fn add_series(&mut self, whole: &WriteBatch, index: usize, id: SeriesId) {
         let [floats, histograms, exemplars] = whole.columns(index);
         // Most series come with one sample.
         match &whole.floats[floats] {
@@ -121,12 +150,9 @@ mod tests {
     #[test]
     fn an_outcome_finds_its_samples_in_the_whole() {
         let whole = whole();
-        let mut part = WriteBatch::default();
         let series = [0, 3];
-        for index in series {
-            part.add_series(&whole, index as usize, SeriesId::New(Labels::empty()));
-        }
-        assert_eq!(part.floats.len(), 5);
+        let part = whole.part(&series, vec![SeriesId::New(Labels::empty()); 2]);
+        assert_eq!((part.floats.len(), part.series[0].floats_end), (5, 2));
         let outcome = WriteOutcome {
             exceptions: vec![exception(1, 3), exception(0, 0)],
             refs: vec![(1, SeriesRef(9))],
@@ -135,6 +161,28 @@ mod tests {
         let told = outcome.of_whole(&whole, &series).unwrap();
         assert_eq!(told.exceptions, [exception(3, 4), exception(0, 0)]);
         assert_eq!((told.refs, told.unknown), (vec![(3, SeriesRef(9))], vec![0]));
+    }
+
+    #[test]
+    fn a_part_holds_the_samples_of_its_series_in_their_order() {
+        let whole = whole();
+        let ids = |series: &[u32]| {
+            let ids = series.iter().map(|index| SeriesId::Known(SeriesRef(u64::from(*index))));
+            ids.collect::<Vec<_>>()
+        };
+        let values = |series: &[u32]| {
+            let part = whole.part(series, ids(series));
+            let values = part.floats.iter().map(|sample| sample.value as u32);
+            values.collect::<Vec<_>>()
+        };
+        let all = [0, 1, 2, 3];
+        assert_eq!(whole.part(&all, ids(&all)).series, whole.series);
+        assert_eq!(values(&all), [0, 0, 2, 3, 3, 3]);
+        // As many, but not the same.
+        assert_eq!(values(&[3, 2, 1, 0]), [3, 3, 3, 2, 0, 0]);
+        assert_eq!(values(&[0, 0, 0, 0]), [0; 8]);
+        assert_eq!(values(&[0, 1, 2]), [0, 0, 2]);
+        assert!(whole.part(&[], Vec::new()).series.is_empty());
     }
 
     #[test]

@@ -374,6 +374,10 @@ proptest! {
             let owners = view.owners(hash);
             prop_assert_eq!(owners.len(), (factor as usize).min(members.len()));
             prop_assert_eq!(distinct(&owners), owners.len());
+            if let Some(all) = view.everyone() {
+                prop_assert_eq!(ids(&ring, &all), ids(&ring, &owners));
+            }
+            prop_assert_eq!(view.everyone().is_some(), members.len() <= factor as usize && !members.is_empty());
             let copies = |zone: &str| owners.iter().filter(|&&owner| ring.nodes()[owner as usize].zone == zone).count();
             let most = sizes.keys().map(|zone| copies(zone)).max().unwrap();
             for (zone, size) in &sizes {
