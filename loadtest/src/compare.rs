@@ -231,9 +231,10 @@ pub fn contest(
     let (after, own_after) = (server.usage()?, Usage::own()?.cpu());
     ensure!(
         outcome.samples > 0,
-        "{} acknowledged nothing: {:?}",
+        "{} acknowledged nothing: {:?}, first {:?}",
         launch.name,
-        outcome.errors
+        outcome.errors,
+        outcome.first_refusal
     );
     thread::sleep(extent.settle);
     let settled = server.usage()?;

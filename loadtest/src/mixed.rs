@@ -17,6 +17,9 @@ use std::{sync::atomic::AtomicBool, thread, time::Duration};
 /// Questions per second: some ten people with dashboards open.
 pub const QUESTIONS_PER_SECOND: f64 = 10.0;
 
+/// How far back the load before ends: what is written here comes after it, and must neither lie in the future nor be too old.
+pub const ROOM_MS: i64 = 3_600_000;
+
 /// Waiting times with and without the other.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Mixed {
@@ -36,6 +39,7 @@ pub struct Mixed {
 /// after its last, so that questions find the same amount of data.
 pub fn mixed(asker: &Asker, plan: &Plan, fleet: &Fleet, rate: f64, time: Duration) -> anyhow::Result<Mixed> {
     let scrapes = (rate * time.as_secs_f64() / fleet.series() as f64).ceil().max(1.0) as u64;
+    let scrapes = scrapes.min((ROOM_MS / plan.step / 2).max(1) as u64);
     let part = |number: u64| Plan {
         start: plan.start + (plan.scrapes + number * scrapes) as i64 * plan.step,
         scrapes,

@@ -8,6 +8,7 @@ use crate::{
     compare::{Binaries, Contestant, Extent, Row, contest},
     fleet::{Fleet, Shape},
     http::Url,
+    mixed::ROOM_MS,
     report::progress_bar,
     wire::Protocol,
     write::{Order, Plan, last_scrapes_start, one_window_start},
@@ -17,9 +18,8 @@ use std::{path::Path, time::Duration};
 
 use Contestant::{Narthex, Prometheus, VictoriaMetrics};
 
-/// Time between the scrapes that are written while questions are asked, and how far back they begin.
+/// Time between the scrapes that are written while questions are asked.
 const MIXED_STEP_MS: i64 = 5_000;
-const MIXED_ROOM_MS: i64 = 3_600_000;
 
 /// One shape of load, and who gets it.
 pub struct Part {
@@ -170,7 +170,7 @@ impl Part {
             Some(_) => Plan {
                 scrapes,
                 step: MIXED_STEP_MS,
-                start: last_scrapes_start(now_ms() - MIXED_ROOM_MS, scrapes, MIXED_STEP_MS),
+                start: last_scrapes_start(now_ms() - ROOM_MS, scrapes, MIXED_STEP_MS),
                 ..plan
             },
         };

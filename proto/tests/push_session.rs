@@ -265,7 +265,7 @@ async fn patience_is_learnt() {
     let quick = client.patience();
     assert!(quick < Duration::from_millis(400), "{quick:?}");
     // It hangs: late after a moment, although its session lives, and given up soon.
-    slow.delay_ms.store(60_000, Ordering::Relaxed);
+    slow.delay_ms.store(7_000, Ordering::Relaxed);
     let begun = Instant::now();
     let late = async {
         until("it is late", || client.is_late()).await;
@@ -275,7 +275,8 @@ async fn patience_is_learnt() {
     let (given_up_after, error) = (begun.elapsed(), given_up.unwrap_err());
     assert!(late < Duration::from_millis(1200) && client.is_up(), "{late:?}");
     assert!(given_up_after < Duration::from_secs(5), "{given_up_after:?}: {error}");
-    assert!(!client.is_late(), "nothing waits for it any more");
+    until("it is late, with a push that nobody waits for", || client.is_late()).await;
+    until("the push is answered", || !client.is_late()).await;
     // One that always takes its time is waited for.
     slow.delay_ms.store(200, Ordering::Relaxed);
     for step in 50..70 {
@@ -370,6 +371,7 @@ async fn what_is_under_way_is_bounded() {
     let node = Node::start(Arc::new(Hung), "127.0.0.1:0").await;
     let settings = PushClientSettings {
         queue_bytes_max: 1000,
+        unanswered_max: Duration::from_secs(7),
         ..settings()
     };
     let client = PushClient::new(node.address.to_string(), Arc::new(Lives::default()), &env(), settings);
@@ -381,6 +383,45 @@ async fn what_is_under_way_is_bounded() {
     });
     assert!(first.unwrap_err().to_string().contains("in time"));
     assert!(second.unwrap_err().to_string().contains("bytes wait"));
+    // Nobody waits for the first any more, but its message still takes room.
+    let third = client.push(&batch, NOW).await;
+    assert!(third.unwrap_err().to_string().contains("bytes wait"));
+    // In the end the session is given up, and with it the message.
+    for _ in 0..100 {
+        if client.counts().sessions.load(Ordering::Relaxed) == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(client.counts().sessions.load(Ordering::Relaxed), 2);
+    let again = client.push(&batch, NOW).await;
+    assert!(again.unwrap_err().to_string().contains("in time"));
+}
+
+/// An answer that comes too late to be waited for gives its room back, and one that is always slow gets the time that it needs.
+#[tokio::test]
+async fn a_peer_that_became_slow_is_given_time() {
+    let slow = Arc::new(Slow::default());
+    let node = Node::start(slow.clone(), "127.0.0.1:0").await;
+    let settings = PushClientSettings {
+        queue_bytes_max: 1000,
+        answer_time: (Duration::from_millis(600), Duration::from_secs(5)),
+        ..settings()
+    };
+    let client = PushClient::new(node.address.to_string(), Arc::new(Lives::default()), &env(), settings);
+    let long = labels(&"x".repeat(800));
+    let push = async |step: i64| client.push(&one(SeriesId::New(long.clone()), NOW + step), NOW).await;
+    for step in 0..20 {
+        push(step).await.unwrap();
+    }
+    slow.delay_ms.store(2_000, Ordering::Relaxed);
+    let error = push(30).await.unwrap_err();
+    assert!(error.to_string().contains("in time"), "{error}");
+    until("it is late", || client.is_late()).await;
+    until("the late answer has come", || !client.is_late()).await;
+    for step in 40..43 {
+        push(step).await.unwrap();
+    }
 }
 
 #[tokio::test]

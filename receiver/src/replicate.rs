@@ -106,6 +106,14 @@ impl Replicator {
         far.collect()
     }
 
+    /// How many of the nodes that take series cannot be reached.
+    pub fn away(&self) -> usize {
+        let view = self.view.read();
+        let takers = view.iter().flat_map(|view| &view.takers);
+        let away = takers.filter(|taker| matches!(taker, view::Taker::Far(peer) if !peer.is_up()));
+        away.count()
+    }
+
     async fn replicate(&self, view: &View, batch: &WriteBatch, received: Timestamp) -> Result<WriteOutcome, PushError> {
         if batch.series.is_empty() {
             // Metadata alone never fails a batch, and one node is enough for it.

@@ -391,6 +391,10 @@ impl Receiver {
         }
         tally.refused_routes += outcome.unknown.len() as u64;
         let again = slice.with_labels(&outcome.unknown, request, &mut tally.rejections)?;
+        if !again.elsewhere.is_empty() {
+            let text = "the rules that name tenants have changed meanwhile; send again";
+            return Err(Stop::Unavailable(text.to_owned(), OVERLOAD_RETRY_AFTER));
+        }
         let outcome = self.push.push(&again.batch, received).await?;
         if !outcome.unknown.is_empty() {
             let text = "the taker does not know series that were sent with their labels";

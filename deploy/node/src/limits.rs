@@ -67,7 +67,12 @@ impl LimitBook {
     /// Series that a tenant may have in this node's head: of what it may have in the ring, the node's share.
     pub fn series_of(&self, tenant: &Tenant) -> Option<u64> {
         let limit = self.limits(tenant).active_series_max?;
-        let (copies, nodes) = self.ring.get().map_or((1, 1), |ring| ring.copies_and_nodes());
+        let (copies, nodes, away) = self.ring.get().map_or((1, 1, 0), |ring| {
+            let (copies, nodes) = ring.copies_and_nodes();
+            (copies, nodes, ring.away())
+        });
+        // The others have the series of those that are away: a limit must not refuse what was taken before.
+        let nodes = nodes.saturating_sub(away);
         if nodes <= 1 {
             return Some(limit);
         }

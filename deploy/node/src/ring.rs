@@ -230,6 +230,11 @@ impl Membership {
         })
     }
 
+    /// How many of the nodes cannot be reached from here.
+    pub fn away(&self) -> usize {
+        self.replicator.away()
+    }
+
     /// Tells of every change of the ring, after series are placed by it or shortly before.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()

@@ -6,6 +6,7 @@ use crate::{
     compare::{Binaries, Contestant, Extent, Row, contest, questions_table, table},
     http::Url,
     markdown::{benchmarks, contents},
+    mixed::ROOM_MS,
     page::{page, suite_page},
     report::{progress_bar, write_json},
     suite,
@@ -67,7 +68,7 @@ impl CompareArguments {
             return self.run_suite(&binaries);
         }
         // What is written for the mixed part comes after the load and must not lie in the future.
-        let room = if self.mixed.is_some() { 10_800_000 } else { 0 };
+        let room = if self.mixed.is_some() { ROOM_MS } else { 0 };
         let now = now_ms() - room;
         let plan = self.load.plan(Url::parse("http://127.0.0.1:1")?, now)?;
         let plan = Plan {

@@ -40,7 +40,7 @@ use tokio::sync::watch;
 pub struct PushClientSettings {
     /// How its connection is secured.
     pub security: Security,
-    /// Bytes of messages that wait for their answer; beyond it pushes fail at once.
+    /// Bytes of messages without an answer, whether somebody waits for it or not; beyond it pushes fail at once.
     pub queue_bytes_max: usize,
     /// Longest time for a session to come about.
     pub open_time_max: Duration,
@@ -59,6 +59,8 @@ pub struct PushClientSettings {
     /// A peer is late when it has left a push unanswered for longer than several times what is usual for it: the shortest and the longest
     /// such time.
     pub late_after: (Duration, Duration),
+    /// A session in which a push has been left unanswered for so long is given up, and with it what lies in its queues.
+    pub unanswered_max: Duration,
 }
 
 impl Default for PushClientSettings {
@@ -74,6 +76,7 @@ impl Default for PushClientSettings {
             answer_time: (Duration::from_secs(3), Duration::from_secs(10)),
             patience: (Duration::from_millis(50), Duration::from_secs(1)),
             late_after: (Duration::from_millis(200), Duration::from_secs(1)),
+            unanswered_max: Duration::from_secs(30),
         }
     }
 }
@@ -139,10 +142,12 @@ enum State {
     Away(Arc<str>),
 }
 
-/// A push without an answer.
+/// A push without an answer. It stays when nobody waits any more: its message may still lie in a queue, and tells how late the peer is.
 struct Waiting {
     /// When it was sent.
     since: Duration,
+    /// Bytes of its message.
+    bytes: usize,
     answered: oneshot::Sender<Result<WriteOutcome, PushError>>,
 }
 
@@ -154,28 +159,10 @@ struct Session {
     send: UnboundedSender<Bytes>,
 }
 
-/// Bytes under way; given back when dropped.
-struct Queued<'a>(&'a Shared, usize);
-
-impl Drop for Queued<'_> {
-    fn drop(&mut self) {
-        self.0.queued_bytes.fetch_sub(self.1, Ordering::Relaxed);
-    }
-}
-
-/// An answer that is waited for; forgotten when dropped.
-struct Wait<'a> {
-    shared: &'a Shared,
-    id: u64,
+/// An answer that is waited for.
+struct Wait {
     answer: oneshot::Receiver<Result<WriteOutcome, PushError>>,
     sent: Vec<u32>,
-    _queued: Queued<'a>,
-}
-
-impl Drop for Wait<'_> {
-    fn drop(&mut self) {
-        self.shared.waiting.lock().remove(&self.id);
-    }
 }
 
 impl PushClient {
@@ -263,8 +250,8 @@ impl PushClient {
     /// Whether it has left a push unanswered for several times longer than it usually takes: it hangs, or its disk does. It may be asked
     /// all the same, where nobody else is there.
     pub fn is_late(&self) -> bool {
-        let oldest = self.shared.waiting.lock().first_key_value().map(|(_, push)| push.since);
-        oldest.is_some_and(|since| self.shared.clock.monotonic().saturating_sub(since) > self.shared.late_after())
+        let unanswered = self.shared.unanswered_for();
+        unanswered.is_some_and(|time| time > self.shared.late_after())
     }
 
     /// What it has done so far.
@@ -344,7 +331,11 @@ impl Shared {
             let part = match within(&*self.clock, limit, &mut wait.answer).await {
                 Some(Ok(result)) => result?,
                 Some(Err(_)) => return Err(self.unavailable("the session ended before the answer")),
-                None => return Err(self.unavailable("no answer in time")),
+                None => {
+                    // A peer that became slow for good is given more time from now on.
+                    self.latency.lock().observe(spent + limit);
+                    return Err(self.unavailable("no answer in time"));
+                }
             };
             sent += wait.sent.len();
             let part = part.of_whole(batch, &wait.sent);
@@ -378,7 +369,7 @@ impl Shared {
     }
 
     /// Writes the batch into messages and sends them.
-    fn send_all(&self, session: &Session, batch: &WriteBatch, received: Timestamp) -> Result<Vec<Wait<'_>>, PushError> {
+    fn send_all(&self, session: &Session, batch: &WriteBatch, received: Timestamp) -> Result<Vec<Wait>, PushError> {
         let mut writer = self.writers.lock().pop().unwrap_or_default();
         let numbers = OfLife {
             batch,
@@ -408,29 +399,40 @@ impl Shared {
         Ok(waits)
     }
 
-    fn send(&self, session: &Session, id: u64, written: Written) -> Result<Wait<'_>, PushError> {
+    fn send(&self, session: &Session, id: u64, written: Written) -> Result<Wait, PushError> {
         let bytes = written.message.len();
         let max = self.settings.queue_bytes_max;
         let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let reservation = Queued(self, bytes);
         if queued > max {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             return Err(self.unavailable(format_args!("{queued} bytes wait for it, at most {max} may")));
         }
         let (answered, answer) = oneshot::channel();
         let since = self.clock.monotonic();
-        self.waiting.lock().insert(id, Waiting { since, answered });
-        let wait = Wait {
-            shared: self,
-            id,
-            answer,
-            sent: written.sent,
-            _queued: reservation,
-        };
+        let waiting = Waiting { since, bytes, answered };
+        self.waiting.lock().insert(id, waiting);
         if session.send.unbounded_send(written.message.into()).is_err() {
+            drop(self.end_wait(id));
             return Err(self.unavailable("the session has ended"));
         }
         self.counts.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        Ok(wait)
+        Ok(Wait {
+            answer,
+            sent: written.sent,
+        })
+    }
+
+    /// Takes a push off the list: it is answered, or never will be.
+    fn end_wait(&self, id: u64) -> Option<Waiting> {
+        let push = self.waiting.lock().remove(&id)?;
+        self.queued_bytes.fetch_sub(push.bytes, Ordering::Relaxed);
+        Some(push)
+    }
+
+    /// For how long the oldest push without an answer has been under way.
+    fn unanswered_for(&self) -> Option<Duration> {
+        let oldest = self.waiting.lock().first_key_value().map(|(_, push)| push.since)?;
+        Some(self.clock.monotonic().saturating_sub(oldest))
     }
 
     fn answer_time(&self) -> Duration {
@@ -449,6 +451,7 @@ impl Shared {
     fn fail_all(&self, reason: &str) {
         let waiting = std::mem::take(&mut *self.waiting.lock());
         for push in waiting.into_values() {
+            self.queued_bytes.fetch_sub(push.bytes, Ordering::Relaxed);
             // Whoever waited may have gone.
             let _ = push.answered.send(Err(self.unavailable(reason)));
         }

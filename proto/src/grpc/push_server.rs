@@ -40,8 +40,8 @@ pub(super) const PATH: &str = "/narthex.v1.Push/Session";
 /// Messages of one session that are being taken at the same time. They share an fsync.
 const MESSAGES_MAX: usize = 64;
 
-/// Series that one session numbers. More of them always come with labels.
-const NUMBERS_MAX: usize = 1 << 25;
+/// Series that one session numbers, in some 400 MB at most. Then the session ends, and the next one begins anew.
+const NUMBERS_MAX: usize = 1 << 23;
 
 /// The service.
 #[derive(Clone)]
@@ -119,6 +119,10 @@ struct Numbered {
 }
 
 impl Numbered {
+    fn is_full(&self) -> bool {
+        self.series.len() >= NUMBERS_MAX
+    }
+
     fn tenant(&mut self, tenant: &Tenant) -> u32 {
         let next = self.tenants.len() as u32;
         *self.tenants.entry(tenant.clone()).or_insert(next)
@@ -181,6 +185,12 @@ impl Session {
         }
         while let Some(message) = messages.next().await {
             let Ok(message) = message else { return };
+            if self.series.lock().is_full() {
+                tracing::info!(
+                    "a push session has numbered {NUMBERS_MAX} series; it ends, and the next one begins anew"
+                );
+                return;
+            }
             let Ok(place) = Arc::clone(&places).acquire_owned().await else {
                 return;
             };

@@ -8,7 +8,7 @@ use model::{
     push::{Exception, SampleKind, WriteOutcome},
     verdict::{Reason, Verdict},
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The votes on one batch.
 #[derive(Debug)]
@@ -84,9 +84,10 @@ impl Ballot {
         self.open == 0
     }
 
-    /// Whether every sample that was judged was simply written.
-    pub(crate) fn is_unanimous(&self) -> bool {
-        self.diverging.is_empty()
+    /// Whether a replica that has simply written its part took no hope away: as long as nobody refused anything, and nothing is to be
+    /// hoped for from refusals.
+    pub(crate) fn only_gains(&self) -> bool {
+        self.diverging.is_empty() && self.rule.reject_at() >= self.rule.accept_at()
     }
 
     /// Whether a series is decided, or is to be repeated.
@@ -102,8 +103,12 @@ impl Ballot {
     /// A replica judged these series; the outcome is in terms of the whole batch. A series that it does not know is one that it did not
     /// judge.
     pub(crate) fn judge(&mut self, series: &[u32], outcome: &WriteOutcome) {
+        // A replica votes once on a sample, however often it names it.
+        let mut named = HashSet::with_capacity(outcome.exceptions.len());
         for exception in &outcome.exceptions {
-            self.note(exception);
+            if named.insert((exception.series, exception.kind, exception.sample)) {
+                self.note(exception);
+            }
         }
         for index in series {
             let votes = &mut self.series[*index as usize];
@@ -123,6 +128,8 @@ impl Ballot {
     pub(crate) fn lose(&mut self, series: u32) {
         let votes = &mut self.series[series as usize];
         votes.pending = votes.pending.saturating_sub(1);
+        // Of two, one decides alone when the other cannot be asked.
+        self.settle(series);
     }
 
     fn note(&mut self, exception: &Exception) {
@@ -288,6 +295,34 @@ mod tests {
         ballot.lose(1);
         assert!(ballot.has_hope(0) && !ballot.has_hope(1));
         assert_eq!(ballot.close(), None);
+    }
+
+    /// Of two copies one refusal decides when the other node is lost, in whichever order that is heard.
+    #[test]
+    fn one_of_two_refuses_for_both_whoever_is_lost_first() {
+        let refused = outcome(&[exception(0, 0, REFUSED)]);
+        for lost_first in [true, false] {
+            let mut ballot = Ballot::new(Rule::new(2), 1);
+            ballot.ask(0);
+            ballot.ask(0);
+            if lost_first {
+                ballot.lose(0);
+            }
+            ballot.judge(&[0], &refused);
+            if !lost_first {
+                ballot.lose(0);
+            }
+            assert_eq!(ballot.close().as_ref(), Some(&refused), "{lost_first}");
+        }
+    }
+
+    #[test]
+    fn a_replica_that_names_a_sample_twice_votes_once() {
+        let mut ballot = ballot();
+        ballot.judge(&[0, 1], &outcome(&[exception(0, 0, REFUSED); 300]));
+        ballot.judge(&[0, 1], &outcome(&[]));
+        ballot.judge(&[0, 1], &outcome(&[]));
+        assert_eq!(ballot.close(), Some(outcome(&[])), "two of three have it");
     }
 
     #[test]

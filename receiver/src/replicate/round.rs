@@ -7,6 +7,7 @@
 use super::{
     ballot::Ballot,
     catalog::{Catalog, Known, Side},
+    not_now,
     view::{Taker, View},
 };
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
     ring::{NodeIndex, OWNERS_MAX, Owners, TenantPlacement, series_hash::SeriesHasher},
 };
 use futures::{
-    StreamExt,
+    FutureExt, StreamExt,
     channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded},
     future::{Either, select},
 };
@@ -26,7 +27,8 @@ use model::{
 };
 use smallvec::SmallVec;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -67,6 +69,8 @@ struct Part {
 struct Answer {
     node: NodeIndex,
     series: Arc<[u32]>,
+    /// The process that took it, when that is known.
+    process: Option<u64>,
     result: Result<WriteOutcome, PushError>,
 }
 
@@ -86,12 +90,16 @@ pub(super) struct Round<'a> {
     usable: Vec<bool>,
     /// Those of them that keep others waiting.
     late: Vec<bool>,
+    /// Those that take series which are not placed on them.
+    takes_any: Vec<bool>,
     /// Nodes that failed or were slow since.
     excluded: Vec<bool>,
     /// Lives of the nodes' sessions when the round began.
     lives: Vec<u32>,
     /// Nodes that stand in for others, by series.
     substitutes: HashMap<u32, SmallVec<[NodeIndex; 2]>>,
+    /// Series that were sent again with labels.
+    repeated: HashSet<(NodeIndex, u32)>,
     /// Parts that are not answered yet, by node.
     in_flight: HashMap<NodeIndex, Vec<Arc<[u32]>>>,
     answers: UnboundedReceiver<Answer>,
@@ -121,6 +129,10 @@ impl<'a> Round<'a> {
             Taker::Near => false,
             Taker::Far(peer) => peer.is_late(),
         });
+        let takes_any = view.takers.iter().map(|taker| match taker {
+            Taker::Near => true,
+            Taker::Far(peer) => peer.takes_any(),
+        });
         let lives = view.takers.iter().map(|taker| match taker {
             Taker::Near => 0,
             Taker::Far(peer) => peer.life(),
@@ -129,12 +141,14 @@ impl<'a> Round<'a> {
         Self {
             usable: usable.collect(),
             late: late.collect(),
+            takes_any: takes_any.collect(),
             lives: lives.collect(),
             excluded: vec![false; view.takers.len()],
             ballot: Ballot::new(view.rule, batch.series.len()),
             ours: register(&shared.catalog, batch),
             hashes: vec![0; batch.series.len()],
             substitutes: HashMap::new(),
+            repeated: HashSet::new(),
             in_flight: HashMap::new(),
             voted: SmallVec::new(),
             hindrance: None,
@@ -192,6 +206,7 @@ impl<'a> Round<'a> {
             hashes,
             usable,
             late,
+            takes_any,
             placement,
             batch,
             view,
@@ -212,7 +227,7 @@ impl<'a> Round<'a> {
                 let labels = labels_of(batch, series);
                 let mut chosen: SmallVec<[Choice; OWNERS_MAX]> = SmallVec::new();
                 for owner in owners.iter().copied().filter(|owner| usable[*owner as usize]) {
-                    if !view.may_take(owner, placement, entry.hash) {
+                    if !takes_any[owner as usize] && !placement.owners(entry.hash).contains(&owner) {
                         continue;
                     }
                     let number = number_for(view, lives, owner, &entry);
@@ -248,16 +263,30 @@ impl<'a> Round<'a> {
             Taker::Far(peer) => Some(Arc::clone(peer)),
         };
         let task = async move {
-            let result = match &far {
-                Some(peer) => peer.push(&batch, received).await,
-                None => shared.push_near(&batch, received).await,
+            let process = || far.as_ref().map_or(Some(shared.process), |peer| peer.process());
+            // Asked twice, since a session may come about before the push or end behind it.
+            let before = process();
+            let pushed = async {
+                match &far {
+                    Some(peer) => peer.push(&batch, received).await,
+                    None => shared.push_near(&batch, received).await,
+                }
             };
+            // A fault in a taker costs its vote. Without an answer the batch would wait for ever.
+            let result = AssertUnwindSafe(pushed).catch_unwind().await;
+            let result = result.unwrap_or_else(|_| Err(not_now("a fault of the taker, told in the log".to_owned())));
+            let process = before.or_else(process);
             if let Ok(outcome) = &result {
                 let side = if far.is_some() { Side::Far } else { Side::Near };
                 shared.remember(side, &batch, &series, &ours, outcome);
             }
             // Nobody waits for it when enough others have answered.
-            let _ = answered.unbounded_send(Answer { node, series, result });
+            let _ = answered.unbounded_send(Answer {
+                node,
+                series,
+                process,
+                result,
+            });
         };
         self.shared.env.spawn.task("replica", Box::pin(task));
     }
@@ -276,7 +305,12 @@ impl<'a> Round<'a> {
 
     /// Counts an answer. It is an error when a series cannot be decided any more.
     fn take(&mut self, answer: Answer) -> Result<(), PushError> {
-        let Answer { node, series, result } = answer;
+        let Answer {
+            node,
+            series,
+            process,
+            result,
+        } = answer;
         if let Some(parts) = self.in_flight.get_mut(&node) {
             parts.retain(|part| !Arc::ptr_eq(part, &series));
             if parts.is_empty() {
@@ -284,7 +318,7 @@ impl<'a> Round<'a> {
             }
         }
         let outcome = match result {
-            Ok(_) if !self.has_vote(node) => None,
+            Ok(_) if !self.has_vote(node, process) => None,
             Ok(outcome) => outcome.of_whole(self.batch, &series),
             Err(PushError::Unavailable { reason, .. }) => {
                 self.hindrance = Some(reason);
@@ -294,8 +328,7 @@ impl<'a> Round<'a> {
         match outcome {
             Some(outcome) => {
                 self.ballot.judge(&series, &outcome);
-                if outcome.unknown.is_empty() && self.ballot.is_unanimous() {
-                    // What was simply written takes no hope away.
+                if outcome.unknown.is_empty() && self.ballot.only_gains() {
                     return Ok(());
                 }
                 self.repeat_unknown(node, &outcome.unknown);
@@ -321,11 +354,7 @@ impl<'a> Round<'a> {
     }
 
     /// Whether the answer of a node counts: not when its process has voted as another node.
-    fn has_vote(&mut self, node: NodeIndex) -> bool {
-        let process = match &self.view.takers[node as usize] {
-            Taker::Near => Some(self.shared.process),
-            Taker::Far(peer) => peer.process(),
-        };
+    fn has_vote(&mut self, node: NodeIndex, process: Option<u64>) -> bool {
         let Some(process) = process else { return true };
         let Some((_, other)) = self.voted.iter().copied().find(|(voted, _)| *voted == process) else {
             self.voted.push((process, node));
@@ -353,8 +382,11 @@ impl<'a> Round<'a> {
                 _ if self.ballot.is_series_settled(index) => {}
                 None => self.ballot.set_unknown(index),
                 labels => {
-                    part.add(index, None, labels);
-                    self.ballot.ask(index);
+                    // Who does not know a series that came with its labels will not take it.
+                    if self.repeated.insert((node, index)) {
+                        part.add(index, None, labels);
+                        self.ballot.ask(index);
+                    }
                 }
             }
         }
@@ -386,7 +418,7 @@ impl<'a> Round<'a> {
             first.contains(node) || substitutes.is_some_and(|nodes| nodes.contains(node))
         };
         let now = self.placement.owners_among(hash, free);
-        let may_take = |node: &NodeIndex| self.view.may_take(*node, &self.placement, hash);
+        let may_take = |node: &NodeIndex| self.takes_any[*node as usize] || self.placement.owners(hash).contains(node);
         let fresh = now.iter().copied().filter(|node| free(*node) && !asked(node));
         fresh.filter(may_take).collect()
     }
@@ -479,13 +511,21 @@ impl Part {
     }
 }
 
+/// Samples on their way; counted off when dropped.
+struct UnderWay<'a>(&'a AtomicUsize, usize);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(self.1, Ordering::Relaxed);
+    }
+}
+
 impl Shared {
     async fn push_near(&self, batch: &WriteBatch, received: Timestamp) -> Result<WriteOutcome, PushError> {
         let samples = batch.floats.len() + batch.histograms.len();
         self.near_samples.fetch_add(samples, Ordering::Relaxed);
-        let result = self.near.push(batch, received).await;
-        self.near_samples.fetch_sub(samples, Ordering::Relaxed);
-        result
+        let _under_way = UnderWay(&self.near_samples, samples);
+        self.near.push(batch, received).await
     }
 
     /// Keeps the numbers that a taker gave, forgets those that it does not know.

@@ -1,7 +1,7 @@
 //! The ring as the replicator uses it at one moment: the placement, and a taker for each of its nodes.
 
 use super::quorum::Rule;
-use crate::ring::{NodeIndex, Placement, TenantPlacement};
+use crate::ring::{NodeIndex, Placement};
 use model::push::Push;
 use proto::grpc::push_client::PushClient;
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -27,7 +27,8 @@ pub trait Peer: Push {
         None
     }
 
-    /// Whether it can take series that are not placed on it, in the place of a node that is away. It never changes.
+    /// Whether it can take series that are not placed on it, in the place of a node that is away. That may only be
+    /// known once it was reached.
     fn takes_any(&self) -> bool {
         true
     }
@@ -75,8 +76,6 @@ pub(super) struct View {
     pub(super) placement: Arc<Placement>,
     /// By the numbers of the placement.
     pub(super) takers: Vec<Taker>,
-    /// Those of them that take series which are not placed on them.
-    takes_any: Vec<bool>,
     pub(super) rule: Rule,
     /// This node is all there is.
     pub(super) alone: bool,
@@ -99,23 +98,12 @@ impl View {
             Taker::Far(peer.unwrap_or_else(|| connect.connect(&node.address)))
         });
         let takers: Vec<Taker> = takers.collect();
-        let takes_any = takers.iter().map(|taker| match taker {
-            Taker::Near => true,
-            Taker::Far(peer) => peer.takes_any(),
-        });
         Self {
-            takes_any: takes_any.collect(),
             rule: Rule::new(placement.replication_factor()),
             alone: matches!(takers[..], [Taker::Near]) && placement.replication_factor() == 1,
             takers,
             placement,
         }
-    }
-
-    /// Whether a node can take the series with this hash.
-    #[inline]
-    pub(super) fn may_take(&self, node: NodeIndex, placement: &TenantPlacement<'_>, hash: u64) -> bool {
-        self.takes_any[node as usize] || placement.owners(hash).contains(&node)
     }
 
     fn peers(&self) -> HashMap<&str, Arc<dyn Peer>> {

@@ -164,7 +164,12 @@ impl World {
             .unwrap()
             .to_vec();
         bytes[at] ^= 0xff;
-        let written = || block_on(self.bucket.head(&path)).unwrap().last_modified;
+        let written = || {
+            block_on(self.bucket.head(&path))
+                .unwrap()
+                .last_modified
+                .timestamp_millis()
+        };
         let before = written();
         // What is written within the same millisecond does not look new.
         while written() == before {

@@ -41,6 +41,8 @@ pub(super) async fn keep_open(weak: Weak<Shared>, clock: Arc<dyn Clock>) {
                 shared.counts.sessions.fetch_add(1, Ordering::Relaxed);
                 shared.silent.store(false, Ordering::Relaxed);
                 let send = session.send.clone();
+                // What came too late for the end of the session before.
+                shared.fail_all("the session ended before the answer");
                 shared.state.send_replace(State::Open(session));
                 pause = None;
                 let settings = shared.settings.clone();
@@ -144,6 +146,9 @@ async fn listen(
             Some(None) => return "the peer ended the session".to_owned(),
             None => {}
         }
+        if let Some(time) = shared.unanswered_for().filter(|time| *time > settings.unanswered_max) {
+            return format!("left a push unanswered for {time:?}");
+        }
         match asked {
             None if now.saturating_sub(heard) > PING_AFTER => {
                 let mut ping = Vec::new();
@@ -171,8 +176,7 @@ impl Shared {
     fn dispatch(&self, message: &[u8]) -> Result<(), String> {
         match read_server_message(message).map_err(|error| error.to_string())? {
             ServerMessage::Outcome { id, result } => {
-                let push = self.waiting.lock().remove(&id);
-                if let Some(push) = push {
+                if let Some(push) = self.end_wait(id) {
                     // Whoever waited may have gone.
                     let _ = push.answered.send(result);
                 }
