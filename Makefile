@@ -48,9 +48,11 @@ buckets: build ## every kind of bucket at hand, faults, and what starts and quer
 gate: ## instructions per sample in each stage of the hot paths; fails at +2 % over loadtest/gate.txt
 	./loadtest/gate
 
-speed: ## what single parts cost: chunks, commit, replay, placement (measurements, not tests)
+speed: ## what single parts cost: chunks, commit, replay, cut, memory through a cut, many tenants, placement (measurements, not tests)
 	$(CARGO) test --release -p storage --test speed -- --ignored --nocapture --test-threads 1
-	$(CARGO) test --release -p ingest --lib bench -- --ignored --nocapture --test-threads 1
+	$(CARGO) test --release -p ingest --lib bench -- --ignored --nocapture --test-threads 1 --skip bench::cut --skip bench::gate
+	for shape in a_million_series a_whole_window fifty_minutes; do \
+		$(CARGO) test --release -p ingest --lib bench::cut::$$shape -- --ignored --nocapture; done
 	$(CARGO) test --release -p receiver --lib placement -- --ignored --nocapture --test-threads 1
 	$(CARGO) test --release -p cluster --lib group -- --ignored --nocapture --test-threads 1
 	$(CARGO) bench -p receiver

@@ -1,18 +1,14 @@
-//! Figures of the commit path, of replay, of memory and of the cut. Not tests of right or wrong:
-//! `cargo test --release -p ingest --lib bench:: -- --ignored --nocapture --test-threads 1`. `make gate` counts the functions
-//! `counted_…`.
+//! Figures of the commit path, of replay, of memory and of the cut. Not tests of right or wrong: `make speed` runs them, `make gate`
+//! counts instructions. Here is the world in which they are measured.
 
-use crate::{
-    commit::commit,
-    core::Core,
-    head::chunk::{Blocks, Hot},
-    ingester::Ingester,
-    settings::IngestSettings,
-    wal::floats::{FloatsEncoder, FloatsScratch},
-};
+mod cut;
+mod gate;
+mod tenants;
+
+use crate::{commit::commit, core::Core, ingester::Ingester, settings::IngestSettings};
 use futures::future::BoxFuture;
 use model::{
-    env::{Clock, Env, Rng, Spawn},
+    env::{Clock, Env, Fs as _, Rng, Spawn},
     label::Labels,
     push::{Push, SeriesId, SeriesRef, WriteBatch},
     sample::FloatSample,
@@ -27,7 +23,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use storage::disk::Disk;
+use storage::{bucket::FolderBucket, disk::Disk};
 
 const BEGIN: Timestamp = block_start(1_700_000_000_000) + BLOCK_RANGE_MS;
 const BATCH: usize = 2000;
@@ -139,7 +135,10 @@ async fn open(dir: &std::path::Path) -> Arc<Ingester> {
     let mut settings = IngestSettings::new(dir);
     settings.maintenance_interval = Duration::from_secs(1 << 20);
     settings.pending_bytes_max = 1 << 40;
-    let bucket = Arc::new(object_store::memory::InMemory::new());
+    // As a process without a bucket elsewhere has it.
+    let bucket = dir.join("bucket");
+    Disk.create_dir(&bucket).expect("a folder");
+    let bucket = Arc::new(FolderBucket::open(&bucket, Some(dir)).expect("it opens"));
     let ingester = Ingester::open(env, settings, bucket, &mut Registry::default()).expect("it opens");
     while !ingester.is_ready() {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -273,318 +272,5 @@ fn commit_path() {
         }
         let (ns, bytes) = measure(core, &refs, &order, 4 + steps..8 + steps);
         eprintln!("{count} series shuffled: {ns:.1} ns, {bytes:.2} WAL bytes per sample");
-    }
-}
-
-#[test]
-#[ignore = "measures time"]
-#[expect(clippy::disallowed_methods, reason = "measures real time")]
-fn memory_replay_and_cut() {
-    for (count, steps) in [(1_000_000usize, 21u64), (100_000, 200)] {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .expect("one");
-        let dir = tempfile::tempdir().expect("a folder");
-        runtime.block_on(async {
-            let ingester = open(dir.path()).await;
-            let before = resident();
-            let refs = register(&ingester, count).await;
-            let order: Vec<u32> = (0..count as u32).collect();
-            for step in 1..steps {
-                for batch in scrape(&refs, &order, step) {
-                    ingester.push(&batch, batch.floats[0].at).await.expect("it is taken");
-                }
-            }
-            drop((refs, order));
-            let head = resident() - before;
-            eprintln!(
-                "{count} series x {steps}: {head:.0} MiB resident, {:.0} bytes per series; {:?}",
-                head * 1048576.0 / count as f64,
-                ingester.core().head.memory(),
-            );
-            ingester.shutdown().await;
-            drop(ingester);
-            let (wall, spent) = (Instant::now(), cpu());
-            let ingester = open(dir.path()).await;
-            eprintln!(
-                "replay: {:.2} s, {:.2} s CPU",
-                wall.elapsed().as_secs_f64(),
-                (cpu() - spent).as_secs_f64()
-            );
-            NOW.store(BEGIN + 2 * BLOCK_RANGE_MS, Ordering::Relaxed);
-            let (wall, spent, before) = (Instant::now(), cpu(), resident());
-            let blocks = ingester.cut_now().await.expect("it is cut");
-            eprintln!(
-                "cut and ship of {} samples: {:.2} s, {:.2} s CPU; {before:.0} -> {:.0} MiB",
-                blocks.iter().map(|block| block.samples).sum::<u64>(),
-                wall.elapsed().as_secs_f64(),
-                (cpu() - spent).as_secs_f64(),
-                resident(),
-            );
-            ingester.shutdown().await;
-        });
-    }
-}
-
-const GATE_SERIES: usize = 10_000;
-const GATE_STEPS: u64 = 10;
-
-/// Values of some scrapes, series by series in each.
-fn gate_values() -> Vec<(u64, Timestamp, u64)> {
-    let scrape = |step: u64| {
-        let at = BEGIN + step as i64 * 15_000;
-        (0..GATE_SERIES).map(move |number| (number as u64, at, value(number, step).to_bits()))
-    };
-    (0..GATE_STEPS).flat_map(scrape).collect()
-}
-
-fn tell_samples() {
-    eprintln!("samples {}", GATE_SERIES as u64 * GATE_STEPS);
-}
-
-#[inline(never)]
-fn counted_append(series: &mut [Hot], blocks: &mut Blocks, samples: &[(u64, Timestamp, u64)]) {
-    for &(number, at, bits) in samples {
-        let hot = &mut series[number as usize];
-        assert!(!hot.must_cut(at));
-        hot.append(blocks, at, bits);
-    }
-}
-
-#[test]
-#[ignore = "counted by `make gate`"]
-fn gate_append() {
-    let mut series: Vec<Hot> = (1..=GATE_SERIES as u64).map(|number| Hot::new(number, 0)).collect();
-    counted_append(&mut series, &mut Blocks::new(), &gate_values());
-    tell_samples();
-}
-
-#[inline(never)]
-fn counted_log(samples: &[(u64, Timestamp, u64)], bases: &mut [u64], out: &mut Vec<u8>, scratch: &mut FloatsScratch) {
-    for part in samples.chunks(BATCH) {
-        let mut encoder = FloatsEncoder::new(out, scratch);
-        for &(number, at, bits) in part {
-            let base = std::mem::replace(&mut bases[number as usize], bits);
-            encoder.push(number, at, bits, base);
-        }
-        encoder.finish();
-    }
-}
-
-#[test]
-#[ignore = "counted by `make gate`"]
-fn gate_log() {
-    let (samples, mut out) = (gate_values(), Vec::with_capacity(4 << 20));
-    counted_log(&samples, &mut [0; GATE_SERIES], &mut out, &mut FloatsScratch::default());
-    assert!(out.len() < samples.len() * 5, "{} bytes", out.len());
-    tell_samples();
-}
-
-#[inline(never)]
-fn counted_commit(core: &Core, batches: &[WriteBatch]) -> u64 {
-    let commit = |batch: &WriteBatch| {
-        let written = commit(core, batch, batch.floats[0].at).written;
-        let mut log = core.wal().expect("it is ready").log();
-        log.take().into_iter().for_each(|part| log.recycle(part.bytes));
-        written
-    };
-    batches.iter().map(commit).sum()
-}
-
-/// An ingester with series, and scrapes of them.
-fn gate_world() -> (tempfile::TempDir, Arc<Ingester>, Vec<WriteBatch>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let dir = tempfile::tempdir().expect("a folder");
-    let (ingester, refs) = runtime.expect("a runtime").block_on(async {
-        let ingester = open(dir.path()).await;
-        let refs = register(&ingester, GATE_SERIES).await;
-        (ingester, refs)
-    });
-    let order: Vec<u32> = (0..GATE_SERIES as u32).collect();
-    let batches = (1..=GATE_STEPS).flat_map(|step| scrape(&refs, &order, step)).collect();
-    (dir, ingester, batches)
-}
-
-#[test]
-#[ignore = "counted by `make gate`"]
-fn gate_commit() {
-    let (_dir, ingester, batches) = gate_world();
-    let written = counted_commit(ingester.core(), &batches);
-    assert_eq!(written, GATE_SERIES as u64 * GATE_STEPS);
-    tell_samples();
-}
-
-#[test]
-#[ignore = "counted by `make gate`"]
-fn gate_new_series() {
-    let (_dir, ingester, _) = gate_world();
-    let batch = |numbers: Vec<usize>| {
-        let mut batch = WriteBatch::default();
-        for number in numbers {
-            batch.floats.push(FloatSample {
-                at: BEGIN,
-                value: value(number, 0),
-                start: 0,
-            });
-            batch.finish_series(SeriesId::New(labels(number)));
-        }
-        batch
-    };
-    let batches: Vec<_> = (0..5)
-        .map(|part| batch((GATE_SERIES + part * BATCH..GATE_SERIES + (part + 1) * BATCH).collect()))
-        .collect();
-    assert_eq!(counted_commit(ingester.core(), &batches), 5 * BATCH as u64);
-    eprintln!("samples {}", 5 * BATCH);
-}
-
-/// Restart and cut of the same data again and again, for profiles: `NARTHEX_BENCH_DATA` names a folder that is filled once and copied
-/// for each run, `NARTHEX_BENCH_SHAPE` a shape such as `100000x200`, or with a third number `50x21x2000`: so many tenants.
-#[test]
-#[ignore = "measures time"]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "measures real time, prepares folders, is told by the environment"
-)]
-fn again() {
-    let Ok(kept) = std::env::var("NARTHEX_BENCH_DATA") else {
-        return eprintln!("NARTHEX_BENCH_DATA names no folder: nothing is measured");
-    };
-    let shape = std::env::var("NARTHEX_BENCH_SHAPE").unwrap_or_else(|_| "100000x200".into());
-    let numbers: Vec<usize> = shape
-        .split('x')
-        .map(|number| number.parse().expect("a number"))
-        .collect();
-    let (count, steps, tenants) = (numbers[0], numbers[1] as u64, numbers.get(2).copied().unwrap_or(1));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    let (runtime, kept) = (runtime.expect("one"), std::path::Path::new(&kept).join(&shape));
-    let dir = tempfile::tempdir().expect("a folder");
-    let at = dir.path().join("data");
-    runtime.block_on(async {
-        if !kept.exists() {
-            let ingester = open(&kept).await;
-            fill_tenants(&ingester, tenants, count, steps).await;
-            ingester.shutdown().await;
-        }
-        let copied = std::process::Command::new("cp").arg("-r").arg(&kept).arg(&at).status();
-        assert!(copied.expect("cp runs").success());
-        let (wall, spent) = (Instant::now(), cpu());
-        let ingester = open(&at).await;
-        let (wall, spent) = (wall.elapsed().as_secs_f64(), (cpu() - spent).as_secs_f64());
-        eprintln!("{shape}: replay {wall:.2} s, {spent:.2} s CPU; {:.0} MiB", resident());
-        if std::env::var("NARTHEX_BENCH_CUT").is_err() {
-            return ingester.shutdown().await;
-        }
-        NOW.store(BEGIN + 2 * BLOCK_RANGE_MS, Ordering::Relaxed);
-        let (wall, spent) = (Instant::now(), cpu());
-        let blocks = ingester.cut_now().await.expect("it is cut");
-        let (wall, spent) = (wall.elapsed().as_secs_f64(), (cpu() - spent).as_secs_f64());
-        eprintln!("{shape}: cut of {} blocks {wall:.2} s, {spent:.2} s CPU", blocks.len());
-        ingester.shutdown().await;
-    });
-}
-
-async fn fill_tenants(ingester: &Ingester, tenants: usize, count: usize, steps: u64) {
-    let mut refs: Vec<SeriesRef> = Vec::new();
-    for step in 0..steps {
-        let numbers: Vec<usize> = (0..tenants * count).collect();
-        for part in numbers.chunks(BATCH.min(count)) {
-            let mut batch = WriteBatch::default();
-            if tenants > 1 {
-                batch.tenant = model::tenant::Tenant::new(&format!("tenant-{}", part[0] / count)).expect("a name");
-            }
-            for &number in part {
-                batch.floats.push(FloatSample {
-                    at: BEGIN + step as i64 * 15_000,
-                    value: value(number, step),
-                    start: 0,
-                });
-                batch.finish_series(match step {
-                    0 => SeriesId::New(labels(number)),
-                    _ => SeriesId::Known(refs[number]),
-                });
-            }
-            let outcome = ingester.push(&batch, batch.floats[0].at).await.expect("it is taken");
-            refs.extend(outcome.refs.iter().map(|(_, series_ref)| *series_ref));
-        }
-    }
-}
-
-/// Many tenants with few series each beside one tenant with all of them: CPU of series, samples and cut, and memory.
-#[test]
-#[ignore = "measures time"]
-fn tenants() {
-    const SCRAPES: u64 = 20;
-    for (tenants, each, batch) in [(1usize, 100_000usize, BATCH), (1, 100_000, 50), (2_000, 50, 50)] {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .expect("one");
-        let dir = tempfile::tempdir().expect("a folder");
-        NOW.store(BEGIN, Ordering::Relaxed);
-        runtime.block_on(async {
-            let ingester = open(dir.path()).await;
-            let before = resident();
-            let core = ingester.core();
-            let commit_all = |batches: &[WriteBatch]| {
-                let (begin, mut refs) = (thread_cpu(), Vec::new());
-                for batch in batches {
-                    let committed = commit(core, batch, batch.floats[0].at);
-                    assert_eq!(committed.written as usize, batch.floats.len());
-                    refs.push(committed.outcome.refs);
-                }
-                (thread_cpu() - begin, refs)
-            };
-            let batches = |step: u64, refs: &[SeriesRef]| -> Vec<WriteBatch> {
-                let numbers: Vec<usize> = (0..tenants * each).collect();
-                let fill = |part: &[usize]| {
-                    let tenant = format!("tenant-{}", part[0] / each);
-                    let mut batch = WriteBatch {
-                        tenant: model::tenant::Tenant::new(&tenant).expect("a name"),
-                        ..WriteBatch::default()
-                    };
-                    for &number in part {
-                        batch.floats.push(FloatSample {
-                            at: BEGIN + step as i64 * 15_000,
-                            value: value(number, step),
-                            start: 0,
-                        });
-                        batch.finish_series(match refs.get(number) {
-                            Some(known) => SeriesId::Known(*known),
-                            None => SeriesId::New(labels(number)),
-                        });
-                    }
-                    batch
-                };
-                numbers.chunks(batch).map(fill).collect()
-            };
-            let (new, found) = commit_all(&batches(0, &[]));
-            let refs: Vec<SeriesRef> = found.into_iter().flatten().map(|(_, series_ref)| series_ref).collect();
-            let mut spent = Duration::ZERO;
-            for step in 1..=SCRAPES {
-                spent += commit_all(&batches(step, &refs)).0;
-                tokio::time::sleep(Duration::from_millis(300)).await;
-            }
-            let series = (tenants * each) as f64;
-            let memory = resident() - before;
-            NOW.store(BEGIN + 2 * BLOCK_RANGE_MS, Ordering::Relaxed);
-            let begin = cpu();
-            let blocks = ingester.cut_now().await.expect("it is cut");
-            eprintln!(
-                "{tenants} tenants of {each} series, {batch} to a push: {:.2} us a new series, {:.0} ns a sample, {memory:.0} MiB; \
-                 cut of {} blocks {:.2} s CPU; {:?}",
-                new.as_secs_f64() * 1e6 / series,
-                spent.as_secs_f64() * 1e9 / series / SCRAPES as f64,
-                blocks.len(),
-                (cpu() - begin).as_secs_f64(),
-                core.head.memory(),
-            );
-            ingester.shutdown().await;
-        });
     }
 }

@@ -394,7 +394,8 @@ fn write_series(
         let mixed = shard.lock().marked_chunks(place(slot), mark, &mut chunks);
         if mixed {
             // What came late goes between what came in order; chunks of a block do not overlap.
-            chunks = chunk::encode_samples(&merged(&mut chunks));
+            let samples = merged(&mut chunks).map_err(|error| writer.unreadable(labels, error))?;
+            chunks = chunk::encode_samples(&samples);
         }
         writer.add_numbered_series(labels, &chunks)
     })?;

@@ -167,7 +167,14 @@ pub(crate) fn forget_cut(core: &Core) {
             let (Some(labels), Some(tenant)) = (labels, tenant) else {
                 continue;
             };
-            let late = shard.lock().read_late(place);
+            let read = shard.lock().read_late(place);
+            let late = match read {
+                Ok(late) => late,
+                Err(error) => {
+                    tracing::error!(%error, series = %labels, "late samples cannot be read and stay as they are");
+                    continue;
+                }
+            };
             let Some(span) = span(&late) else { continue };
             let blocks: Vec<_> = open.iter().filter(|local| local.tenant == tenant).cloned().collect();
             let known = block_on(read_series(&blocks, &labels, span)).unwrap_or_else(|error| {

@@ -223,9 +223,6 @@ impl Maintenance {
         let core = Arc::clone(&self.core);
         let due = self.blocking("cut", move || {
             let jobs = cut::due(&core, everything);
-            if !jobs.is_empty() {
-                spill::check(&core);
-            }
             let ranks = (!jobs.is_empty()).then(|| Ranks::new(&core.head));
             Some((jobs, Arc::new(Mutex::new(ranks?))))
         });
@@ -381,7 +378,6 @@ impl Maintenance {
         let safe: Vec<_> = self.core.blocks.all().into_iter().filter(left_out).collect();
         let (core, dir, wal) = (Arc::clone(&self.core), self.wal_dir.clone(), Arc::clone(wal));
         let written = self.blocking("image", move || {
-            spill::check(&core);
             for local in safe
                 .iter()
                 .filter(|local| local.state().shipped.is_none() && !local.state().absorbed)

@@ -32,8 +32,9 @@ use std::{
 /// while it takes all of them. What comes of a stretch takes about four times as much memory.
 const STRETCH_BYTES: usize = 2 << 20;
 
-/// After so many stretches complete chunks are moved to files.
-const SPILL_AFTER: u32 = 16;
+/// After so many stretches complete chunks are moved to files, and the file is mapped anew: of one mapping everything that was read would
+/// stay in memory to the end.
+const STRETCHES_TOGETHER: u32 = 16;
 
 /// What replay found.
 #[derive(Debug, Default)]
@@ -60,7 +61,8 @@ struct Source {
     kind: FileKind,
     number: u64,
     path: PathBuf,
-    bytes: Mapped,
+    /// Its size.
+    len: usize,
     header: Result<SegmentHeader, Damage>,
 }
 
@@ -73,28 +75,40 @@ impl Source {
             kind,
             number,
             path,
-            bytes,
+            len: bytes.len(),
             header,
         })
+    }
+
+    /// Its bytes, as far as they were there when it was opened.
+    fn map(&self, fs: &dyn Fs) -> io::Result<Mapped> {
+        let mapped = fs.map(&self.path)?;
+        match mapped.len() < self.len {
+            true => Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("{} is shorter than it was", self.path.display()),
+            )),
+            false => Ok(mapped),
+        }
     }
 }
 
 /// Rebuilds the head from the folder `dir`, which exists.
 pub(crate) fn replay(core: &Core, dir: &Path) -> io::Result<Replayed> {
     let (image, segments) = sources(&*core.env.fs, dir)?;
-    let total: usize = segments.iter().chain(&image).map(|source| source.bytes.len()).sum();
+    let total: usize = segments.iter().chain(&image).map(|source| source.len).sum();
     core.replay.bytes_total.store(total as u64, Ordering::Relaxed);
 
     let mut replay = Replay::new(core);
-    let summary = image.as_ref().and_then(|image| replay.summary(image));
-    replay.rebuild.begin(&summary.unwrap_or_default());
+    let summary = image.as_ref().map(|image| replay.summary(image)).transpose()?;
+    replay.rebuild.begin(&summary.flatten().unwrap_or_default());
     if let Some(image) = &image {
-        replay.file(image, image.bytes.len(), false);
+        replay.file(image, image.len, false)?;
         replay.found.next_segment = image.number;
         // Sequence numbers of an image are its own.
         replay.found.sequence = 0;
     }
-    replay.segments(&segments);
+    replay.segments(&segments)?;
     if core.is_closing() {
         return Err(io::Error::new(
             io::ErrorKind::Interrupted,
@@ -150,6 +164,15 @@ struct Replay<'a> {
     proven: u64,
 }
 
+/// A file that was read to its end.
+struct Read<'a> {
+    source: &'a Source,
+    bytes: &'a [u8],
+    continues: bool,
+    first_sequence: u64,
+    is_last: bool,
+}
+
 /// A record of the last segment that is not proven to be on the disk.
 struct Unproven {
     sequence: u64,
@@ -181,13 +204,14 @@ impl<'a> Replay<'a> {
     }
 
     /// What an image says about itself; it stands in front.
-    fn summary(&mut self, image: &Source) -> Option<ImageSummary> {
-        let mut records = Records::new(&image.bytes, SEGMENT_HEADER_BYTES, 0);
-        let summary = records.find(|record| record.header.kind == RecordKind::ImageSummary)?;
-        ImageSummary::decode(summary.payload()).ok()
+    fn summary(&mut self, image: &Source) -> io::Result<Option<ImageSummary>> {
+        let bytes = image.map(&*self.core.env.fs)?;
+        let mut records = Records::new(&bytes, SEGMENT_HEADER_BYTES, 0);
+        let summary = records.find(|record| record.header.kind == RecordKind::ImageSummary);
+        Ok(summary.and_then(|summary| ImageSummary::decode(summary.payload()).ok()))
     }
 
-    fn segments(&mut self, segments: &[Source]) {
+    fn segments(&mut self, segments: &[Source]) -> io::Result<()> {
         for (position, segment) in segments.iter().enumerate() {
             let next = segments.get(position + 1);
             // The header of the next one says where this one ends.
@@ -195,7 +219,7 @@ impl<'a> Replay<'a> {
             let end = next_header
                 .filter(|next| next.number == segment.number + 1)
                 .map(|next| next.previous_end);
-            let end = end.map_or(segment.bytes.len(), |end| (end as usize).min(segment.bytes.len()));
+            let end = end.map_or(segment.len, |end| (end as usize).min(segment.len));
             if let Some(next) = next
                 && next.number != segment.number + 1
             {
@@ -205,12 +229,13 @@ impl<'a> Replay<'a> {
                 );
                 self.found.wounds.gaps += 1;
             }
-            self.file(segment, end, next.is_none());
+            self.file(segment, end, next.is_none())?;
         }
+        Ok(())
     }
 
     /// Replays a file up to `end`; of the last one, keeps what must be written again.
-    fn file(&mut self, source: &Source, end: usize, is_last: bool) {
+    fn file(&mut self, source: &Source, end: usize, is_last: bool) -> io::Result<()> {
         let (continues, first_sequence) = match &source.header {
             Ok(header) => (header.continues, header.first_sequence),
             Err(damage) => {
@@ -222,15 +247,35 @@ impl<'a> Replay<'a> {
         if !continues {
             self.decoder.begin_epoch();
         }
-        let bytes = &source.bytes[..end];
-        let mut records = Records::new(bytes, SEGMENT_HEADER_BYTES, first_sequence.saturating_sub(1));
-        let mut unproven = Vec::new();
-        let keep = is_last && self.core.settings.sync != SyncPolicy::Never;
-        let (core, mut stretches) = (self.core, 0u32);
-        while !core.is_closing() {
+        let mut bytes = source.map(&*self.core.env.fs)?;
+        let mut records = Records::new(&bytes[..end], SEGMENT_HEADER_BYTES, first_sequence.saturating_sub(1));
+        let mut unproven = (is_last && self.core.settings.sync != SyncPolicy::Never).then(Vec::new);
+        while !self.stretches(&mut records, &mut unproven) {
+            let place = records.place();
+            bytes = source.map(&*self.core.env.fs)?;
+            records = Records::resume(&bytes[..end], place);
+        }
+        let unproven = unproven.unwrap_or_default();
+        let file = Read {
+            source,
+            bytes: &bytes,
+            continues,
+            first_sequence,
+            is_last,
+        };
+        self.note_file(&file, &records, unproven);
+        Ok(())
+    }
+
+    /// Replays some stretches of a file; `true` at its end.
+    fn stretches(&mut self, records: &mut Records<'_>, unproven: &mut Option<Vec<Unproven>>) -> bool {
+        let core = self.core;
+        for number in 1..=STRETCHES_TOGETHER {
+            if core.is_closing() {
+                return true;
+            }
             let before = records.offset();
             let steps = std::mem::take(&mut self.steps);
-            // One half applies what the other decoded before.
             let Self {
                 decoder,
                 rebuild,
@@ -238,39 +283,34 @@ impl<'a> Replay<'a> {
                 proven,
                 ..
             } = self;
-            let (sequence, kept) = (&mut found.sequence, keep.then_some(&mut unproven));
+            let (sequence, kept) = (&mut found.sequence, unproven.as_mut());
+            // One half applies what the other decoded before.
             let (decoded, spare) = rayon::join(
-                || stretch(&mut records, decoder, sequence, proven, kept),
+                || {
+                    // What a long log makes of complete chunks must not gather in memory.
+                    if number == STRETCHES_TOGETHER {
+                        spill(core);
+                    }
+                    stretch(records, decoder, sequence, proven, kept)
+                },
                 || rebuild.take(steps),
             );
             decoder.recycle(spare);
-            // What a long log makes of complete chunks must not gather in memory.
-            stretches += 1;
-            if stretches % SPILL_AFTER == 0 {
-                spill(core);
-            }
             let is_end = decoded.is_empty() && records.offset() == before;
             self.steps = decoded;
-            self.core
-                .replay
+            core.replay
                 .bytes_done
                 .fetch_add((records.offset() - before) as u64, Ordering::Relaxed);
             if is_end {
-                break;
+                return true;
             }
         }
-        self.note_file(source, &records, continues, first_sequence, unproven, is_last);
+        false
     }
 
-    fn note_file(
-        &mut self,
-        source: &Source,
-        records: &Records<'_>,
-        continues: bool,
-        first_sequence: u64,
-        mut unproven: Vec<Unproven>,
-        is_last: bool,
-    ) {
+    /// Notes what was found in a file.
+    fn note_file(&mut self, file: &Read<'_>, records: &Records<'_>, mut unproven: Vec<Unproven>) {
+        let source = file.source;
         let wounds = records.wounds();
         let path = source.path.display();
         if wounds.gaps > 0 || wounds.mended > 0 {
@@ -297,17 +337,17 @@ impl<'a> Replay<'a> {
         let number = source.number;
         self.found.segments.push(SegmentInfo {
             number,
-            first_sequence,
-            continues,
+            first_sequence: file.first_sequence,
+            continues: file.continues,
             bytes: good,
         });
-        self.found.tail = unproven.first().filter(|_| is_last).map(|first| Part {
+        self.found.tail = unproven.first().filter(|_| file.is_last).map(|first| Part {
             fresh: false,
             first_sequence: first.sequence,
             last_sequence: self.found.sequence,
             bytes: unproven
                 .iter()
-                .flat_map(|record| record.bytes(&source.bytes))
+                .flat_map(|record| record.bytes(file.bytes))
                 .copied()
                 .collect(),
         });

@@ -2,8 +2,8 @@
 //!
 //! The files are no more than memory that the kernel may write out. Log and image hold everything that is in them, so nothing waits for
 //! the disk, a start removes what is left of them, and when no file can be written the pieces stay where they are. A file loses its name as
-//! soon as it is mapped; its space is free when the last of its pieces is forgotten. Before a block or an image is made of chunks, their
-//! pieces are compared with their checksums: what a disk garbled must not become the only copy.
+//! soon as it is mapped; its space is free when the last of its pieces is forgotten. Each chunk that is read from one is compared with its
+//! checksum, for a query, a block or an image alike: what a disk garbled is an error and never an answer.
 
 use crate::{
     core::{Core, new_ulid},
@@ -47,7 +47,7 @@ pub(crate) fn spill(core: &Core) {
     for shard in core.head.shards() {
         let pieces: Vec<(u32, Bytes)> = {
             let mut shard = shard.lock();
-            let pieces = shard.pieces().unspilled();
+            let pieces = shard.pieces().in_memory();
             pieces.map(|(number, bytes)| (number, bytes.clone())).collect()
         };
         moving.extend(pieces.into_iter().map(|(number, bytes)| Moving {
@@ -95,10 +95,7 @@ fn move_group(core: &Core, group: Vec<Moving>) -> io::Result<()> {
     let mut begin = 0;
     for Moving { shard, number, bytes } in group {
         let end = begin + bytes.len();
-        shard
-            .lock()
-            .pieces()
-            .spill(number, whole.slice(begin..end), crc32c::crc32c(&bytes));
+        shard.lock().pieces().move_to_file(number, whole.slice(begin..end));
         begin = end;
     }
     core.metrics.spilled_bytes.inc_by(whole.len() as u64);
@@ -108,27 +105,4 @@ fn move_group(core: &Core, group: Vec<Moving>) -> io::Result<()> {
 fn write(fs: &dyn Fs, path: &Path, group: &[Moving]) -> io::Result<()> {
     let mut file = fs.create(path)?;
     group.iter().try_for_each(|piece| file.append(&piece.bytes))
-}
-
-/// Compares pieces in files with their checksums. Chunks of one that is not as it was written become empty, which neither a block nor an
-/// image takes; the next start has them from the log.
-pub(crate) fn check(core: &Core) {
-    for shard in core.head.shards() {
-        let pieces: Vec<(u32, Bytes, u32)> = {
-            let mut shard = shard.lock();
-            let pieces = shard.pieces().spilled();
-            pieces
-                .map(|(number, bytes, checksum)| (number, bytes.clone(), checksum))
-                .collect()
-        };
-        for (number, bytes, checksum) in pieces {
-            if crc32c::crc32c(&bytes) != checksum {
-                tracing::error!(
-                    bytes = bytes.len(),
-                    "complete chunks in a file are damaged; restart to have them from the log"
-                );
-                shard.lock().pieces().spoil(number);
-            }
-        }
-    }
 }

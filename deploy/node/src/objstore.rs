@@ -12,14 +12,14 @@ mod s3;
 use crate::settings::{Settings, StoreSettings};
 use anyhow::{Context, bail};
 use model::env::Env;
-use object_store::{ObjectStore, local::LocalFileSystem, prefix::PrefixStore};
+use object_store::{ObjectStore, prefix::PrefixStore};
 use serde::Deserialize;
 use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use storage::bucket::{Selector, SelectorRule};
+use storage::bucket::{FolderBucket, Selector, SelectorRule};
 
 /// Thanos's objstore document.
 #[derive(Debug, Deserialize)]
@@ -64,13 +64,18 @@ pub fn open(settings: &Settings, env: &Env) -> anyhow::Result<Bucket> {
                 .with_context(|| format!("read the bucket configuration {shown}"))?;
             String::from_utf8(bytes).with_context(|| format!("{shown} is not UTF-8"))?
         }
-        (None, None) => return filesystem(&settings.data_dir.join("bucket"), "", env),
+        (None, None) => return filesystem(&settings.data_dir.join("bucket"), "", Some(&settings.data_dir), env),
     };
-    open_document(&text, env)
+    open_described(&text, Some(&settings.data_dir), env)
 }
 
 /// Opens the bucket that a document describes.
 pub fn open_document(text: &str, env: &Env) -> anyhow::Result<Bucket> {
+    open_described(text, None, env)
+}
+
+/// The same for a process whose own files lie in `own`.
+fn open_described(text: &str, own: Option<&Path>, env: &Env) -> anyhow::Result<Bucket> {
     let text = substituted(text, |name| std::env::var(name).ok())?;
     let document: Document = serde_saphyr::from_str(&text).context("parse the bucket configuration")?;
     let kind = document.kind.to_ascii_uppercase();
@@ -81,7 +86,7 @@ pub fn open_document(text: &str, env: &Env) -> anyhow::Result<Bucket> {
             if config.directory.as_os_str().is_empty() {
                 bail!("bucket of type FILESYSTEM needs config.directory");
             }
-            return filesystem(&config.directory, document.prefix.trim_matches('/'), env);
+            return filesystem(&config.directory, document.prefix.trim_matches('/'), own, env);
         }
         "S3" => {
             let (store, shown) = s3::open(read_config(document.config).with_context(what)?, env).with_context(what)?;
@@ -166,16 +171,12 @@ fn prefixed(store: Arc<dyn ObjectStore>, shown: String, prefix: &str) -> Bucket 
     }
 }
 
-fn filesystem(directory: &Path, prefix: &str, env: &Env) -> anyhow::Result<Bucket> {
+fn filesystem(directory: &Path, prefix: &str, own: Option<&Path>, env: &Env) -> anyhow::Result<Bucket> {
     let shown = directory.display().to_string();
     env.fs
         .create_dir(directory)
         .with_context(|| format!("create the bucket folder {shown}"))?;
-    // A block counts as stored once uploaded, so objects are synced before the put answers.
-    let store = LocalFileSystem::new_with_prefix(directory)
-        .with_context(|| format!("open the bucket folder {shown}"))?
-        .with_fsync(true)
-        .with_automatic_cleanup(true);
+    let store = FolderBucket::open(directory, own).with_context(|| format!("open the bucket folder {shown}"))?;
     Ok(prefixed(Arc::new(store), shown, prefix))
 }
 

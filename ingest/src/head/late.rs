@@ -23,7 +23,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
 };
-use storage::chunk;
+use storage::chunk::{self, ChunkError};
 
 /// Samples that a buffer holds before it is packed. Prometheus's number: small enough to insert into the middle, large enough to pack.
 pub(crate) const OPEN_SAMPLES_MAX: usize = 32;
@@ -275,7 +275,7 @@ impl LateSamples {
     }
 
     /// All late samples of a series that are in no block, and its chunks that are in one; for who replaces them.
-    pub(crate) fn read(&self, place: usize, chunks: &SealedChunks) -> SampleBuffer {
+    pub(crate) fn read(&self, place: usize, chunks: &SealedChunks) -> Result<SampleBuffer, ChunkError> {
         let mut all = Vec::new();
         self.copy_chunks(place, TimeRange::ALL, &HashSet::new(), chunks, &mut all);
         merged(&mut all)
@@ -298,18 +298,17 @@ impl LateSamples {
     }
 }
 
-/// The samples of chunks of one series that may overlap. A chunk that cannot be read is left out and told.
-pub(crate) fn merged(chunks: &mut [Chunk]) -> SampleBuffer {
+/// The samples of chunks of one series that may overlap. One that cannot be read is an error: what takes the place of all must not
+/// lack some.
+pub(crate) fn merged(chunks: &mut [Chunk]) -> Result<SampleBuffer, ChunkError> {
     chunks.sort_by_key(|chunk| chunk.min_time);
     let (mut joined, mut part) = (SampleBuffer::default(), SampleBuffer::default());
     for chunk in chunks {
         part.clear();
-        if let Err(error) = chunk::decode(chunk.encoding, &chunk.data, TimeRange::ALL, &mut part) {
-            tracing::error!(%error, from = chunk.min_time, to = chunk.max_time, "a chunk of the head cannot be read");
-        }
+        chunk::decode(chunk.encoding, &chunk.data, TimeRange::ALL, &mut part)?;
         chunk::merge_samples(&part, &mut joined);
     }
-    joined
+    Ok(joined)
 }
 
 /// Packs samples, ascending by time, into chunks that lie within two-hour windows.
@@ -385,7 +384,7 @@ mod tests {
     fn floats(late: &LateSamples, chunks: &SealedChunks, range: TimeRange) -> BTreeMap<i64, u64> {
         let mut all = Vec::new();
         late.copy_chunks(3, range, &HashSet::new(), chunks, &mut all);
-        let read = merged(&mut all);
+        let read = merged(&mut all).unwrap();
         let pairs = read
             .timestamps
             .iter()
@@ -418,7 +417,7 @@ mod tests {
             let mut marked = Vec::new();
             late.marked_chunks(3, 7, &chunks, &mut marked);
             let cut: Vec<i64> = expected.range(0..BLOCK_RANGE_MS).map(|(&at, _)| at).collect();
-            prop_assert_eq!(merged(&mut marked).timestamps, cut);
+            prop_assert_eq!(merged(&mut marked).unwrap().timestamps, cut);
             prop_assert_eq!(&floats(&late, &chunks, TimeRange::ALL), &expected, "a cut takes nothing away");
             late.forget(&HashSet::from([7]), &mut chunks);
             expected.retain(|at, _| !(0..BLOCK_RANGE_MS).contains(at));

@@ -1,21 +1,23 @@
 //! The head: the newest samples of every series, in memory.
 //!
 //! Two halves. The index knows who the series are, the shards hold their samples. A commit changes both under the commit
-//! lock; readers take the lock of the index for lookups and that of one shard at a time, briefly.
+//! lock; readers take the lock of the index for lookups and that of one shard at a time, briefly. Modules are listed in reading order;
+//! one imports only from those above it, and its own parts.
 
-pub(crate) mod chunk;
-mod delete;
-pub(crate) mod index;
-pub(crate) mod late;
-pub(crate) mod projection;
-mod listing;
-pub(crate) mod lookup;
-pub(crate) mod postings;
-pub(crate) mod sealed;
-pub(crate) mod shard;
 pub(crate) mod symbols;
+pub(crate) mod postings;
+mod listing;
+pub(crate) mod index;
+pub(crate) mod projection;
+pub(crate) mod chunk;
+pub(crate) mod sealed;
+mod delete;
+pub(crate) mod late;
+pub(crate) mod shard;
+pub(crate) mod lookup;
 pub(crate) mod extras;
 
+use bytes::Bytes;
 use index::Index;
 use parking_lot::{Mutex, RwLock};
 use shard::{Shard, place, shard_of};
@@ -91,7 +93,7 @@ impl Head {
         for shard in self.shards() {
             let mut shard = shard.lock();
             memory.samples += shard.memory();
-            memory.in_files += shard.pieces().spilled().map(|(_, bytes, _)| bytes.len()).sum::<usize>();
+            memory.in_files += shard.pieces().in_files().map(Bytes::len).sum::<usize>();
         }
         memory
     }

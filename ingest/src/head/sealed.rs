@@ -3,13 +3,20 @@
 //! Pieces are filled one after the other and shared with readers once they are full. A piece is given back when the last of its
 //! chunks is forgotten; chunks are forgotten by time and pieces are filled by time, so that happens soon. Full pieces may be moved to
 //! mapped files by whoever asks for them (`spill.rs`): they leave the memory and nothing else changes.
+//!
+//! Behind the bytes of each chunk stands its checksum, the same as in a block. Memory is believed, a file is not: what comes from one is
+//! compared each time, and a chunk that is not as it was written comes back empty, which nobody takes for a chunk.
 
 use bytes::Bytes;
 use model::time::Timestamp;
-use std::collections::VecDeque;
+use std::{cell::Cell, collections::VecDeque, ops::Range};
+use storage::chunk::checksum;
 
 /// Bytes of a piece; a larger chunk gets one of its own.
 const PIECE_BYTES: usize = 64 << 10;
+
+/// Bytes of the checksum behind a chunk.
+const CHECKSUM_BYTES: usize = 4;
 
 /// Where a complete chunk lies and what it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +43,11 @@ impl Sealed {
     pub(crate) fn bytes(&self) -> usize {
         self.len as usize
     }
+
+    /// Where its data lies in its piece.
+    fn range(&self) -> Range<usize> {
+        self.offset as usize..(self.offset + self.len) as usize
+    }
 }
 
 /// What a chunk is, when it is added.
@@ -54,8 +66,38 @@ struct Piece {
     filling: Vec<u8>,
     /// Chunks of it that are not forgotten.
     live: u32,
-    /// The checksum of the bytes, when they lie in a file.
-    spilled: Option<u32>,
+    /// Whether the bytes lie in a file.
+    in_file: bool,
+    /// Whether it was told that the file is damaged; once is enough.
+    told: Cell<bool>,
+}
+
+impl Piece {
+    fn new() -> Self {
+        Self {
+            full: None,
+            filling: Vec::new(),
+            live: 0,
+            in_file: false,
+            told: Cell::new(false),
+        }
+    }
+
+    /// Whether the bytes of a chunk are what was added.
+    fn holds(&self, full: &[u8], chunk: &Sealed) -> bool {
+        let data = chunk.range();
+        let sum = full.get(data.end..data.end + CHECKSUM_BYTES);
+        let holds = match sum {
+            // A piece that was forgotten.
+            None => return false,
+            Some(_) if !self.in_file => true,
+            Some(sum) => checksum(chunk.encoding, &full[data]).to_be_bytes() == *sum,
+        };
+        if !holds && !self.told.replace(true) {
+            tracing::error!("complete chunks in a file are damaged; restart to have them from the log");
+        }
+        holds
+    }
 }
 
 /// The complete chunks of a shard.
@@ -70,12 +112,7 @@ impl SealedChunks {
     /// Adds a chunk whose bytes `write` appends.
     pub(crate) fn add(&mut self, info: ChunkInfo, write: impl FnOnce(&mut Vec<u8>)) -> Sealed {
         if self.pieces.back().is_none_or(|piece| piece.full.is_some()) {
-            self.pieces.push_back(Piece {
-                full: None,
-                filling: Vec::new(),
-                live: 0,
-                spilled: None,
-            });
+            self.pieces.push_back(Piece::new());
         }
         let piece_number = self.first.wrapping_add(self.pieces.len() as u32 - 1);
         let Some(piece) = self.pieces.back_mut() else {
@@ -90,6 +127,8 @@ impl SealedChunks {
         let offset = piece.filling.len();
         write(&mut piece.filling);
         let len = piece.filling.len() - offset;
+        let sum = checksum(info.encoding, &piece.filling[offset..]);
+        piece.filling.extend_from_slice(&sum.to_be_bytes());
         piece.live += 1;
         if piece.filling.len() + 1024 > PIECE_BYTES {
             let mut filling = std::mem::take(&mut piece.filling);
@@ -108,24 +147,26 @@ impl SealedChunks {
         }
     }
 
-    /// The bytes of a chunk that was added and not forgotten; shared when possible, else copied.
+    /// The bytes of a chunk that was added and not forgotten; shared when possible, else copied. Empty when they are damaged.
     pub(crate) fn get(&self, chunk: &Sealed) -> Bytes {
-        let range = chunk.offset as usize..(chunk.offset + chunk.len) as usize;
         match self.piece(chunk.piece) {
-            // A piece that was found damaged is empty.
-            Some(Piece { full: Some(full), .. }) if range.end > full.len() => Bytes::new(),
-            Some(Piece { full: Some(full), .. }) => full.slice(range),
-            Some(piece) => Bytes::copy_from_slice(&piece.filling[range]),
+            Some(piece) => match &piece.full {
+                Some(full) if piece.holds(full, chunk) => full.slice(chunk.range()),
+                Some(_) => Bytes::new(),
+                None => Bytes::copy_from_slice(&piece.filling[chunk.range()]),
+            },
             None => Bytes::new(),
         }
     }
 
-    /// The bytes of a chunk, to look at while the shard is locked.
+    /// The bytes of a chunk, to look at while the shard is locked. Empty when they are damaged.
     pub(crate) fn view(&self, chunk: &Sealed) -> &[u8] {
-        let range = chunk.offset as usize..(chunk.offset + chunk.len) as usize;
         match self.piece(chunk.piece) {
-            Some(Piece { full: Some(full), .. }) => full.get(range).unwrap_or_default(),
-            Some(piece) => &piece.filling[range],
+            Some(piece) => match &piece.full {
+                Some(full) if piece.holds(full, chunk) => &full[chunk.range()],
+                Some(_) => &[],
+                None => &piece.filling[chunk.range()],
+            },
             None => &[],
         }
     }
@@ -159,51 +200,41 @@ impl SealedChunks {
     }
 
     /// Number and bytes of the full pieces that are in memory.
-    pub(crate) fn unspilled(&self) -> impl Iterator<Item = (u32, &Bytes)> {
-        self.full_pieces()
-            .filter(|(_, piece, _)| piece.spilled.is_none())
-            .map(|(number, _, full)| (number, full))
+    pub(crate) fn in_memory(&self) -> impl Iterator<Item = (u32, &Bytes)> {
+        self.full_pieces(false)
     }
 
-    /// Number, bytes and checksum of those that are in files.
-    pub(crate) fn spilled(&self) -> impl Iterator<Item = (u32, &Bytes, u32)> {
-        self.full_pieces()
-            .filter_map(|(number, piece, full)| Some((number, full, piece.spilled?)))
+    /// Bytes of those that are in files.
+    pub(crate) fn in_files(&self) -> impl Iterator<Item = &Bytes> {
+        self.full_pieces(true).map(|(_, full)| full)
     }
 
-    fn full_pieces(&self) -> impl Iterator<Item = (u32, &Piece, &Bytes)> {
-        let numbered = (0u32..).zip(&self.pieces);
+    fn full_pieces(&self, in_file: bool) -> impl Iterator<Item = (u32, &Bytes)> {
+        let numbered = (0u32..)
+            .zip(&self.pieces)
+            .filter(move |(_, piece)| piece.in_file == in_file);
         numbered.filter_map(|(index, piece)| {
             let full = piece.full.as_ref().filter(|full| !full.is_empty())?;
-            Some((self.first.wrapping_add(index), piece, full))
+            Some((self.first.wrapping_add(index), full))
         })
     }
 
-    /// The bytes of a piece lie in a file from now on, with this checksum. One that was forgotten meanwhile stays forgotten.
-    pub(crate) fn spill(&mut self, number: u32, bytes: Bytes, checksum: u32) {
+    /// The bytes of a piece lie in a file from now on. One that was forgotten meanwhile stays forgotten.
+    pub(crate) fn move_to_file(&mut self, number: u32, bytes: Bytes) {
         let index = number.wrapping_sub(self.first) as usize;
         if let Some(piece) = self.pieces.get_mut(index)
             && piece.full.as_ref().is_some_and(|full| full.len() == bytes.len())
         {
             piece.full = Some(bytes);
-            piece.spilled = Some(checksum);
-        }
-    }
-
-    /// Gives up a piece whose file does not hold what was written: its chunks are empty from now on, which no reader takes for a chunk.
-    pub(crate) fn spoil(&mut self, number: u32) {
-        if let Some(piece) = self.pieces.get_mut(number.wrapping_sub(self.first) as usize)
-            && piece.spilled.is_some()
-        {
-            piece.full = Some(Bytes::new());
+            piece.in_file = true;
         }
     }
 
     /// Bytes of memory.
     pub(crate) fn memory(&self) -> usize {
-        let full = |piece: &Piece| match piece.spilled {
-            Some(_) => 0,
-            None => piece.full.as_ref().map_or(0, Bytes::len),
+        let full = |piece: &Piece| match piece.in_file {
+            true => 0,
+            false => piece.full.as_ref().map_or(0, Bytes::len),
         };
         let bytes = |piece: &Piece| piece.filling.capacity() + full(piece);
         self.pieces.iter().map(bytes).sum()
@@ -261,7 +292,7 @@ mod tests {
             .map(|index| chunks.add(info, |out| out.extend(content(index))))
             .collect();
         let full: Vec<_> = chunks
-            .unspilled()
+            .in_memory()
             .map(|(number, bytes)| (number, bytes.clone()))
             .collect();
         assert_eq!(full.len(), 5);
@@ -269,21 +300,59 @@ mod tests {
         added[..93].iter().for_each(|chunk| chunks.remove(chunk));
         let before = chunks.memory();
         for (number, bytes) in &full {
-            chunks.spill(*number, Bytes::copy_from_slice(bytes), 77);
+            chunks.move_to_file(*number, Bytes::copy_from_slice(bytes));
         }
-        assert!(chunks.memory() < before / 3 && chunks.unspilled().count() == 0);
-        let spilled: Vec<u32> = chunks.spilled().map(|(number, ..)| number).collect();
-        assert_eq!(spilled.len(), 4);
+        assert!(chunks.memory() < before / 3 && chunks.in_memory().count() == 0);
+        assert_eq!(chunks.in_files().count(), 4);
         for (index, chunk) in added.iter().enumerate().skip(93) {
             assert_eq!(
                 (&*chunks.get(chunk), chunks.view(chunk)),
                 (&*content(index), &*content(index))
             );
         }
-        chunks.spoil(spilled[0]);
-        assert!(chunks.get(&added[100]).is_empty() && chunks.view(&added[100]).is_empty());
-        assert_eq!(chunks.get(&added[450]), content(450));
         added[93..].iter().for_each(|chunk| chunks.remove(chunk));
-        assert_eq!(chunks.spilled().count(), 0);
+        assert_eq!(chunks.in_files().count(), 0);
+    }
+
+    #[test]
+    fn each_flipped_bit_of_a_file_costs_the_chunk_that_it_is_in_and_no_other() {
+        let info = ChunkInfo {
+            min_time: 1,
+            max_time: 2,
+            samples: 3,
+            encoding: 1,
+        };
+        let mut chunks = SealedChunks::default();
+        let content = |index: usize| vec![index as u8; 200 + index];
+        let mut added: Vec<_> = (0..3)
+            .map(|index| chunks.add(info, |out| out.extend(content(index))))
+            .collect();
+        let behind = chunks.add(info, |out| out.resize(PIECE_BYTES, 7));
+        let (number, whole) = chunks
+            .in_memory()
+            .next()
+            .map(|(number, bytes)| (number, bytes.clone()))
+            .unwrap();
+        chunks.move_to_file(number, whole.clone());
+        added.push(behind);
+        let ends: Vec<usize> = added.iter().map(|chunk| chunk.range().end + CHECKSUM_BYTES).collect();
+        for bit in 0..ends[2] * 8 {
+            let mut damaged = whole.to_vec();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            chunks.move_to_file(number, Bytes::from(damaged));
+            let hit = ends.partition_point(|end| *end <= bit / 8);
+            for (index, chunk) in added.iter().enumerate().take(3) {
+                let expected = if index == hit { Vec::new() } else { content(index) };
+                assert_eq!(
+                    (&*chunks.get(chunk), chunks.view(chunk)),
+                    (&*expected, &*expected),
+                    "bit {bit}"
+                );
+            }
+        }
+        // A file that is shorter than what was written is none.
+        chunks.pieces[0].full = Some(whole.slice(..ends[0]));
+        assert!(chunks.get(&added[1]).is_empty() && chunks.view(&behind).is_empty());
+        assert_eq!(chunks.get(&added[0]), content(0));
     }
 }

@@ -3,6 +3,7 @@
 //! A shard is a range of slots, not a hash of them: series are numbered as they come, so a batch of one sender touches few shards, each
 //! for a long run.
 
+mod delete;
 mod known;
 mod window;
 
@@ -24,7 +25,7 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, atomic::AtomicUsize},
 };
-use storage::chunk::{ENCODING_XOR, HistogramChunk};
+use storage::chunk::{ChunkError, ENCODING_XOR, HistogramChunk};
 
 /// Series of a shard.
 pub(crate) const SHARD_SLOTS: usize = 4096;
@@ -267,7 +268,7 @@ impl Shard {
     }
 
     /// The late samples of a series.
-    pub(crate) fn read_late(&self, place: usize) -> SampleBuffer {
+    pub(crate) fn read_late(&self, place: usize) -> Result<SampleBuffer, ChunkError> {
         self.late.read(place, &self.sealed)
     }
 

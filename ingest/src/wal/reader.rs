@@ -66,6 +66,14 @@ impl Record<'_> {
     }
 }
 
+/// Where a walk is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    offset: usize,
+    last_sequence: u64,
+    wounds: Wounds,
+}
+
 /// The records of one file in order.
 pub(crate) struct Records<'a> {
     bytes: &'a [u8],
@@ -83,6 +91,23 @@ impl<'a> Records<'a> {
             offset: offset.min(bytes.len()),
             last_sequence,
             wounds: Wounds::default(),
+        }
+    }
+
+    /// Where the walk is.
+    pub(crate) fn place(&self) -> Place {
+        Place {
+            offset: self.offset,
+            last_sequence: self.last_sequence,
+            wounds: self.wounds,
+        }
+    }
+
+    /// Goes on where another walk of the same bytes was.
+    pub(crate) fn resume(bytes: &'a [u8], place: Place) -> Self {
+        Self {
+            wounds: place.wounds,
+            ..Self::new(bytes, place.offset, place.last_sequence)
         }
     }
 

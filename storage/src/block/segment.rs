@@ -6,7 +6,7 @@
 //! ```
 
 use crate::{
-    chunk::put_uvarint,
+    chunk::{checksum, put_uvarint},
     cursor::Cursor,
     index::ChunkRef,
     sink::{Durability, Sink},
@@ -138,7 +138,7 @@ impl SegmentWriter {
         self.begin.clear();
         put_uvarint(&mut self.begin, chunk.data.len() as u64);
         self.begin.push(chunk.encoding);
-        let sum = crc32c::crc32c_append(crc32c::crc32c(&[chunk.encoding]), &chunk.data);
+        let sum = checksum(chunk.encoding, &chunk.data);
         let len = (self.begin.len() + chunk.data.len() + 4) as u64;
         self.chunk_max_size = self.chunk_max_size.max(len);
         let full = |sink: &Sink| sink.position() + len > self.segment_bytes_max;

@@ -153,6 +153,16 @@ impl BlockWriter {
         self.index_series(chunks.len(), |index, refs| index.add_numbered_series(pairs, refs))
     }
 
+    /// The error that a chunk of a series, given by numbers, is no chunk.
+    pub fn unreadable(&self, pairs: &[(u32, u32)], error: ChunkError) -> BlockWriteError {
+        let index = self.parts.as_ref().map(|parts| &parts.index);
+        BlockWriteError::Chunk {
+            ulid: self.meta.ulid,
+            labels: index.map_or_else(Labels::empty, |index| index.labels(pairs)),
+            error,
+        }
+    }
+
     /// Writes the chunks of a series and notes where they are; `labels` names the series in errors.
     fn write_chunks(
         &mut self,

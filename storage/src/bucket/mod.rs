@@ -19,9 +19,11 @@ mod listing;
 mod mark;
 mod manifest;
 mod metered;
+mod folder;
 mod selector;
 mod upload;
 
+pub use folder::{FolderBucket, LocalFile};
 pub use layout::{
     DELETION_MARK_FILE, NO_COMPACT_MARK_FILE, NO_DOWNSAMPLE_MARK_FILE, NO_QUERY_MARK_FILE, block_dir, block_object,
     chunks_object,

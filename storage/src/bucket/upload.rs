@@ -1,10 +1,13 @@
 //! Uploading a local block: never half visible, never an object twice, and verified before anybody is told of it.
 
-use super::{BucketError, block_object};
+use super::{BucketError, LocalFile, block_object};
 use crate::block::{BlockError, BlockFile, BlockMeta, CHUNKS_DIR, INDEX_FILE, META_FILE, TOMBSTONES_FILE, Tombstones};
 use bytes::Bytes;
 use model::{env::Fs, time::Timestamp};
-use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload, WriteMultipart, path::Path as ObjectPath};
+use object_store::{
+    Extensions, ObjectStore, ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, WriteMultipart,
+    path::Path as ObjectPath,
+};
 use std::{
     io,
     ops::Range,
@@ -168,6 +171,15 @@ impl Content<'_> {
         }
         Ok(whole.slice(range.start as usize..end as usize))
     }
+
+    /// Says which file it is, for a bucket that can make use of that.
+    fn origin(&self) -> Extensions {
+        let mut extensions = Extensions::default();
+        if let Self::File { path, .. } = self {
+            extensions.insert(LocalFile(path.clone()));
+        }
+        extensions
+    }
 }
 
 async fn put(store: &dyn ObjectStore, path: &ObjectPath, content: Content<'_>) -> Result<(), UploadError> {
@@ -175,10 +187,18 @@ async fn put(store: &dyn ObjectStore, path: &ObjectPath, content: Content<'_>) -
     let size = content.size();
     if size <= SINGLE_PUT_BYTES_MAX {
         let payload = PutPayload::from(content.part(0..size)?);
-        store.put(path, payload).await.map_err(told())?;
+        let options = PutOptions {
+            extensions: content.origin(),
+            ..PutOptions::default()
+        };
+        store.put_opts(path, payload, options).await.map_err(told())?;
         return Ok(());
     }
-    let begun = store.put_multipart(path).await.map_err(told())?;
+    let options = PutMultipartOptions {
+        extensions: content.origin(),
+        ..PutMultipartOptions::default()
+    };
+    let begun = store.put_multipart_opts(path, options).await.map_err(told())?;
     let mut upload = WriteMultipart::new_with_chunk_size(begun, PART_BYTES as usize);
     let mut begin = 0;
     while begin < size {

@@ -86,6 +86,11 @@ pub fn sample_count(encoding: u8, data: &[u8]) -> Result<u16, ChunkError> {
     }
 }
 
+/// The checksum of a chunk as it stands behind it in a block.
+pub fn checksum(encoding: u8, data: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&[encoding]), data)
+}
+
 /// Whether chunks of this encoding hold histograms.
 pub fn is_histogram(encoding: u8) -> bool {
     matches!(

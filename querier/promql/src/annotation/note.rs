@@ -294,20 +294,8 @@ impl Note<'_> {
                     ForMetric(metric)
                 )
             }
-            Note::NanQuantile(metric) => {
-                let metric = ForMetric(metric);
-                write!(
-                    f,
-                    "input to histogram_quantile has NaN observations, result is NaN{metric}"
-                )
-            }
-            Note::SkewedQuantile(metric) => {
-                let metric = ForMetric(metric);
-                write!(
-                    f,
-                    "input to histogram_quantile has NaN observations, result is skewed higher{metric}"
-                )
-            }
+            Note::NanQuantile(metric) => fmt_nan_observations(f, "is NaN", metric),
+            Note::SkewedQuantile(metric) => fmt_nan_observations(f, "is skewed higher", metric),
             Note::NanInFraction(metric) => {
                 let what = "input to histogram_fraction has NaN observations";
                 write!(f, "{what}, which are excluded from all fractions{}", ForMetric(metric))
@@ -330,4 +318,13 @@ impl Note<'_> {
             | Note::SortInRange => Ok(()),
         }
     }
+}
+
+/// A quantile of a histogram that has observed NaN.
+fn fmt_nan_observations(f: &mut fmt::Formatter<'_>, result: &str, metric: &str) -> fmt::Result {
+    let metric = ForMetric(metric);
+    write!(
+        f,
+        "input to histogram_quantile has NaN observations, result {result}{metric}"
+    )
 }
