@@ -5,31 +5,29 @@
 //! of order go between them. If that fails the marks are taken back and everything is as before. If the process ends, there is
 //! either a whole block, which replay finds and whose samples it leaves out, or none.
 
+mod series;
+
 use crate::{
     blocks::{LocalBlock, TENANT_LABEL},
     core::{Core, TenantState, Window, millis, new_ulid},
     head::{
         chunk::FLAG_FREE,
-        late::merged,
         shard::{SHARD_SLOTS, place, shard_of},
     },
-    ranks::{Chosen, Ranks},
+    ranks::Ranks,
 };
 use model::{
-    select::Chunk,
     tenant::Tenant,
     time::{BLOCK_RANGE_MS, TimeRange, Timestamp},
 };
+use series::write_series;
 use std::{
     collections::{BTreeMap, HashSet},
     path::Path,
     sync::Arc,
     time::Duration,
 };
-use storage::{
-    block::{BlockMeta, BlockWriteError, BlockWriter, name_blocks},
-    chunk,
-};
+use storage::block::{BlockMeta, BlockWriter, name_blocks};
 use ulid::Ulid;
 
 /// However busy a window is, it is cut at the latest so long after it was due.
@@ -372,34 +370,6 @@ fn places_of(core: &Core, tenant: u32) -> BTreeMap<usize, Vec<usize>> {
             .for_each(|slot| places.entry(shard_of(slot)).or_default().push(place(slot)));
     }
     places
-}
-
-fn write_series(
-    core: &Core,
-    folder: &Path,
-    meta: BlockMeta,
-    ranks: &Ranks,
-    chosen: &mut Chosen,
-    mark: u32,
-) -> Result<BlockWriter, BlockWriteError> {
-    let fs = Arc::clone(&core.env.fs);
-    let mut writer = BlockWriter::create(fs, folder, meta, ranks.texts(chosen))?;
-    writer.expect(chosen.len(), chosen.labels);
-    let (shards, mut chunks) = (core.head.shards(), Vec::<Chunk>::new());
-    ranks.visit(&core.head, chosen, |slot, labels| {
-        let Some(shard) = shards.get(shard_of(slot)) else {
-            return Ok(());
-        };
-        chunks.clear();
-        let mixed = shard.lock().marked_chunks(place(slot), mark, &mut chunks);
-        if mixed {
-            // What came late goes between what came in order; chunks of a block do not overlap.
-            let samples = merged(&mut chunks).map_err(|error| writer.unreadable(labels, error))?;
-            chunks = chunk::encode_samples(&samples);
-        }
-        writer.add_numbered_series(labels, &chunks)
-    })?;
-    Ok(writer)
 }
 
 /// The external labels of a tenant's blocks.

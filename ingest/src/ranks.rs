@@ -158,12 +158,12 @@ impl Ranks {
         self.numbers[symbol as usize] - 1
     }
 
-    /// Hands chosen series to `visit` in the order of their labels, each with those as numbers.
+    /// Hands chosen series to `visit` in the order of their labels, many at a time.
     pub(crate) fn visit<E>(
         &self,
         head: &Head,
         chosen: &mut Chosen,
-        mut visit: impl FnMut(u32, &[(u32, u32)]) -> Result<(), E>,
+        mut visit: impl FnMut(&Sorted<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         self.visit_part(head, &mut chosen.keyed, 0, &mut Gathered::default(), &mut visit)
     }
@@ -175,22 +175,52 @@ impl Ranks {
         keyed: &mut [(u64, u32)],
         depth: usize,
         gathered: &mut Gathered,
-        visit: &mut impl FnMut(u32, &[(u32, u32)]) -> Result<(), E>,
+        visit: &mut impl FnMut(&Sorted<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         if keyed.len() <= GATHERED_MAX {
-            gathered.fill(self, head, keyed);
-            gathered.sort(depth);
-            return gathered.visit(keyed, visit);
+            return self.visit_gathered(head, keyed, depth, gathered, visit);
         }
         // Too many to have their labels at hand: parted by their next label, which is nothing for a series that has no more.
         keyed.sort_unstable();
-        for run in keyed.chunk_by_mut(|a, b| a.0 == b.0) {
-            if run.len() > GATHERED_MAX {
-                self.key_at(head, run, depth + 1);
+        let mut rest = keyed;
+        while !rest.is_empty() {
+            // Small parts go together: their labels are read in the order in which they lie in memory.
+            let mut end = 0;
+            for run in rest.chunk_by(|a, b| a.0 == b.0) {
+                if end > 0 && end + run.len() > GATHERED_MAX {
+                    break;
+                }
+                end += run.len();
             }
-            self.visit_part(head, run, depth + 1, gathered, visit)?;
+            let (part, behind) = rest.split_at_mut(end);
+            rest = behind;
+            if part.len() <= GATHERED_MAX {
+                self.visit_gathered(head, part, depth, gathered, visit)?;
+            } else {
+                self.key_at(head, part, depth + 1);
+                self.visit_part(head, part, depth + 1, gathered, visit)?;
+            }
         }
         Ok(())
+    }
+
+    /// The same for so few that their labels may be at hand.
+    fn visit_gathered<E>(
+        &self,
+        head: &Head,
+        keyed: &mut [(u64, u32)],
+        depth: usize,
+        gathered: &mut Gathered,
+        visit: &mut impl FnMut(&Sorted<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        // What lies side by side is read together.
+        keyed.sort_unstable_by_key(|(_, slot)| *slot);
+        gathered.fill(self, head, keyed);
+        gathered.sort(depth);
+        visit(&Sorted {
+            series: keyed,
+            gathered,
+        })
     }
 
     /// Gives series the key of another label.
@@ -255,18 +285,30 @@ impl Gathered {
         };
         sort_by_keys(order, depth, &key_of);
     }
+}
 
-    /// Hands the series to `visit`, with the slots that they have in `series`.
-    fn visit<E>(
-        &self,
-        series: &[(u64, u32)],
-        visit: &mut impl FnMut(u32, &[(u32, u32)]) -> Result<(), E>,
-    ) -> Result<(), E> {
-        for &(_, number) in &self.order {
-            let labels = Self::labels(&self.pairs, &self.ends, number);
-            visit(series[number as usize].1, &self.pairs[labels])?;
-        }
-        Ok(())
+/// Series in the order of their labels.
+pub(crate) struct Sorted<'a> {
+    /// Their slots.
+    series: &'a [(u64, u32)],
+    gathered: &'a Gathered,
+}
+
+impl Sorted<'_> {
+    /// How many they are.
+    pub(crate) fn len(&self) -> usize {
+        self.series.len()
+    }
+
+    /// Where a series is.
+    pub(crate) fn slot(&self, index: usize) -> u32 {
+        self.series[self.gathered.order[index].1 as usize].1
+    }
+
+    /// Its labels as numbers.
+    pub(crate) fn labels(&self, index: usize) -> &[(u32, u32)] {
+        let Gathered { pairs, ends, order } = self.gathered;
+        &pairs[Gathered::labels(pairs, ends, order[index].1)]
     }
 }
 
@@ -324,15 +366,14 @@ mod tests {
         expected.sort();
         let texts: Vec<_> = ranks.texts(&chosen).map(str::to_owned).collect();
         let mut found = Vec::new();
-        let visit = |slot: u32, pairs: &[(u32, u32)]| {
-            let labels = head.index.read().labels(slot).unwrap();
-            let text = |number: u32| texts[number as usize].as_str();
-            assert!(
-                labels
-                    .iter()
-                    .eq(pairs.iter().map(|&(name, value)| (text(name), text(value))))
-            );
-            found.push(labels);
+        let visit = |series: &Sorted<'_>| {
+            for index in 0..series.len() {
+                let labels = head.index.read().labels(series.slot(index)).unwrap();
+                let text = |number: u32| texts[number as usize].as_str();
+                let pairs = series.labels(index).iter();
+                assert!(labels.iter().eq(pairs.map(|&(name, value)| (text(name), text(value)))));
+                found.push(labels);
+            }
             Ok::<(), ()>(())
         };
         ranks.visit(&head, &mut chosen, visit).unwrap();

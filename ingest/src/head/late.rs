@@ -9,7 +9,6 @@ use super::{
     delete::delete_from,
     sealed::{ChunkInfo, Sealed, SealedChunks},
 };
-use bytes::Bytes;
 use model::{
     histogram::Histogram,
     sample::{HistogramSample, SampleBuffer},
@@ -23,7 +22,10 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
 };
-use storage::chunk::{self, ChunkError};
+use storage::{
+    block::SummedChunk,
+    chunk::{self, ChunkError},
+};
 
 /// Samples that a buffer holds before it is packed. Prometheus's number: small enough to insert into the middle, large enough to pack.
 pub(crate) const OPEN_SAMPLES_MAX: usize = 32;
@@ -175,13 +177,7 @@ impl LateSamples {
             range.overlaps(TimeRange::new(sealed.min_time, sealed.max_time()))
                 && (sealed.block == 0 || !skip.contains(&sealed.block))
         };
-        out.extend(
-            series
-                .sealed
-                .iter()
-                .filter(reaches)
-                .map(|sealed| shared(sealed, chunks)),
-        );
+        out.extend(series.sealed.iter().filter(reaches).map(|sealed| sealed.chunk(chunks)));
         let begin = series.open.partition_point(|sample| sample.at < range.min);
         let end = series.open.partition_point(|sample| sample.at <= range.max);
         out.extend(windows(&series.open[begin..end.max(begin)]).flat_map(encode));
@@ -212,10 +208,10 @@ impl LateSamples {
     }
 
     /// Appends the chunks of a series that belong to `block`.
-    pub(crate) fn marked_chunks(&self, place: usize, block: u32, chunks: &SealedChunks, out: &mut Vec<Chunk>) {
+    pub(crate) fn marked_chunks(&self, place: usize, block: u32, chunks: &SealedChunks, out: &mut Vec<SummedChunk>) {
         let Some(series) = self.series.get(&place) else { return };
         let marked = series.sealed.iter().filter(|sealed| sealed.block == block);
-        out.extend(marked.map(|sealed| shared(sealed, chunks)));
+        out.extend(marked.map(|sealed| sealed.summed(chunks)));
     }
 
     /// Takes back the marks of a block, in one series or in all.
@@ -360,16 +356,6 @@ fn value_in(encoding: u8, data: &[u8], at: Timestamp) -> Option<LateValue> {
         .map(|sample| LateValue::Histogram(sample.histogram)))
 }
 
-fn shared(sealed: &Sealed, chunks: &SealedChunks) -> Chunk {
-    let data: Bytes = chunks.get(sealed);
-    Chunk {
-        min_time: sealed.min_time,
-        max_time: sealed.max_time(),
-        encoding: sealed.encoding,
-        data,
-    }
-}
-
 fn packed_bytes(sealed: &Sealed) -> usize {
     size_of::<Sealed>() + sealed.bytes()
 }
@@ -417,6 +403,7 @@ mod tests {
             let mut marked = Vec::new();
             late.marked_chunks(3, 7, &chunks, &mut marked);
             let cut: Vec<i64> = expected.range(0..BLOCK_RANGE_MS).map(|(&at, _)| at).collect();
+            let mut marked: Vec<Chunk> = marked.into_iter().map(|summed| summed.chunk).collect();
             prop_assert_eq!(merged(&mut marked).unwrap().timestamps, cut);
             prop_assert_eq!(&floats(&late, &chunks, TimeRange::ALL), &expected, "a cut takes nothing away");
             late.forget(&HashSet::from([7]), &mut chunks);

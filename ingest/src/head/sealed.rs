@@ -8,9 +8,9 @@
 //! compared each time, and a chunk that is not as it was written comes back empty, which nobody takes for a chunk.
 
 use bytes::Bytes;
-use model::time::Timestamp;
+use model::{select::Chunk, time::Timestamp};
 use std::{cell::Cell, collections::VecDeque, ops::Range};
-use storage::chunk::checksum;
+use storage::{block::SummedChunk, chunk::checksum};
 
 /// Bytes of a piece; a larger chunk gets one of its own.
 const PIECE_BYTES: usize = 64 << 10;
@@ -42,6 +42,29 @@ impl Sealed {
     /// Bytes of its data.
     pub(crate) fn bytes(&self) -> usize {
         self.len as usize
+    }
+
+    /// The chunk; its data is empty when it is damaged.
+    pub(crate) fn chunk(&self, chunks: &SealedChunks) -> Chunk {
+        self.with(chunks.get(self))
+    }
+
+    /// The same with its checksum.
+    pub(crate) fn summed(&self, chunks: &SealedChunks) -> SummedChunk {
+        let (data, sum) = chunks.get_summed(self);
+        SummedChunk {
+            chunk: self.with(data),
+            sum,
+        }
+    }
+
+    fn with(&self, data: Bytes) -> Chunk {
+        Chunk {
+            min_time: self.min_time,
+            max_time: self.max_time(),
+            encoding: self.encoding,
+            data,
+        }
     }
 
     /// Where its data lies in its piece.
@@ -159,6 +182,16 @@ impl SealedChunks {
         }
     }
 
+    /// The same with the checksum that was made when the chunk was added.
+    pub(crate) fn get_summed(&self, chunk: &Sealed) -> (Bytes, u32) {
+        let end = chunk.range().end;
+        let sum = self.piece(chunk.piece).and_then(|piece| {
+            let bytes = piece.full.as_ref().map_or(&piece.filling[..], |full| full);
+            bytes.get(end..)?.first_chunk::<CHECKSUM_BYTES>()
+        });
+        (self.get(chunk), sum.map_or(0, |sum| u32::from_be_bytes(*sum)))
+    }
+
     /// The bytes of a chunk, to look at while the shard is locked. Empty when they are damaged.
     pub(crate) fn view(&self, chunk: &Sealed) -> &[u8] {
         match self.piece(chunk.piece) {
@@ -261,6 +294,10 @@ mod tests {
         for (at, chunk) in added.iter().enumerate() {
             assert_eq!(chunks.get(chunk), content(at as i64));
             assert_eq!(chunks.view(chunk), content(at as i64));
+            assert_eq!(
+                chunks.get_summed(chunk),
+                (chunks.get(chunk), checksum(1, &content(at as i64)))
+            );
             assert_eq!(chunk.max_time(), at as i64 + 7);
         }
         let shared = chunks.get(&added[0]);

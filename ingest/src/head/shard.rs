@@ -309,7 +309,7 @@ impl Shard {
         out.reserve_exact(self.cold[place].sealed.len() + 1);
         for sealed in &self.cold[place].sealed {
             if range.overlaps(TimeRange::new(sealed.min_time, sealed.max_time())) {
-                out.push(self.chunk(sealed));
+                out.push(sealed.chunk(&self.sealed));
             }
         }
         let open = self.open_chunk(place);
@@ -324,15 +324,6 @@ impl Shard {
             });
         }
         self.late.copy_chunks(place, range, &HashSet::new(), &self.sealed, out);
-    }
-
-    fn chunk(&self, sealed: &Sealed) -> Chunk {
-        Chunk {
-            min_time: sealed.min_time,
-            max_time: sealed.max_time(),
-            encoding: sealed.encoding,
-            data: self.sealed.get(sealed),
-        }
     }
 
     /// Places of series that hold no samples and got none since `before` gives for their tenant.
@@ -457,6 +448,7 @@ mod tests {
         );
         let mut chunks = Vec::new();
         shard.marked_chunks(5, 7, &mut chunks);
+        let chunks: Vec<Chunk> = chunks.into_iter().map(|summed| summed.chunk).collect();
         assert_eq!(samples(&chunks), expected[..479]);
         assert!(
             shard.mark_window(0, &[5], (0, BLOCK_RANGE_MS), 8).places.is_empty(),

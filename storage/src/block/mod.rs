@@ -24,7 +24,7 @@ pub use open::{Block, BlockError};
 pub use segment::{ChunkFrame, FrameError, SEGMENT_BYTES_MAX, SEGMENT_HEADER_BYTES, read_frame, segment_name};
 pub use tombstones::{Tombstones, TombstonesError};
 pub use writer::{
-    BlockWriteError, BlockWriter, UnnamedBlock, name_blocks, remove_block, remove_leftovers, sync_folders,
+    BlockWriteError, BlockWriter, SummedChunk, UnnamedBlock, name_blocks, remove_block, remove_leftovers, sync_folders,
 };
 
 pub(crate) use select::{label_list, select_error};

@@ -6,7 +6,7 @@
 //! ```
 
 use crate::{
-    chunk::{checksum, put_uvarint},
+    chunk::put_uvarint,
     cursor::Cursor,
     index::ChunkRef,
     sink::{Durability, Sink},
@@ -133,12 +133,11 @@ impl SegmentWriter {
         }
     }
 
-    /// Appends a chunk and gives where it lies.
-    pub(crate) fn write(&mut self, fs: &dyn Fs, chunk: &Chunk) -> io::Result<ChunkRef> {
+    /// Appends a chunk, whose checksum is `sum`, and gives where it lies.
+    pub(crate) fn write(&mut self, fs: &dyn Fs, chunk: &Chunk, sum: u32) -> io::Result<ChunkRef> {
         self.begin.clear();
         put_uvarint(&mut self.begin, chunk.data.len() as u64);
         self.begin.push(chunk.encoding);
-        let sum = checksum(chunk.encoding, &chunk.data);
         let len = (self.begin.len() + chunk.data.len() + 4) as u64;
         self.chunk_max_size = self.chunk_max_size.max(len);
         let full = |sink: &Sink| sink.position() + len > self.segment_bytes_max;

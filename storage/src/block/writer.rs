@@ -67,6 +67,23 @@ pub enum BlockWriteError {
     },
 }
 
+/// A chunk whose checksum is known.
+#[derive(Debug, Clone)]
+pub struct SummedChunk {
+    /// The chunk.
+    pub chunk: Chunk,
+    /// What [`chunk::checksum`] gives of it.
+    pub sum: u32,
+}
+
+impl SummedChunk {
+    /// Finds the checksum of a chunk.
+    pub fn of(chunk: Chunk) -> Self {
+        let sum = chunk::checksum(chunk.encoding, &chunk.data);
+        Self { chunk, sum }
+    }
+}
+
 /// A block being written. Dropped before [`Self::finish`], it leaves nothing behind.
 pub struct BlockWriter {
     fs: Arc<dyn Fs>,
@@ -143,13 +160,17 @@ impl BlockWriter {
     /// Adds a series with its chunks. Series come sorted by labels; chunks ascend, do not overlap and lie in the block's span. A
     /// series without chunks is left out. After an error the block cannot be completed: drop the writer.
     pub fn add_series(&mut self, labels: &Labels, chunks: &[Chunk]) -> Result<(), BlockWriteError> {
-        self.write_chunks(chunks, |_| labels.clone())?;
+        let summed = chunks
+            .iter()
+            .map(|chunk| (chunk, chunk::checksum(chunk.encoding, &chunk.data)));
+        self.write_chunks(summed, |_| labels.clone())?;
         self.index_series(chunks.len(), |index, refs| index.add_series(labels, refs))
     }
 
     /// Like [`Self::add_series`], with the numbers that label names and values have among the symbols, counted from 0.
-    pub fn add_numbered_series(&mut self, pairs: &[(u32, u32)], chunks: &[Chunk]) -> Result<(), BlockWriteError> {
-        self.write_chunks(chunks, |index| index.labels(pairs))?;
+    pub fn add_numbered_series(&mut self, pairs: &[(u32, u32)], chunks: &[SummedChunk]) -> Result<(), BlockWriteError> {
+        let summed = chunks.iter().map(|SummedChunk { chunk, sum }| (chunk, *sum));
+        self.write_chunks(summed, |index| index.labels(pairs))?;
         self.index_series(chunks.len(), |index, refs| index.add_numbered_series(pairs, refs))
     }
 
@@ -164,15 +185,15 @@ impl BlockWriter {
     }
 
     /// Writes the chunks of a series and notes where they are; `labels` names the series in errors.
-    fn write_chunks(
+    fn write_chunks<'c>(
         &mut self,
-        chunks: &[Chunk],
+        chunks: impl Iterator<Item = (&'c Chunk, u32)>,
         labels: impl Fn(&IndexWriter) -> Labels,
     ) -> Result<(), BlockWriteError> {
         let ulid = self.meta.ulid;
         let Some(parts) = &mut self.parts else { return Ok(()) };
         self.refs.clear();
-        for chunk in chunks {
+        for (chunk, sum) in chunks {
             if chunk.min_time < self.meta.min_time || chunk.max_time >= self.meta.max_time {
                 let (labels, min_time, max_time) = (labels(&parts.index), chunk.min_time, chunk.max_time);
                 return Err(BlockWriteError::OutsideSpan {
@@ -187,7 +208,7 @@ impl BlockWriter {
                 labels: labels(&parts.index),
                 error,
             })?;
-            let reference = parts.segments.write(&*self.fs, chunk);
+            let reference = parts.segments.write(&*self.fs, chunk, sum);
             self.refs
                 .push(reference.map_err(|error| BlockWriteError::Io { ulid, error })?);
             let stats = &mut self.meta.stats;

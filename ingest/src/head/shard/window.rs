@@ -2,11 +2,9 @@
 
 use super::Shard;
 use crate::head::chunk::FLAG_FREE;
-use model::{
-    select::Chunk,
-    time::{TimeRange, Timestamp},
-};
+use model::time::{TimeRange, Timestamp};
 use std::collections::HashSet;
+use storage::block::SummedChunk;
 
 /// What [`Shard::mark_window`] found.
 #[derive(Debug)]
@@ -65,9 +63,9 @@ impl Shard {
     }
 
     /// Appends the chunks of a series that belong to `block`. Tells whether there are late ones among them, which may overlap.
-    pub(crate) fn marked_chunks(&self, place: usize, block: u32, out: &mut Vec<Chunk>) -> bool {
+    pub(crate) fn marked_chunks(&self, place: usize, block: u32, out: &mut Vec<SummedChunk>) -> bool {
         let sealed = self.cold[place].sealed.iter().filter(|sealed| sealed.block == block);
-        out.extend(sealed.map(|sealed| self.chunk(sealed)));
+        out.extend(sealed.map(|sealed| sealed.summed(&self.sealed)));
         let in_order = out.len();
         self.late.marked_chunks(place, block, &self.sealed, out);
         out.len() > in_order
