@@ -1,7 +1,6 @@
 //! The ring changes under load: nodes join, leave, are lost and replaced; the number of copies changes. Nothing is lost or refused.
 
 use crate::ring::{Cluster, Load, PATIENCE, under_load};
-use serde_json::json;
 use std::{
     thread,
     time::{Duration, Instant},
@@ -27,17 +26,34 @@ fn nodes_come_and_go_under_load() -> anyhow::Result<()> {
         cluster.join(2)?;
         cluster.wait_active(4)?;
         progress.wait(SAMPLES)?;
-        cluster.nodes[1].change("replication-factor", &json!({"replication_factor": 3}))?;
+        cluster.nodes[1].tools_ring(&["replication-factor", "3"])?;
         cluster.wait("there are three copies", |ring| ring["replication_factor"] == 3)?;
+        progress.wait(SAMPLES)?;
+        // One gets half of what the others get.
+        let light = cluster.nodes[3].grpc.clone();
+        cluster.nodes[3].tools_ring(&["weight", &light, "50"])?;
+        cluster.wait("a weight has changed", |ring| {
+            let members = ring["members"].as_array().map_or(&[][..], Vec::as_slice);
+            members
+                .iter()
+                .any(|member| member["address"] == light.as_str() && member["weight"] == 50)
+        })?;
+        let shown = cluster.nodes[0].tools_ring(&["show"])?;
+        anyhow::ensure!(shown.matches("ACTIVE").count() == 4, "{shown}");
         progress.wait(SAMPLES)?;
         // One leaves: it ships all it has and is gone, its process stops in peace.
         let leaving = cluster.nodes[2].grpc.clone();
-        cluster.nodes[0].change("drain", &json!({"member": leaving}))?;
+        cluster.nodes[0].tools_ring(&["drain", &leaving])?;
         let deadline = Instant::now() + PATIENCE;
         while state_of(&cluster.nodes[0].ring()?, &leaving) != Some("GONE") {
             anyhow::ensure!(Instant::now() < deadline, "it does not leave\n{}", cluster.logs());
             thread::sleep(Duration::from_millis(100));
         }
+        let gone = cluster.nodes[0].tools_ring(&["show", "--json"])?;
+        anyhow::ensure!(
+            state_of(&serde_json::from_str(&gone)?, &leaving) == Some("GONE"),
+            "{gone}"
+        );
         progress.wait(SAMPLES)?;
         cluster.balancer.set(cluster.nodes[2].http(), false);
         Ok(())
@@ -63,7 +79,7 @@ fn a_lost_node_is_replaced_under_load() -> anyhow::Result<()> {
         cluster.kill(2)?;
         progress.wait(SAMPLES)?;
         cluster.join(3)?;
-        cluster.nodes[0].change("remove", &json!({"member": lost, "force": true}))?;
+        cluster.nodes[0].tools_ring(&["remove", &lost, "--force"])?;
         cluster.wait_active(3)?;
         progress.wait(SAMPLES)
     })?;

@@ -1,27 +1,12 @@
 //! More nodes are lost for ever than a majority can spare: `narthex tools ring recover` lets one that is left go on, and others join it.
 
-use crate::ring::Cluster;
-use loadtest::{
-    api::seconds,
-    clock::now_ms,
-    process::{Launch, narthex_binary},
-};
+use crate::ring::{Cluster, tools_ring};
+use loadtest::{api::seconds, clock::now_ms, process::Launch};
 use std::{
     path::Path,
-    process::Command,
     thread,
     time::{Duration, Instant},
 };
-
-/// Runs `narthex tools ring …`; whether it went well, and what it said.
-fn tools_ring(arguments: &[&str]) -> anyhow::Result<(bool, String)> {
-    let output = Command::new(narthex_binary()?)
-        .args(["tools", "ring"])
-        .args(arguments)
-        .output()?;
-    let text = [output.stdout, output.stderr].concat();
-    Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
-}
 
 fn recover(data: &Path) -> anyhow::Result<(bool, String)> {
     tools_ring(&["recover", "--data.dir", &data.display().to_string()])

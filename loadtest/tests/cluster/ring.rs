@@ -8,12 +8,13 @@ use loadtest::{
     http::{Client, Url},
     ledger::{Ledger, LedgerWorkload, Run},
     outcome::Outcome,
-    process::{Launch, Server},
+    process::{Launch, Server, narthex_binary},
     verify::{Findings, verify_nodes},
     write::{Plan, last_scrapes_start, write},
 };
 use std::{
     net::SocketAddr,
+    process::Command,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
@@ -21,6 +22,16 @@ use std::{
 
 /// Longest wait for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Runs `narthex tools ring …`; whether it went well, and what it said.
+pub(crate) fn tools_ring(arguments: &[&str]) -> anyhow::Result<(bool, String)> {
+    let output = Command::new(narthex_binary()?)
+        .args(["tools", "ring"])
+        .args(arguments)
+        .output()?;
+    let text = [output.stdout, output.stderr].concat();
+    Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
+}
 
 /// A member: how it is started, and its process while it runs.
 pub(crate) struct Node {
@@ -42,16 +53,12 @@ impl Node {
         Ok(serde_json::from_str(&answer.text())?)
     }
 
-    /// Asks for a change of the ring.
-    pub(crate) fn change(&self, change: &str, wish: &serde_json::Value) -> anyhow::Result<()> {
-        let mut client = Client::new(&self.launch.url, &[], Duration::from_secs(40));
-        let answer = client.post(
-            &format!("/api/v1/cluster/ring/{change}"),
-            "Content-Type: application/json\r\n",
-            wish.to_string().as_bytes(),
-        )?;
-        ensure!(answer.status == 200, "{change}: {} {}", answer.status, answer.text());
-        Ok(())
+    /// Runs `narthex tools ring …` against this node; gives what it prints.
+    pub(crate) fn tools_ring(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let url = format!("http://{}", self.launch.url.authority);
+        let (done, said) = tools_ring(&[arguments, &["--server", &url]].concat())?;
+        ensure!(done, "tools ring {arguments:?}: {said}");
+        Ok(said)
     }
 
     pub(crate) fn start(&mut self) -> anyhow::Result<()> {
