@@ -1,4 +1,5 @@
-//! More nodes are lost for ever than a majority can spare: `narthex tools ring recover` lets one that is left go on, and others join it.
+//! More nodes are away than a majority can spare: what is left takes writes by the last ring as long as there is a quorum of disks. When
+//! they are lost for ever, `narthex tools ring recover` lets one that is left go on, and others join it.
 
 use crate::ring::{Cluster, tools_ring};
 use loadtest::{api::seconds, clock::now_ms, process::Launch};
@@ -79,4 +80,27 @@ fn the_last_of_three_goes_on_alone() -> anyhow::Result<()> {
     cluster.wait("there are two copies", |ring| ring["replication_factor"] == 2)?;
     assert_eq!(push(&cluster, 3, "after")?, 204);
     wait_for(&cluster, 0, "after")
+}
+
+#[test]
+fn without_a_leader_writes_and_reads_go_on() -> anyhow::Result<()> {
+    // Of two copies, one is enough.
+    let mut cluster = Cluster::start(3, 2)?;
+    assert_eq!(push(&cluster, 0, "before")?, 204);
+    cluster.kill(1)?;
+    cluster.kill(2)?;
+    for name in ["alone_a", "alone_b", "alone_c"] {
+        assert_eq!(push(&cluster, 0, name)?, 204, "{name}");
+        wait_for(&cluster, 0, name)?;
+    }
+    // Nor is it forgotten when the process begins anew without anybody to ask.
+    cluster.kill(0)?;
+    cluster.restart(0)?;
+    assert_eq!(push(&cluster, 0, "anew")?, 204);
+    wait_for(&cluster, 0, "anew")?;
+    for number in [1, 2] {
+        cluster.restart(number)?;
+    }
+    cluster.wait_active(3)?;
+    wait_for(&cluster, 0, "alone_b")
 }
