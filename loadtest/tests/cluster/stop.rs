@@ -4,7 +4,10 @@
 //! So the promise is measured for writes that enter through nodes that live, and those that entered through the stopped one are
 //! measured apart, with a balancer whose health check takes a second to notice.
 
-use crate::ring::{Cluster, Load, Written, under_load};
+use crate::{
+    ring::{Cluster, Load, Written, under_load},
+    wires::Wires,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     thread,
@@ -88,6 +91,46 @@ fn one_stopped(length: Duration, load: &Load, slack: f64, more: f64) -> anyhow::
     let bound = slack * healthy + more;
     let p99 = living.outcome.ack_ms.p99;
     assert!(p99 <= bound, "{p99} ms of {bound} ms");
+    Ok(())
+}
+
+/// A node that everything takes long to and from, while it is alive by every sign of life.
+fn one_slow(delay: Duration, load: &Load, slack: f64, more: f64) -> anyhow::Result<()> {
+    let wires = Wires::default();
+    let mut cluster = Cluster::start_over(Some(wires.clone()), 3, 3)?;
+    under_load(&mut cluster, load, |_, progress| progress.wait(2 * SAMPLES))?;
+    cluster.balancer.set(cluster.nodes[1].http(), false);
+    let healthy = under_load(&mut cluster, load, |_, progress| progress.wait(10 * SAMPLES))?;
+    let healthy = healthy.outcome.ack_ms.p99;
+    wires.slow_down(1, delay);
+    let written = under_load(&mut cluster, load, |_, progress| progress.wait(10 * SAMPLES))?;
+    wires.mend();
+    let story = format!("everything to and from one of three takes {delay:?} more (healthy p99 {healthy} ms)");
+    cluster.check(&story, &written, 2)?;
+    let (p99, bound) = (written.outcome.ack_ms.p99, slack * healthy + more);
+    assert!(p99 <= bound, "{p99} ms of {bound} ms");
+    Ok(())
+}
+
+#[test]
+fn a_slow_node_holds_nobody_up() -> anyhow::Result<()> {
+    let load = Load {
+        retries: 3,
+        ..Load::default()
+    };
+    one_slow(Duration::from_millis(400), &load, 3.0, 300.0)
+}
+
+#[test]
+#[ignore = "takes some minutes; make cluster runs it"]
+fn a_slow_node_costs_nothing() -> anyhow::Result<()> {
+    for delay in [5, 50, 400, 2_000] {
+        let load = Load {
+            retries: 3,
+            ..Load::full()
+        };
+        one_slow(Duration::from_millis(delay), &load, 2.0, 25.0)?;
+    }
     Ok(())
 }
 

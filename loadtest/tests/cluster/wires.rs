@@ -1,6 +1,7 @@
 //! The wires between nodes, which can be cut: a proxy before each node's gRPC that knows which process a connection comes from.
 //!
-//! A cut wire behaves as one that loses packets: connections stay open and nothing passes, until the wire is mended.
+//! A cut wire behaves as one that loses packets: connections stay open and nothing passes, until the wire is mended. The wires of a node can
+//! be slow as well.
 
 use std::{
     collections::HashSet,
@@ -24,6 +25,8 @@ struct Shared {
     pids: Mutex<Vec<Option<u32>>>,
     /// Pairs of nodes, the smaller number first, between which nothing passes.
     cut: Mutex<HashSet<(usize, usize)>>,
+    /// A node to and from which everything takes so much longer.
+    slow: Mutex<Option<(usize, Duration)>>,
     ended: AtomicBool,
 }
 
@@ -62,8 +65,14 @@ impl Wires {
         self.0.cut.lock().unwrap().insert((one.min(other), one.max(other)));
     }
 
+    /// Everything to and from this node takes longer.
+    pub(crate) fn slow_down(&self, number: usize, delay: Duration) {
+        *self.0.slow.lock().unwrap() = Some((number, delay));
+    }
+
     pub(crate) fn mend(&self) {
         self.0.cut.lock().unwrap().clear();
+        *self.0.slow.lock().unwrap() = None;
     }
 }
 
@@ -71,6 +80,17 @@ impl Shared {
     fn is_cut(&self, one: Option<usize>, other: usize) -> bool {
         let cut = self.cut.lock().unwrap();
         one.is_some_and(|one| cut.contains(&(one.min(other), one.max(other))))
+    }
+
+    /// Waits as long as something on its way between these two has to.
+    fn hold(&self, one: Option<usize>, other: usize) {
+        let slow = *self.slow.lock().unwrap();
+        if let Some((_, delay)) = slow.filter(|(number, _)| one == Some(*number) || other == *number) {
+            thread::sleep(delay);
+        }
+        while self.is_cut(one, other) && !self.ended.load(Ordering::Relaxed) {
+            thread::sleep(POLL);
+        }
     }
 
     /// The node whose process holds the socket with this local address.
@@ -115,37 +135,26 @@ fn holds(pid: u32, inode: &str) -> bool {
 
 fn pass(shared: &Shared, number: usize, client: &TcpStream, from: SocketAddr, to: SocketAddr) {
     let source = shared.node_of(from);
-    while shared.is_cut(source, number) && !shared.ended.load(Ordering::Relaxed) {
-        thread::sleep(POLL);
-    }
+    let hold = || shared.hold(source, number);
+    hold();
     let Ok(server) = TcpStream::connect_timeout(&to, Duration::from_secs(1)) else {
         return;
     };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
-    let is_cut = || shared.is_cut(source, number) && !shared.ended.load(Ordering::Relaxed);
     thread::scope(|scope| {
-        scope.spawn(|| {
-            copy(client, &server, &|| {
-                shared.is_cut(source, number) && !shared.ended.load(Ordering::Relaxed)
-            })
-        });
-        copy(&server, client, &is_cut);
+        scope.spawn(|| copy(client, &server, &hold));
+        copy(&server, client, &hold);
     });
 }
 
-fn copy(mut from: &TcpStream, mut to: &TcpStream, is_cut: &dyn Fn() -> bool) {
+fn copy(mut from: &TcpStream, mut to: &TcpStream, hold: &dyn Fn()) {
     let _ = from.set_read_timeout(Some(Duration::from_millis(200)));
     let mut buffer = vec![0; 64 << 10];
     loop {
-        while is_cut() {
-            thread::sleep(POLL);
-        }
         match from.read(&mut buffer) {
             Ok(0) => break,
             Ok(length) => {
-                while is_cut() {
-                    thread::sleep(POLL);
-                }
+                hold();
                 if to.write_all(&buffer[..length]).is_err() {
                     break;
                 }
