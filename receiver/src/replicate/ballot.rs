@@ -316,6 +316,74 @@ mod tests {
         }
     }
 
+    /// What a replica does about a sample.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Fate {
+        Writes,
+        Refuses,
+        IsLost,
+    }
+
+    /// All orders of so many things.
+    fn orders(things: usize) -> Vec<Vec<usize>> {
+        let Some(last) = things.checked_sub(1) else {
+            return vec![Vec::new()];
+        };
+        let fewer = orders(last).into_iter();
+        let with_last = fewer.flat_map(|order| {
+            (0..things).map(move |place| {
+                let mut order = order.clone();
+                order.insert(place, last);
+                order
+            })
+        });
+        with_last.collect()
+    }
+
+    /// In whichever order the replicas are heard, the end is what the rule says of all their verdicts together.
+    #[test]
+    fn the_order_of_verdicts_decides_nothing() {
+        use Fate::{IsLost, Refuses, Writes};
+        let mut seen = 0;
+        for copies in 1..=5_usize {
+            let rule = Rule::new(copies);
+            for (fates, order) in (0..3_usize.pow(copies as u32)).flat_map(|fates| {
+                let fates: Vec<Fate> = (0..copies as u32)
+                    .map(|replica| [Writes, Refuses, IsLost][fates / 3_usize.pow(replica) % 3])
+                    .collect();
+                orders(copies).into_iter().map(move |order| (fates.clone(), order))
+            }) {
+                let mut ballot = Ballot::new(rule, 1);
+                (0..copies).for_each(|_| ballot.ask(0));
+                for replica in &order {
+                    match fates[*replica] {
+                        Writes => ballot.judge(&[0], &outcome(&[])),
+                        Refuses => ballot.judge(&[0], &outcome(&[exception(0, 0, REFUSED)])),
+                        IsLost => ballot.lose(0),
+                    }
+                }
+                let count = |fate: Fate| fates.iter().filter(|other| **other == fate).count() as u8;
+                let votes = Votes {
+                    accepted: count(Writes),
+                    rejected: count(Refuses),
+                    reason: (count(Refuses) > 0).then_some(Reason::TooOld),
+                    ..Votes::default()
+                };
+                // The ballot does not know whether the series has other samples, which too few have judged.
+                let judged = count(Writes) + count(Refuses);
+                let expected = match votes.decide(rule, 0) {
+                    _ if judged < rule.accept_at() => None,
+                    Decision::Accepted(_) => Some(outcome(&[])),
+                    Decision::Rejected(_) => Some(outcome(&[exception(0, 0, REFUSED)])),
+                    Decision::Open | Decision::Unavailable => None,
+                };
+                assert_eq!(ballot.close(), expected, "{copies} copies, {votes:?}, {order:?}");
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, 3 + 9 * 2 + 27 * 6 + 81 * 24 + 243 * 120);
+    }
+
     #[test]
     fn a_replica_that_names_a_sample_twice_votes_once() {
         let mut ballot = ballot();
