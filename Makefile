@@ -9,7 +9,7 @@ S3 := $(abspath $(TARGET)/s3)
 export PATH := $(PATH):$(S3)/bin
 export NARTHEX_BIN ?= $(abspath $(TARGET)/release/narthex)
 
-.PHONY: help test peers verify fix build e2e cluster compose differential bench speed gate model crash buckets
+.PHONY: help test peers verify fix build e2e cluster compose differential bench speed gate model crash buckets fuzz
 
 help: ## list the verbs
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
@@ -59,6 +59,10 @@ speed: ## what single parts cost: chunks, commit, replay, cut, memory through a 
 
 differential: build ## thousands of generated queries to Narthex and to each Prometheus at hand (NARTHEX_PEERS names a folder of newer ones)
 	$(CARGO) test --release -p loadtest --test differential -- --ignored --nocapture --test-threads 1
+
+fuzz: ## queries mutilated by the hundred thousand; where cargo-fuzz is, also five minutes with coverage to guide it
+	NARTHEX_SEEDS=$${NARTHEX_SEEDS:-40} $(CARGO) test --release -p promql --test anything
+	if command -v cargo-fuzz >/dev/null; then cd fuzz && cargo +nightly fuzz run query --sanitizer none -- -max_total_time=300 -max_len=400 -timeout=20; fi
 
 model: ## ten thousand random lives of an ingester against a map (an hour or less)
 	NARTHEX_SEEDS=$${NARTHEX_SEEDS:-10000} $(CARGO) test --release -p ingest --test model

@@ -4,8 +4,9 @@
 
 use futures::executor::block_on;
 use model::{
+    histogram::{CUSTOM_BUCKETS_SCHEMA, Histogram, Span},
     label::Labels,
-    sample::{STALE_NAN, SampleBuffer},
+    sample::{HistogramSample, STALE_NAN, SampleBuffer},
 };
 use promql::{
     ast::ParserOptions,
@@ -14,7 +15,7 @@ use promql::{
     print,
     script::{LoadedSeries, Memory},
 };
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// The first byte chooses the time, the rest is the query.
 pub(crate) fn query(bytes: &[u8]) {
@@ -54,7 +55,50 @@ pub(crate) fn source() -> Memory {
         let labels = Labels::new([("__name__", name), ("job", job), ("le", "0.5")]).unwrap();
         memory.load(LoadedSeries { labels, samples }).unwrap();
     }
+    // Classic buckets, native histograms that change their layout, and both in one series.
+    for (job, bound) in [("a", "0.1"), ("a", "1"), ("a", "+Inf"), ("b", "nonsense")] {
+        let mut samples = SampleBuffer::default();
+        (0..60i64).for_each(|step| samples.push_float(step * 15_000, (step % 20 * (1 + bound.len() as i64)) as f64));
+        let labels = Labels::new([("__name__", "h_bucket"), ("job", job), ("le", bound)]).unwrap();
+        memory.load(LoadedSeries { labels, samples }).unwrap();
+    }
+    for job in ["a", "b", "mixed"] {
+        let mut samples = SampleBuffer::default();
+        for step in 0..60i64 {
+            if job == "mixed" && step % 3 == 0 {
+                samples.push_float(step * 15_000, step as f64);
+                continue;
+            }
+            samples.histograms.push(HistogramSample {
+                at: step * 15_000,
+                start: 0,
+                histogram: Arc::new(histogram(step, job == "b" && step > 30)),
+            });
+        }
+        let labels = Labels::new([("__name__", "h"), ("job", job)]).unwrap();
+        memory.load(LoadedSeries { labels, samples }).unwrap();
+    }
     memory
+}
+
+/// A histogram that grows, starts again, and has exponential or custom buckets.
+fn histogram(step: i64, custom: bool) -> Histogram {
+    let count = (step % 25 + 1) as f64;
+    Histogram {
+        schema: if custom {
+            CUSTOM_BUCKETS_SCHEMA
+        } else {
+            (step / 20) as i32
+        },
+        zero_threshold: if custom { 0.0 } else { 0.001 },
+        zero_count: if custom { 0.0 } else { count },
+        count: if custom { 3.0 * count } else { 4.0 * count },
+        sum: if step == 17 { f64::NAN } else { count * 1.5 },
+        positive_spans: vec![Span { offset: 0, length: 2 }],
+        positive_buckets: vec![count, 2.0 * count],
+        custom_values: if custom { vec![0.5, 2.0] } else { Vec::new() },
+        ..Histogram::default()
+    }
 }
 
 /// Parses, prints, plans and evaluates; whether there was an answer.

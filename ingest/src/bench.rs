@@ -3,6 +3,7 @@
 
 mod cut;
 mod gate;
+mod join;
 mod tenants;
 
 use crate::{commit::commit, core::Core, ingester::Ingester, settings::IngestSettings};

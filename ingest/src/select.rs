@@ -6,26 +6,31 @@
 
 mod first;
 mod head;
+mod join;
+mod ordered;
 
-use crate::core::Core;
+use crate::{blocks::LocalBlock, core::Core};
 use first::FirstTexts;
 use futures::future::BoxFuture;
 use head::HeadSeries;
+use join::IdentityJoin;
 use model::{
     matcher::Matcher,
     metadata::Metadata,
     sample::SampleBuffer,
     select::{
-        Chunk, ExemplarSeries, LabelList, Samples, Select, SelectError, SelectRequest, SelectTenants, Series, SeriesSet,
+        Chunk, ExemplarSeries, IdentifiedSet, LabelList, Samples, Select, SelectError, SelectRequest, SelectTenants,
+        SeriesSet,
     },
     tenant::Tenant,
     time::TimeRange,
 };
+use ordered::OrderedSet;
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
-use storage::chunk::merge_samples;
+use storage::{chunk::read_joined, join::JOINED_SERIES_MAX};
 
 /// Series handed out in one go.
 const BATCH_SERIES: usize = 256;
@@ -67,30 +72,22 @@ impl TenantSelect {
     async fn select_series(&self, request: SelectRequest) -> Result<Box<dyn SeriesSet>, SelectError> {
         self.check_ready()?;
         let blocks = self.core.blocks.of(&self.tenant, request.range);
+        if !blocks.is_empty() && !request.sorted {
+            let joined = self.join(&request, self.core.env.rng.next_u64(), &blocks).await;
+            if joined.table_max() <= JOINED_SERIES_MAX {
+                return Ok(Box::new(joined));
+            }
+        }
         // Series of a block come sorted; to join them with those of the head, the head's must be sorted as well.
         let sorted = request.sorted || !blocks.is_empty();
         let head = HeadSeries::new(&self.core, &self.tenant, &request, sorted);
-        let (mut sources, mut warnings) = (Vec::with_capacity(blocks.len()), Vec::new());
-        for local in &blocks {
-            let mut inner = request.clone();
-            // A limit counts joined series, and which of a block's go into them is not known before.
-            (inner.sorted, inner.limit) = (true, 0);
-            match local.block.select(inner).await {
-                Ok(set) => sources.push(Source {
-                    set,
-                    ready: VecDeque::new(),
-                    done: false,
-                }),
-                Err(error) => warnings.push(damaged(&error)),
-            }
-        }
-        let left = if request.limit == 0 { usize::MAX } else { request.limit };
-        Ok(Box::new(JoinedSet {
-            head,
-            sources,
-            warnings,
-            left,
-        }))
+        Ok(Box::new(OrderedSet::new(head, &blocks, &request).await))
+    }
+
+    /// Head and blocks brought together by identities.
+    async fn join(&self, request: &SelectRequest, key: u64, blocks: &[Arc<LocalBlock>]) -> IdentityJoin {
+        let head = HeadSeries::identified(&self.core, &self.tenant, request, key);
+        IdentityJoin::new(head, blocks, request, key).await
     }
 
     async fn names(&self, matchers: Vec<Matcher>, range: TimeRange, limit: usize) -> Result<LabelList, SelectError> {
@@ -187,6 +184,19 @@ impl Select for TenantSelect {
         Box::pin(self.select_series(request))
     }
 
+    fn select_identified(
+        &self,
+        request: &SelectRequest,
+        key: u64,
+    ) -> Option<BoxFuture<'_, Result<Box<dyn IdentifiedSet>, SelectError>>> {
+        let request = request.clone();
+        Some(Box::pin(async move {
+            self.check_ready()?;
+            let blocks = self.core.blocks.of(&self.tenant, request.range);
+            Ok(Box::new(self.join(&request, key, &blocks).await) as Box<dyn IdentifiedSet>)
+        }))
+    }
+
     fn label_names(
         &self,
         matchers: Vec<Matcher>,
@@ -224,110 +234,18 @@ fn damaged(error: &SelectError) -> String {
     format!("a local block could not be read, its samples are missing: {error}")
 }
 
-/// The series of a block, sorted.
-struct Source {
-    set: Box<dyn SeriesSet>,
-    ready: VecDeque<Series>,
-    done: bool,
-}
-
-impl Source {
-    /// Makes sure that the next series is in `ready`, unless there is none; gives a warning when the block could not be read on.
-    async fn fill(&mut self) -> Option<String> {
-        while self.ready.is_empty() && !self.done {
-            match self.set.next().await {
-                Some(Ok(batch)) => self.ready = batch.into(),
-                Some(Err(error)) => {
-                    self.done = true;
-                    return Some(damaged(&error));
-                }
-                None => self.done = true,
-            }
-        }
-        None
-    }
-}
-
-/// Head and blocks as one set.
-struct JoinedSet {
-    head: HeadSeries,
-    sources: Vec<Source>,
-    warnings: Vec<String>,
-    /// Series that may still come.
-    left: usize,
-}
-
-impl JoinedSet {
-    async fn next_batch(&mut self) -> Vec<Series> {
-        if self.sources.is_empty() {
-            let mut batch = Vec::from(self.head.take());
-            batch.truncate(self.left);
-            self.left -= batch.len();
-            return batch;
-        }
-        let mut batch = Vec::new();
-        while batch.len() < BATCH_SERIES.min(self.left) {
-            self.head.fill();
-            for source in &mut self.sources {
-                self.warnings.extend(source.fill().await);
-            }
-            match self.next_series() {
-                Some(series) => batch.push(series),
-                None => break,
-            }
-        }
-        self.left -= batch.len();
-        batch
-    }
-
-    /// The series that comes first of all that are ready, joined from all sources that have it.
-    fn next_series(&mut self) -> Option<Series> {
-        let head = &mut self.head.ready;
-        let fronts = self
-            .sources
-            .iter()
-            .filter_map(|source| source.ready.front())
-            .chain(head.front());
-        let labels = fronts.map(|series| &series.labels).min()?.clone();
-        let queues = self.sources.iter_mut().map(|source| &mut source.ready).chain([head]);
-        let take = |queue: &mut VecDeque<Series>| queue.pop_front_if(|series| series.labels == labels);
-        let mut parts: Vec<Box<dyn Samples>> = queues.filter_map(take).map(|series| series.samples).collect();
-        let samples = if parts.len() == 1 {
-            parts.remove(0)
-        } else {
-            Box::new(Joined(parts))
-        };
-        Some(Series { labels, samples })
-    }
-}
-
-impl SeriesSet for JoinedSet {
-    fn next(&mut self) -> BoxFuture<'_, Option<Result<Vec<Series>, SelectError>>> {
-        Box::pin(async move {
-            let batch = self.next_batch().await;
-            Some(Ok(batch)).filter(|batch| !matches!(batch, Ok(series) if series.is_empty()))
-        })
-    }
-
-    fn warnings(&self) -> Vec<String> {
-        self.warnings.clone()
-    }
-}
-
 /// The samples of one series from several sources.
 struct Joined(Vec<Box<dyn Samples>>);
 
+impl Joined {
+    fn of(parts: Vec<Box<dyn Samples>>) -> Box<dyn Samples> {
+        Box::new(Self(parts))
+    }
+}
+
 impl Samples for Joined {
     fn read(&self, range: TimeRange, buffer: &mut SampleBuffer) -> Result<(), SelectError> {
-        let (mut joined, mut part) = (SampleBuffer::default(), SampleBuffer::default());
-        for samples in &self.0 {
-            part.clear();
-            samples.read(range, &mut part)?;
-            merge_samples(&part, &mut joined);
-        }
-        // What the buffer holds lies before the range, so this only appends.
-        merge_samples(&joined, buffer);
-        Ok(())
+        read_joined(&self.0, range, buffer)
     }
 
     fn chunks(&self) -> Result<Vec<Chunk>, SelectError> {

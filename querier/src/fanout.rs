@@ -4,10 +4,11 @@
 //! (promise P7): the answer fails, or carries a warning that names the source. Sources that hold replicas of each other's samples
 //! may be declared so; then as many of them may fail as a write quorum allows, and the answer is still complete.
 
+mod unordered;
+
 use crate::{
     merge::{MergedSet, OnFailure},
     metrics::SourceMetrics,
-    peeked::Peeked,
 };
 use futures::future::{BoxFuture, Either, join_all, select};
 use model::{
@@ -300,62 +301,6 @@ impl Select for TenantFanout {
 }
 
 impl TenantFanout {
-    /// Selects where no order is asked for. The first source, which has what is new, sorts by labels at a cost; a merge needs that, and
-    /// a merge is needed only when another source has something as well. Often none has: what is asked about is not in the bucket yet.
-    async fn select_unsorted(
-        &self,
-        request: SelectRequest,
-        mut failures: Failures,
-    ) -> Result<Box<dyn SeriesSet>, SelectError> {
-        let sorted = SelectRequest {
-            sorted: true,
-            ..request.clone()
-        };
-        let ask = async |index: usize, request: SelectRequest| {
-            let set = within(self.rules.timeout.clone(), self.selects[index].select(request)).await?;
-            Ok::<_, SelectError>(self.timed(set))
-        };
-        let peek = async |index: usize| {
-            let mut set = ask(index, sorted.clone()).await?;
-            let first = set.next().await.transpose()?;
-            Ok::<_, SelectError>((first, set))
-        };
-        let mut others = Vec::with_capacity(self.selects.len());
-        let mut silent = true;
-        for (place, answer) in join_all((1..self.selects.len()).map(peek))
-            .await
-            .into_iter()
-            .enumerate()
-        {
-            others.push(match answer {
-                Ok((first, set)) => {
-                    silent &= first.is_none() && set.warnings().is_empty();
-                    Some(Box::new(Peeked::new(first, set)) as Box<dyn SeriesSet>)
-                }
-                Err(error) => {
-                    silent = false;
-                    failures.failed(place + 1, error)?;
-                    None
-                }
-            });
-        }
-        let limit = request.limit;
-        let first = match ask(0, if silent { request } else { sorted.clone() }).await {
-            Ok(set) => Some(set),
-            Err(error) => {
-                failures.failed(0, error)?;
-                None
-            }
-        };
-        Ok(match first {
-            Some(set) if silent => Box::new(Lone { set, failures }),
-            first => {
-                let sets = std::iter::once(first).chain(others).collect();
-                Box::new(MergedSet::new(sets, limit, failures))
-            }
-        })
-    }
-
     fn timed(&self, set: Box<dyn SeriesSet>) -> Box<dyn SeriesSet> {
         match &self.rules.timeout {
             Some(timeout) => Box::new(TimedSet {
@@ -364,29 +309,6 @@ impl TenantFanout {
             }),
             None => set,
         }
-    }
-}
-
-/// The answer of the first source when all others have nothing.
-struct Lone {
-    set: Box<dyn SeriesSet>,
-    failures: Failures,
-}
-
-impl SeriesSet for Lone {
-    fn next(&mut self) -> BoxFuture<'_, Option<Result<Vec<Series>, SelectError>>> {
-        Box::pin(async move {
-            match self.set.next().await? {
-                Ok(batch) => Some(Ok(batch)),
-                Err(error) => self.failures.failed(0, error).err().map(Err),
-            }
-        })
-    }
-
-    fn warnings(&self) -> Vec<String> {
-        let mut warnings = self.failures.warnings();
-        warnings.extend(self.set.warnings());
-        warnings
     }
 }
 

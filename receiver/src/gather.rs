@@ -70,6 +70,8 @@ pub(crate) struct Request<'a> {
     pub(crate) samples_max: Option<u64>,
     /// Series that the tenant may send in one request.
     pub(crate) series_max: Option<u64>,
+    /// Whether type and unit of a metric become labels of its series.
+    pub(crate) type_and_unit_labels: bool,
     /// What becomes of new series; none when they stay what they are.
     pub(crate) shaping: Option<&'a Shaping>,
     /// Whether credentials named the tenant, so that nothing else can.

@@ -23,6 +23,8 @@ pub struct ReceiverSettings {
     pub tenants_max: usize,
     /// Bounds on label sets.
     pub labels: LabelLimits,
+    /// Whether type and unit that remote write 2.0 tells become the labels `__type__` and `__unit__`.
+    pub type_and_unit_labels: bool,
 }
 
 impl Default for ReceiverSettings {
@@ -36,6 +38,7 @@ impl Default for ReceiverSettings {
             spellings_max: 8 << 20,
             tenants_max: 10_000,
             labels: LabelLimits::default(),
+            type_and_unit_labels: false,
         }
     }
 }

@@ -234,6 +234,7 @@ impl Receiver {
             limits: &allowance.labels,
             samples_max: allowance.samples_max,
             series_max: allowance.series_max,
+            type_and_unit_labels: self.settings.type_and_unit_labels,
             shaping: shaping.as_deref(),
             bound: request.bound,
         };

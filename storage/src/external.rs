@@ -3,7 +3,7 @@
 //! [`WithExternalLabels`] wraps any [`Select`], such as the head; the gateway does the same for the blocks of a bucket. An external
 //! label takes the place of a series' own label of that name, as in Thanos.
 
-use crate::chunk::merge_samples;
+use crate::chunk::read_joined;
 use futures::future::BoxFuture;
 use model::{
     label::{Labels, LabelsBuilder},
@@ -209,15 +209,7 @@ struct United(Vec<Box<dyn Samples>>);
 
 impl Samples for United {
     fn read(&self, range: TimeRange, buffer: &mut SampleBuffer) -> Result<(), SelectError> {
-        let (mut united, mut part) = (SampleBuffer::default(), SampleBuffer::default());
-        for samples in &self.0 {
-            part.clear();
-            samples.read(range, &mut part)?;
-            merge_samples(&part, &mut united);
-        }
-        // What the buffer held before lies before the range, so this only appends.
-        merge_samples(&united, buffer);
-        Ok(())
+        read_joined(&self.0, range, buffer)
     }
 
     fn chunks(&self) -> Result<Vec<Chunk>, SelectError> {

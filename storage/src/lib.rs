@@ -8,6 +8,7 @@ pub mod chunk;
 mod cursor;
 mod sink;
 pub mod index;
+pub mod join;
 pub mod block;
 pub mod prometheus;
 pub mod external;

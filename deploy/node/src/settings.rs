@@ -295,7 +295,8 @@ pub struct Settings {
     #[arg(long = "query.experimental-functions", env = "NARTHEX_QUERY_EXPERIMENTAL_FUNCTIONS", num_args = 0..=1, default_value_t = false, default_missing_value = "true", help_heading = "Querying")]
     pub query_experimental_functions: bool,
 
-    /// Parts of PromQL to switch on, by the names that Prometheus has for them (repeatable, or separated by commas)
+    /// Parts of PromQL to switch on, by the names that Prometheus has for them (repeatable, or separated by commas);
+    /// `type-and-unit-labels` also makes labels of what remote write 2.0 tells of a metric
     #[arg(
         long = "enable-feature",
         env = "NARTHEX_ENABLE_FEATURE",

@@ -5,7 +5,7 @@
 //! the others leave so few series that it is cheaper to try each of those.
 
 use super::{Head, index::Index, projection::Projection};
-use model::{label::Labels, matcher::Matcher, tenant::Tenant};
+use model::{identity::Identity, label::Labels, matcher::Matcher, tenant::Tenant};
 use parking_lot::RwLockReadGuard;
 use roaring::RoaringBitmap;
 
@@ -31,6 +31,8 @@ pub(crate) struct Found {
     /// Tells the series from a later one in the same slot.
     pub(crate) number: u64,
     pub(crate) labels: Labels,
+    /// What tells it apart, if that was asked for.
+    pub(crate) identity: Identity,
 }
 
 impl Selection {
@@ -52,11 +54,12 @@ impl Selection {
             let index = head.index.read();
             projection.begin(&index);
             for &slot in step.iter().filter(|slot| self.holds(&index, **slot)) {
-                if let Some(labels) = projection.labels(&index, slot) {
+                if let Some((labels, identity)) = projection.show(&index, slot) {
                     found.push(Found {
                         slot,
                         number: index.number(slot),
                         labels,
+                        identity,
                     });
                 }
             }

@@ -4,22 +4,21 @@
 //! the index has for them, and texts are put together only for a combination that has not been met before.
 
 use super::index::Index;
-use hashbrown::HashMap;
-use model::label::{Labels, LabelsBuilder};
-use std::sync::Arc;
+use model::{
+    identity::{Identifier, Identity, SharedLabels},
+    label::Labels,
+};
+use std::{convert::Infallible, sync::Arc};
 
-/// Names and values as symbols.
-type Pairs = [(u32, u32)];
-
-/// Gives the labels of series, or as many of them as are wanted.
+/// Gives the labels of series, or as many of them as are wanted, and what tells the series apart.
 #[derive(Debug, Default)]
 pub(crate) struct Projection {
     /// The names that are wanted; `None` for all.
     names: Option<Arc<[String]>>,
     symbols: Vec<u32>,
-    known: HashMap<Box<Pairs>, Labels, foldhash::fast::RandomState>,
-    /// The series that came last, which the next one mostly equals.
-    last: Option<(Vec<(u32, u32)>, Labels)>,
+    shared: SharedLabels,
+    /// Makes identities, where they are wanted.
+    identifier: Option<Identifier>,
     scratch: Vec<(u32, u32)>,
     /// State of the index in which symbols stand for what they did.
     dropped: u64,
@@ -34,50 +33,47 @@ impl Projection {
         }
     }
 
-    /// To be called whenever the index was locked anew: it may have got names, and used symbols for other texts.
-    pub(crate) fn begin(&mut self, index: &Index) {
-        let Some(names) = &self.names else { return };
-        if index.dropped() != self.dropped {
-            self.dropped = index.dropped();
-            self.known.clear();
-            self.last = None;
-        }
-        self.symbols.clear();
-        self.symbols.extend(names.iter().filter_map(|name| index.symbol(name)));
+    /// The same, with identities made with `key` if there is one.
+    pub(crate) fn identifying(mut self, key: Option<u64>) -> Self {
+        self.identifier = key.map(Identifier::new);
+        self
     }
 
-    /// The wanted labels of the series in a slot, `None` when there is none.
-    pub(crate) fn labels(&mut self, index: &Index, slot: u32) -> Option<Labels> {
-        if self.names.is_none() {
-            return index.labels(slot);
+    /// To be called whenever the index was locked anew: it may have got names, and used symbols for other texts.
+    pub(crate) fn begin(&mut self, index: &Index) {
+        if index.dropped() != self.dropped {
+            self.dropped = index.dropped();
+            self.shared.forget();
+            if let Some(identifier) = &mut self.identifier {
+                identifier.forget();
+            }
         }
+        if let Some(names) = &self.names {
+            self.symbols.clear();
+            self.symbols.extend(names.iter().filter_map(|name| index.symbol(name)));
+        }
+    }
+
+    /// The wanted labels of the series in a slot and its identity, none when those are not made; `None` when there is no series.
+    pub(crate) fn show(&mut self, index: &Index, slot: u32) -> Option<(Labels, Identity)> {
         if index.number(slot) == 0 {
             return None;
         }
+        let text = |symbol| Ok::<_, Infallible>(index.text(symbol));
         self.scratch.clear();
-        if !self.symbols.is_empty() {
+        if self.identifier.is_some() || !self.symbols.is_empty() {
             index.append_pairs(slot, &mut self.scratch);
-            self.scratch.retain(|pair| self.symbols.contains(&pair.0));
         }
-        if let Some((pairs, labels)) = &self.last
-            && *pairs == self.scratch
-        {
-            return Some(labels.clone());
-        }
-        let labels = match self.known.get(self.scratch.as_slice()) {
-            Some(labels) => labels.clone(),
-            None => {
-                let mut builder = LabelsBuilder::default();
-                let texts = |&(name, value): &(u32, u32)| (index.text(name), index.text(value));
-                let texts = self.scratch.iter().map(texts);
-                texts.for_each(|(name, value)| builder.push(name, value));
-                let labels = builder.build_sorted();
-                self.known.insert(self.scratch.as_slice().into(), labels.clone());
-                labels
-            }
+        let identity = match &mut self.identifier {
+            Some(identifier) => identifier.identify(&self.scratch, text).unwrap_or_default(),
+            None => Identity::default(),
         };
-        self.last = Some((self.scratch.clone(), labels.clone()));
-        Some(labels)
+        if self.names.is_none() {
+            return index.labels(slot).map(|labels| (labels, identity));
+        }
+        self.scratch.retain(|pair| self.symbols.contains(&pair.0));
+        let Ok(labels) = self.shared.labels(&self.scratch, text);
+        Some((labels, identity))
     }
 }
 
@@ -97,10 +93,12 @@ mod tests {
         let two = index.create(id, 2, &series("x", "2"));
         let three = index.create(id, 3, &series("y", "1"));
         let mut some = Projection::new(Some(["job".to_owned(), "late".to_owned()].into()));
+        let shown =
+            |projection: &mut Projection, index: &Index, slot| projection.show(index, slot).map(|shown| shown.0);
         let mut check = |index: &Index, slot, expected: &str| {
             some.begin(index);
             assert_eq!(
-                some.labels(index, slot).map(|labels| labels.to_string()),
+                shown(&mut some, index, slot).map(|labels| labels.to_string()),
                 Some(expected.to_owned())
             );
         };
@@ -115,12 +113,19 @@ mod tests {
         let five = index.create(id, 5, &late);
         check(&index, five, "{job=\"x\", late=\"1\"}");
         index.drop_series(five);
-        assert_eq!(some.labels(&index, five), None);
+        assert_eq!(shown(&mut some, &index, five), None);
         let mut none = Projection::new(Some([].into()));
         none.begin(&index);
-        assert_eq!(none.labels(&index, one), Some(Labels::empty()));
+        assert_eq!(shown(&mut none, &index, one), Some(Labels::empty()));
         let mut all = Projection::new(None);
         all.begin(&index);
-        assert_eq!(all.labels(&index, one), Some(series("x", "1")));
+        assert_eq!(shown(&mut all, &index, one), Some(series("x", "1")));
+        let mut known = Projection::new(Some([].into())).identifying(Some(7));
+        known.begin(&index);
+        let (labels, identity) = known.show(&index, one).unwrap();
+        assert_eq!(
+            (labels, identity),
+            (Labels::empty(), Identity::of(&series("x", "1"), 7))
+        );
     }
 }

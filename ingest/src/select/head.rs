@@ -13,6 +13,7 @@ use crate::{
     },
 };
 use model::{
+    identity::Identity,
     sample::SampleBuffer,
     select::{Chunk, Samples, SelectError, SelectRequest, Series},
     tenant::Tenant,
@@ -69,42 +70,69 @@ pub(super) struct HeadSeries {
     found: VecDeque<Found>,
     /// Series that come next.
     pub(super) ready: VecDeque<Series>,
+    /// What tells those apart, if that is asked for.
+    identities: Vec<Identity>,
 }
 
 impl HeadSeries {
     /// The series of a tenant that match, by labels if `sorted`, else in no particular order.
     pub(super) fn new(core: &Arc<Core>, tenant: &Tenant, request: &SelectRequest, sorted: bool) -> Self {
-        let selection = core.head.find(tenant, &request.matchers);
-        let names = if sorted { None } else { request.hints.labels.clone() };
-        let mut scan = HeadScan {
-            core: Arc::clone(core),
-            candidates: selection.candidates().into_iter(),
-            selection,
-            projection: Projection::new(names),
-        };
-        let mut found = Vec::new();
+        let names = request.hints.labels.clone().filter(|_| !sorted);
+        let mut series = Self::showing(core, tenant, request, Projection::new(names));
         if sorted {
             loop {
-                let more = scan.next();
+                let more = series.scan.next();
                 if more.is_empty() {
                     break;
                 }
-                found.extend(more);
+                series.found.extend(more);
             }
-            found.sort_unstable_by(|a, b| a.labels.cmp(&b.labels));
+            series
+                .found
+                .make_contiguous()
+                .sort_unstable_by(|a, b| a.labels.cmp(&b.labels));
         }
+        series
+    }
+
+    /// The series of a tenant that match, in no particular order, with identities made with `key`.
+    pub(super) fn identified(core: &Arc<Core>, tenant: &Tenant, request: &SelectRequest, key: u64) -> Self {
+        let projection = Projection::new(request.hints.labels.clone()).identifying(Some(key));
+        Self::showing(core, tenant, request, projection)
+    }
+
+    fn showing(core: &Arc<Core>, tenant: &Tenant, request: &SelectRequest, projection: Projection) -> Self {
+        let selection = core.head.find(tenant, &request.matchers);
         Self {
             core: Arc::clone(core),
-            scan,
+            scan: HeadScan {
+                core: Arc::clone(core),
+                candidates: selection.candidates().into_iter(),
+                selection,
+                projection,
+            },
             wanted: Wanted {
                 range: request.range,
                 labels_only: request.labels_only,
                 newest_only: request.hints.newest_only,
                 origin: ORIGIN.into(),
             },
-            found: found.into(),
+            found: VecDeque::new(),
             ready: VecDeque::new(),
+            identities: Vec::new(),
         }
+    }
+
+    /// How many series may still be found at most.
+    pub(super) fn series_max(&self) -> usize {
+        self.scan.candidates.len() + self.found.len()
+    }
+
+    /// Takes the series that come next, some hundreds, with their identities; none at the end.
+    pub(super) fn take_identified(&mut self) -> impl Iterator<Item = (Identity, Series)> + use<> {
+        self.fill();
+        let ready = std::mem::take(&mut self.ready);
+        std::mem::take(&mut self.identities).into_iter().zip(ready)
     }
 
     /// Takes the series that come next, some hundreds; none at the end.
@@ -124,6 +152,7 @@ impl HeadSeries {
             }
             let count = self.found.len().min(BATCH_SERIES);
             let mut ready = VecDeque::with_capacity(count);
+            self.identities.clear();
             let mut batch = self.found.drain(..count).peekable();
             while let Some(first) = batch.peek() {
                 let (number, shard) = (shard_of(first.slot), self.core.head.shard(first.slot));
@@ -133,7 +162,13 @@ impl HeadSeries {
                     continue;
                 };
                 let shard = shard.lock();
-                ready.extend(run.filter_map(|found| self.wanted.series(&shard, found)));
+                for found in run {
+                    let identity = found.identity;
+                    if let Some(series) = self.wanted.series(&shard, found) {
+                        ready.push_back(series);
+                        self.identities.push(identity);
+                    }
+                }
             }
             drop(batch);
             self.ready = ready;

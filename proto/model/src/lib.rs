@@ -10,6 +10,7 @@
 pub mod time;
 pub mod tenant;
 pub mod label;
+pub mod identity;
 pub mod stale;
 pub mod histogram;
 pub mod sample;

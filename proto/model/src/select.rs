@@ -1,6 +1,7 @@
 //! The read seam: ask for series by matchers and time, get their samples.
 
 use crate::{
+    identity::Identity,
     label::Labels,
     matcher::Matcher,
     metadata::Metadata,
@@ -67,7 +68,7 @@ pub struct Hints {
     /// it on.
     pub newest_only: bool,
     /// The labels that are looked at, `None` for all. A source may leave others out of its series, so that several look alike, but
-    /// only of an answer that need not be sorted: who merges series asks for sorted ones, and must see all of their labels.
+    /// only of an answer that need not be sorted: who merges series asks for sorted ones with all labels, or for identities.
     pub labels: Option<Arc<[String]>>,
 }
 
@@ -121,6 +122,22 @@ pub trait SeriesSet: Send {
     }
 }
 
+/// Series with what tells each apart.
+pub type IdentifiedBatch = Vec<(Identity, Series)>;
+
+/// An answer whose series each come with what tells them apart, so that who merges them need not look at labels. In no particular
+/// order, none twice.
+pub trait IdentifiedSet: Send {
+    /// The next batch; `None` after the last. Batches are not empty. After an error nothing more comes.
+    fn next(&mut self) -> BoxFuture<'_, Option<Result<IdentifiedBatch, SelectError>>>;
+
+    /// How many series may still come at most.
+    fn series_max(&self) -> usize;
+
+    /// What makes the answer incomplete, in words. Final after the last batch.
+    fn warnings(&self) -> Vec<String>;
+}
+
 /// A list of names or values, sorted and distinct, with what makes it incomplete.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LabelList {
@@ -160,6 +177,16 @@ pub enum SelectError {
 pub trait Select: Send + Sync {
     /// Series that match, with their samples.
     fn select(&self, request: SelectRequest) -> BoxFuture<'_, Result<Box<dyn SeriesSet>, SelectError>>;
+
+    /// The same in no particular order, with identities made with `key`; series may lack labels as for a question without order. `None`
+    /// when the source does not know identities, which is for remote ones.
+    fn select_identified(
+        &self,
+        _request: &SelectRequest,
+        _key: u64,
+    ) -> Option<BoxFuture<'_, Result<Box<dyn IdentifiedSet>, SelectError>>> {
+        None
+    }
 
     /// Names of the labels of the series that match (all series when `matchers` is empty). `limit` 0 means none.
     fn label_names(

@@ -1,11 +1,18 @@
 //! Whatever text comes, and whatever times, the engine answers or refuses: it does not panic, hang, or take more than its budget.
 //!
-//! Seeded and bounded, so that it runs everywhere; the targets in `fuzz/` go on from here with coverage to guide them.
+//! Seeded and bounded, so that it runs everywhere; `make fuzz` runs many seeds (`NARTHEX_SEEDS`), and the target `query` in `fuzz/` goes on
+//! from here with coverage to guide it.
 
 #[path = "../../../fuzz/queries.rs"]
 mod queries;
 
-use promql::engine::{Engine, EngineOptions, Times};
+use model::matcher::Matcher;
+use promql::{
+    ast::{Expr, ParserOptions, VectorSelector},
+    engine::{Engine, EngineOptions, Times},
+    parse::parse,
+    script,
+};
 use queries::{source, try_out};
 
 /// A sequence of numbers that its seed decides.
@@ -177,60 +184,138 @@ fn times(chance: &mut Chance) -> Times {
     }
 }
 
+/// The expressions of our own test scripts, about series that are there.
+#[expect(clippy::disallowed_methods, reason = "tests read their data themselves")]
+fn corpus() -> Vec<String> {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let mut paths: Vec<_> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    let mut corpus: Vec<String> = QUERIES.iter().map(|&query| query.to_owned()).collect();
+    let mut chance = Chance(4);
+    for path in paths {
+        let text = String::from_utf8(std::fs::read(path).unwrap()).unwrap();
+        for (_, expression, _) in script::expressions(&text) {
+            let Ok(mut expr) = parse(&expression, ParserOptions::ALL) else {
+                continue;
+            };
+            let mut rename = |selector: &mut VectorSelector| {
+                let name = chance.of(&["x", "y", "h", "h_bucket"]);
+                selector.name = Some(name.to_owned());
+                selector.matchers = vec![Matcher::equal("__name__", name)];
+            };
+            expr.walk_mut(&mut |expr| match expr {
+                Expr::Vector(selector) => rename(selector),
+                Expr::Matrix(matrix) => rename(&mut matrix.selector),
+                _ => {}
+            });
+            corpus.push(expr.to_string());
+        }
+    }
+    assert!(corpus.len() > 200, "only {} queries to begin with", corpus.len());
+    corpus
+}
+
+/// Runs `test` with seeds: one, or as many as `NARTHEX_SEEDS` says.
+fn with_seeds(test: impl Fn(&mut Chance)) {
+    let seeds = std::env::var("NARTHEX_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
+    for seed in 0..seeds.unwrap_or(1u64) {
+        test(&mut Chance(seed.wrapping_mul(0x0123_4567_89ab_cdef)));
+    }
+}
+
 #[test]
 fn random_bytes_are_refused_in_peace() {
     let (engine, source) = (Engine::new(EngineOptions::everything()), source());
-    let mut chance = Chance(1);
-    for _ in 0..3_000 {
-        let bytes: Vec<u8> = (0..chance.below(60)).map(|_| chance.next() as u8).collect();
-        try_out(&engine, &source, &String::from_utf8_lossy(&bytes), Times::Instant(0));
-    }
+    with_seeds(|chance| {
+        for _ in 0..3_000 {
+            let bytes: Vec<u8> = (0..chance.below(60)).map(|_| chance.next() as u8).collect();
+            try_out(&engine, &source, &String::from_utf8_lossy(&bytes), Times::Instant(0));
+        }
+    });
 }
 
 #[test]
 fn random_tokens_are_evaluated_or_refused() {
     let (engine, source) = (Engine::new(EngineOptions::everything()), source());
-    let mut chance = Chance(2);
-    for _ in 0..20_000 {
-        let mut text = String::new();
-        for _ in 0..chance.below(14) {
-            text.push_str(chance.of(TOKENS));
-            text.push_str(chance.of(&["", " ", " "]));
+    with_seeds(|chance| {
+        for _ in 0..20_000 {
+            let mut text = String::new();
+            for _ in 0..chance.below(14) {
+                text.push_str(chance.of(TOKENS));
+                text.push_str(chance.of(&["", " ", " "]));
+            }
+            let times = times(chance);
+            try_out(&engine, &source, &text, times);
         }
-        let times = times(&mut chance);
-        try_out(&engine, &source, &text, times);
-    }
+    });
 }
 
 #[test]
 fn mutilated_queries_are_evaluated_or_refused() {
-    let (engine, source) = (Engine::new(EngineOptions::everything()), source());
-    let mut chance = Chance(3);
-    let mut answered = 0;
-    for _ in 0..10_000 {
-        let mut text: Vec<char> = chance.of(QUERIES).chars().collect();
-        for _ in 0..chance.below(4) {
-            let (from, to) = (chance.below(text.len() + 1), chance.below(text.len() + 1));
-            let range = from.min(to)..from.max(to).min(from.min(to) + 8);
-            match chance.below(4) {
-                0 => drop(text.drain(range)),
-                1 => drop(text.splice(from..from, chance.of(TOKENS).chars())),
-                2 => drop(text.splice(range, chance.of(TOKENS).chars())),
-                _ => {
-                    let copy: Vec<char> = text[range].to_vec();
-                    text.splice(from..from, copy);
-                }
+    let (engine, source, corpus) = (Engine::new(EngineOptions::everything()), source(), corpus());
+    with_seeds(|chance| {
+        let mut answered = 0;
+        for _ in 0..10_000 {
+            let text = mutilated(chance, &corpus);
+            let times = times(chance);
+            answered += usize::from(try_out(&engine, &source, &text, times));
+        }
+        assert!(
+            answered > 1_000,
+            "only {answered} mutants were evaluated: this shows little"
+        );
+    });
+}
+
+/// A query of the corpus with some pieces cut out, put in, exchanged or repeated, or taken from another one.
+fn mutilated(chance: &mut Chance, corpus: &[String]) -> String {
+    let mut text: Vec<char> = corpus[chance.below(corpus.len())].chars().collect();
+    for _ in 0..chance.below(4) {
+        let (from, to) = (chance.below(text.len() + 1), chance.below(text.len() + 1));
+        let range = from.min(to)..from.max(to).min(from.min(to) + 8);
+        match chance.below(6) {
+            0 => drop(text.drain(range)),
+            1 => drop(text.splice(from..from, chance.of(TOKENS).chars())),
+            2 => drop(text.splice(range, chance.of(TOKENS).chars())),
+            3 => {
+                let other = format!("({})", corpus[chance.below(corpus.len())]);
+                text.splice(from..from, other.chars());
+            }
+            4 => {
+                let other = &corpus[chance.below(corpus.len())];
+                text = format!(
+                    "({}) {} ({other})",
+                    text.iter().collect::<String>(),
+                    chance.of(OPERATORS)
+                )
+                .chars()
+                .collect();
+            }
+            _ => {
+                let copy: Vec<char> = text[range].to_vec();
+                text.splice(from..from, copy);
             }
         }
-        let text: String = text.into_iter().collect();
-        let times = times(&mut chance);
-        answered += usize::from(try_out(&engine, &source, &text, times));
     }
-    assert!(
-        answered > 1_000,
-        "only {answered} mutants were evaluated: this shows little"
-    );
+    text.into_iter().collect()
 }
+
+/// What stands between two queries.
+const OPERATORS: &[&str] = &[
+    "+",
+    "/ on (job) group_left",
+    "and",
+    "or",
+    "unless on ()",
+    "== bool",
+    "^",
+    "% ignoring (le)",
+    "atan2",
+    ">= on (job, le)",
+];
 
 #[test]
 fn deep_and_long_queries_are_refused_or_evaluated() {

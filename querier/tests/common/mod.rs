@@ -6,13 +6,14 @@ pub mod api;
 use futures::future::BoxFuture;
 use model::{
     env::{Clock, Entry, Env, File, Fs, Mapped, Rng, Spawn},
+    identity::Identity,
     label::Labels,
     matcher::Matcher,
     metadata::{Metadata, MetricType},
     sample::{Exemplar, HistogramSample, SampleBuffer},
     select::{
-        Chunk, ExemplarSeries, LabelList, ReadySet, Samples, Select, SelectError, SelectRequest, SelectTenants, Series,
-        SeriesSet,
+        Chunk, ExemplarSeries, IdentifiedBatch, IdentifiedSet, LabelList, ReadySet, Samples, Select, SelectError,
+        SelectRequest, SelectTenants, Series, SeriesSet,
     },
     tenant::Tenant,
     time::{TimeRange, Timestamp},
@@ -48,6 +49,8 @@ pub struct Memory {
     pub batch: usize,
     /// Gives series in reverse.
     pub unsorted: bool,
+    /// Knows identities.
+    pub identified: bool,
     /// Reading the samples of a series panics.
     pub broken_code: bool,
     /// Calls of `select` so far.
@@ -253,42 +256,94 @@ impl SeriesSet for Batches {
     }
 }
 
+/// Series with identities, the labels that were hinted at shown.
+struct Identified {
+    set: Batches,
+    key: u64,
+    shown: Option<Arc<[String]>>,
+    left: usize,
+}
+
+impl IdentifiedSet for Identified {
+    fn next(&mut self) -> BoxFuture<'_, Option<Result<IdentifiedBatch, SelectError>>> {
+        Box::pin(async move {
+            let batch = self.set.next().await?;
+            let identified = |series: Series| {
+                let identity = Identity::of(&series.labels, self.key);
+                let is_shown = |name: &str| self.shown.as_ref().is_none_or(|names| names.iter().any(|n| n == name));
+                let labels = series.labels.filtered(is_shown);
+                (identity, Series { labels, ..series })
+            };
+            Some(batch.map(|batch| {
+                self.left -= batch.len();
+                batch.into_iter().map(identified).collect()
+            }))
+        })
+    }
+
+    fn series_max(&self) -> usize {
+        self.left
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.set.warnings()
+    }
+}
+
+impl Memory {
+    async fn batches(&self, request: SelectRequest) -> Result<Batches, SelectError> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.begin().await?;
+        let limit = if request.limit == 0 { usize::MAX } else { request.limit };
+        let mut series: Vec<Series> = self
+            .matching(&request.matchers, request.range)
+            .take(limit)
+            .map(|(labels, samples)| Series {
+                labels: labels.clone(),
+                samples: Box::new(Held(samples.clone())),
+            })
+            .collect();
+        if self.broken_code {
+            series
+                .iter_mut()
+                .for_each(|series| series.samples = Box::new(BrokenCode));
+        }
+        if self.unsorted {
+            series.reverse();
+        }
+        let mut batches = Vec::new();
+        while !series.is_empty() {
+            let rest = series.split_off(series.len().min(self.batch));
+            batches.push(std::mem::replace(&mut series, rest));
+        }
+        if self.late_error.is_some() {
+            batches.truncate(1);
+        }
+        Ok(Batches {
+            batches: batches.into_iter(),
+            late_error: self.late_error.clone(),
+            warnings: self.warnings.clone(),
+        })
+    }
+}
+
 impl Select for Memory {
     fn select(&self, request: SelectRequest) -> BoxFuture<'_, Result<Box<dyn SeriesSet>, SelectError>> {
-        Box::pin(async move {
-            self.calls.fetch_add(1, Ordering::Relaxed);
-            self.begin().await?;
-            let limit = if request.limit == 0 { usize::MAX } else { request.limit };
-            let mut series: Vec<Series> = self
-                .matching(&request.matchers, request.range)
-                .take(limit)
-                .map(|(labels, samples)| Series {
-                    labels: labels.clone(),
-                    samples: Box::new(Held(samples.clone())),
-                })
-                .collect();
-            if self.broken_code {
-                series
-                    .iter_mut()
-                    .for_each(|series| series.samples = Box::new(BrokenCode));
-            }
-            if self.unsorted {
-                series.reverse();
-            }
-            let mut batches = Vec::new();
-            while !series.is_empty() {
-                let rest = series.split_off(series.len().min(self.batch));
-                batches.push(std::mem::replace(&mut series, rest));
-            }
-            if self.late_error.is_some() {
-                batches.truncate(1);
-            }
-            let (late_error, warnings) = (self.late_error.clone(), self.warnings.clone());
-            Ok(Box::new(Batches {
-                batches: batches.into_iter(),
-                late_error,
-                warnings,
-            }) as Box<dyn SeriesSet>)
+        Box::pin(async move { Ok(Box::new(self.batches(request).await?) as Box<dyn SeriesSet>) })
+    }
+
+    fn select_identified(
+        &self,
+        request: &SelectRequest,
+        key: u64,
+    ) -> Option<BoxFuture<'_, Result<Box<dyn IdentifiedSet>, SelectError>>> {
+        let request = request.clone();
+        self.identified.then(|| {
+            Box::pin(async move {
+                let shown = request.hints.labels.clone();
+                let (set, left) = (self.batches(request).await?, self.series.len());
+                Ok(Box::new(Identified { set, key, shown, left }) as Box<dyn IdentifiedSet>)
+            }) as BoxFuture<'_, _>
         })
     }
 

@@ -21,6 +21,10 @@ use proto::protobuf::WireError;
 use proto::remote_write::v1::RawPair;
 use proto::remote_write::v2::{self, Complete, Entries, Entry, Field, MetadataRefs, Plain, Refs, Series};
 
+/// The labels that tell type and unit of a metric, where that is switched on. Prometheus's names.
+const TYPE_LABEL: &str = "__type__";
+const UNIT_LABEL: &str = "__unit__";
+
 /// How many references of a broken list an answer shows.
 const REFS_SHOWN_MAX: usize = 20;
 
@@ -342,7 +346,33 @@ pub(super) fn labels_and_metadata(request: &Request<'_>, bytes: &[u8]) -> Result
         unit: text(metadata.unit),
         help: text(metadata.help),
     };
+    let labels = match request.type_and_unit_labels {
+        true => typed(labels, &metadata, request.limits)?,
+        false => labels,
+    };
     Ok((labels, Some(metadata)))
+}
+
+/// The labels with type and unit of the metric among them, in the place of what a sender says there. Metadata without both changes
+/// nothing.
+fn typed(labels: Labels, metadata: &Metadata, limits: &LabelLimits) -> Result<Labels, Refusal> {
+    let kind = match metadata.kind {
+        MetricType::Unknown => "",
+        known => known.as_str(),
+    };
+    if kind.is_empty() && metadata.unit.is_empty() {
+        return Ok(labels);
+    }
+    if metadata.unit.len() > limits.value_bytes_max {
+        let text = format!(
+            "invalid metric name or labels, got {}: the unit of the metric has more than {} bytes",
+            show(&labels),
+            limits.value_bytes_max
+        );
+        let reason = Reason::InvalidLabel;
+        return Err(Refusal::Invalid { reason, text });
+    }
+    Ok(labels.with(TYPE_LABEL, kind).with(UNIT_LABEL, &metadata.unit))
 }
 
 fn metadata_refs(series: Series<'_>) -> Result<MetadataRefs, WireError> {
@@ -382,6 +412,55 @@ fn describe(request: &Request<'_>, series: Series<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn type_and_unit_take_the_place_of_what_came() {
+        let check = |came: &[(&str, &str)], kind, unit: &str, expected: &str| {
+            let labels = Labels::new(came.iter().copied()).unwrap();
+            let (unit, family, help) = (unit.to_owned(), String::new(), String::new());
+            let metadata = Metadata {
+                family,
+                kind,
+                unit,
+                help,
+            };
+            let limits = LabelLimits {
+                value_bytes_max: 8,
+                ..LabelLimits::default()
+            };
+            match typed(labels, &metadata, &limits) {
+                Ok(labels) => assert_eq!(labels.to_string(), expected),
+                Err(refusal) => assert!(expected.is_empty(), "{refusal:?}"),
+            }
+        };
+        let sent = [("__name__", "up"), ("__type__", "info"), ("__unit__", "x"), ("a", "b")];
+        check(&sent[..1], MetricType::Unknown, "", r#"{__name__="up"}"#);
+        check(
+            &sent,
+            MetricType::Unknown,
+            "",
+            r#"{__name__="up", __type__="info", __unit__="x", a="b"}"#,
+        );
+        check(
+            &sent,
+            MetricType::Gauge,
+            "",
+            r#"{__name__="up", __type__="gauge", a="b"}"#,
+        );
+        check(
+            &sent,
+            MetricType::Unknown,
+            "s",
+            r#"{__name__="up", __unit__="s", a="b"}"#,
+        );
+        check(
+            &sent[..1],
+            MetricType::Counter,
+            "bytes",
+            r#"{__name__="up", __type__="counter", __unit__="bytes"}"#,
+        );
+        check(&sent[..1], MetricType::Counter, "megabytes", "");
+    }
 
     #[test]
     fn series_of_a_histogram_belong_to_its_family() {

@@ -313,6 +313,41 @@ fn metadata_that_changes_is_noticed_and_metadata_that_stays_is_not_sent_on() {
 }
 
 #[test]
+fn type_and_unit_become_labels_where_that_is_switched_on() {
+    let settings = ReceiverSettings {
+        type_and_unit_labels: true,
+        ..ReceiverSettings::default()
+    };
+    let stand = Stand::new(settings, MemoryTaker::default());
+    let send = |kind, unit: &str, at| {
+        let metadata = Metadata {
+            kind,
+            unit: unit.into(),
+            ..Metadata::default()
+        };
+        let mut encoder = V2Encoder::default();
+        encoder.series(
+            UP.iter().copied(),
+            Points {
+                floats: &[float(at, 1.0)],
+                ..Points::default()
+            },
+            Some(&metadata),
+        );
+        check(&stand.v2(&encoder.finish()), 204, [1, 0, 0]);
+    };
+    let typed = |more: &[(&'static str, &'static str)]| stand.floats(&[UP, more].concat()).len();
+    send(MetricType::Counter, "bytes", NOW);
+    send(MetricType::Counter, "bytes", NOW + 1);
+    // Another type is another series, also for who repeats labels and symbols.
+    send(MetricType::Gauge, "bytes", NOW + 2);
+    send(MetricType::Unknown, "", NOW + 3);
+    assert_eq!(typed(&[("__type__", "counter"), ("__unit__", "bytes")]), 2);
+    assert_eq!(typed(&[("__type__", "gauge"), ("__unit__", "bytes")]), 1);
+    assert_eq!(typed(&[]), 1);
+}
+
+#[test]
 fn series_without_metadata_and_without_start_timestamps_are_accepted() {
     check(
         &Stand::default().v2(&floats(&[(&[("__name__", "requests_total")], &[(NOW, 1.0)])])),

@@ -7,9 +7,13 @@ use crate::{
 };
 use futures::future::BoxFuture;
 use model::{
+    identity::Identity,
     matcher::Matcher,
     sample::SampleBuffer,
-    select::{Chunk, LabelList, Samples, Select, SelectError, SelectRequest, Series, SeriesSet},
+    select::{
+        Chunk, IdentifiedBatch, IdentifiedSet, LabelList, Samples, Select, SelectError, SelectRequest, Series,
+        SeriesSet,
+    },
     time::TimeRange,
 };
 use std::{future::ready, sync::Arc};
@@ -20,8 +24,17 @@ const BATCH_SERIES: usize = 1024;
 impl Select for Block {
     fn select(&self, request: SelectRequest) -> BoxFuture<'_, Result<Box<dyn SeriesSet>, SelectError>> {
         Box::pin(ready(
-            BlockSet::new(self.inner.clone(), request).map(|set| Box::new(set) as Box<dyn SeriesSet>),
+            BlockSet::new(self.inner.clone(), &request, None).map(|set| Box::new(set) as Box<dyn SeriesSet>),
         ))
+    }
+
+    fn select_identified(
+        &self,
+        request: &SelectRequest,
+        key: u64,
+    ) -> Option<BoxFuture<'_, Result<Box<dyn IdentifiedSet>, SelectError>>> {
+        let set = BlockSet::new(self.inner.clone(), request, Some(key));
+        Some(Box::pin(ready(set.map(|set| Box::new(set) as Box<dyn IdentifiedSet>))))
     }
 
     fn label_names(
@@ -103,27 +116,27 @@ struct BlockSet {
 }
 
 impl BlockSet {
-    fn new(block: Arc<Inner>, request: SelectRequest) -> Result<Self, SelectError> {
-        let SelectRequest { range, labels_only, .. } = request;
+    fn new(block: Arc<Inner>, request: &SelectRequest, key: Option<u64>) -> Result<Self, SelectError> {
+        let &SelectRequest { range, labels_only, .. } = request;
         let left = if request.limit == 0 { usize::MAX } else { request.limit };
         let tombstones = block.tombstones();
-        if !block.meta.range().overlaps(range) {
-            return Ok(Self {
-                block,
-                scan: None,
-                left,
-                range,
-                labels_only,
-                tombstones,
-            });
-        }
-        // Whether a series has samples left shows in its chunks.
-        let without_chunks = labels_only && tombstones.is_empty();
-        let scan = Scan::new(&block.index, &request.matchers, range, without_chunks);
-        let scan = scan.map_err(|error| block.corrupt(error))?;
+        let scan = if block.meta.range().overlaps(range) {
+            // Whether a series has samples left shows in its chunks.
+            let without_chunks = labels_only && tombstones.is_empty();
+            let scan = Scan::new(&block.index, &request.matchers, range, without_chunks);
+            let scan = scan.map_err(|error| block.corrupt(error))?;
+            let shown = request
+                .hints
+                .labels
+                .as_deref()
+                .filter(|_| key.is_some() || !request.sorted);
+            Some(scan.showing(&block.index, shown).identifying(key))
+        } else {
+            None
+        };
         Ok(Self {
             block,
-            scan: Some(scan),
+            scan,
             left,
             range,
             labels_only,
@@ -143,7 +156,7 @@ impl BlockSet {
         deleted.is_empty() || !found.chunks.iter().all(is_gone)
     }
 
-    fn next_batch(&mut self) -> Option<Result<Vec<Series>, SelectError>> {
+    fn next_batch(&mut self) -> Option<Result<IdentifiedBatch, SelectError>> {
         loop {
             let scan = self.scan.as_mut()?;
             let mut found = match scan.next_batch(&self.block.index, BATCH_SERIES.min(self.left)) {
@@ -165,23 +178,36 @@ impl BlockSet {
         }
     }
 
-    fn series(&self, found: FoundSeries) -> Series {
+    fn series(&self, found: FoundSeries) -> (Identity, Series) {
         let samples = BlockSamples {
             block: Arc::clone(&self.block),
             tombstones: Arc::clone(&self.tombstones),
             id: found.id,
             chunks: if self.labels_only { Vec::new() } else { found.chunks },
         };
-        Series {
-            labels: found.labels,
-            samples: Box::new(samples),
-        }
+        let (labels, samples) = (found.labels, Box::new(samples));
+        (found.identity, Series { labels, samples })
     }
 }
 
 impl SeriesSet for BlockSet {
     fn next(&mut self) -> BoxFuture<'_, Option<Result<Vec<Series>, SelectError>>> {
+        let without_identities = |batch: IdentifiedBatch| batch.into_iter().map(|(_, series)| series).collect();
+        Box::pin(ready(self.next_batch().map(|batch| batch.map(without_identities))))
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+impl IdentifiedSet for BlockSet {
+    fn next(&mut self) -> BoxFuture<'_, Option<Result<IdentifiedBatch, SelectError>>> {
         Box::pin(ready(self.next_batch()))
+    }
+
+    fn series_max(&self) -> usize {
+        self.scan.as_ref().map_or(0, Scan::series_max)
     }
 
     fn warnings(&self) -> Vec<String> {

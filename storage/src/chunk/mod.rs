@@ -17,7 +17,7 @@ mod xor2;
 
 pub(crate) use bits::{put_uvarint, put_varint};
 pub use histogram_writer::{HISTOGRAM_CHUNK_BYTES, HISTOGRAM_CHUNK_SAMPLES_MIN, HistogramChunk};
-pub use overlap::{decode_run, merge_samples};
+pub use overlap::{decode_run, merge_samples, read_joined};
 pub use samples::ChunkSamples;
 pub use xor_reader::{XorEnd, XorReader};
 pub use xor_writer::{XOR_APPEND_ROOM, XOR_SAMPLES_MAX, XorAppender};

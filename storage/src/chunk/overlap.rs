@@ -6,6 +6,7 @@
 use super::{ChunkError, decode};
 use model::{
     sample::SampleBuffer,
+    select::{Samples, SelectError},
     time::{TimeRange, Timestamp},
 };
 
@@ -24,6 +25,22 @@ pub fn decode_run<'a>(
     for (encoding, data) in chunks {
         let (floats, histograms) = (out.timestamps.len(), out.histograms.len());
         decode(encoding, data, range, out)?;
+        run.join(floats, histograms, out);
+    }
+    Ok(())
+}
+
+/// Adds the samples of all parts of a series behind those in `out`, ascending; of samples with the same timestamp that of the part which
+/// comes first is kept.
+pub fn read_joined(parts: &[Box<dyn Samples>], range: TimeRange, out: &mut SampleBuffer) -> Result<(), SelectError> {
+    let mut run = Run {
+        floats: out.timestamps.len(),
+        histograms: out.histograms.len(),
+        last: None,
+    };
+    for part in parts {
+        let (floats, histograms) = (out.timestamps.len(), out.histograms.len());
+        part.read(range, out)?;
         run.join(floats, histograms, out);
     }
     Ok(())
@@ -131,7 +148,7 @@ fn merged_order<T>(items: &[T], mid: usize, at: impl Fn(&T) -> Timestamp) -> Vec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chunk::{ENCODING_XOR, encode_floats};
+    use crate::chunk::{ChunkSamples, ENCODING_XOR, encode_floats};
     use model::{histogram::Histogram, sample::HistogramSample};
     use proptest::prelude::*;
     use std::{collections::BTreeMap, sync::Arc};
@@ -159,6 +176,11 @@ mod tests {
             let mut out = SampleBuffer::default();
             out.push_float(1000, 1.0);
             decode_run(chunks.iter().map(|chunk| (ENCODING_XOR, &chunk.data[..])), range, &mut out).unwrap();
+            let parts = chunks.iter().map(|chunk| Box::new(ChunkSamples::new(vec![chunk.clone()], "test".into())) as Box<dyn Samples>);
+            let mut joined = SampleBuffer::default();
+            joined.push_float(1000, 1.0);
+            read_joined(&parts.collect::<Vec<_>>(), range, &mut joined).unwrap();
+            prop_assert_eq!((&joined.timestamps, &joined.values), (&out.timestamps, &out.values));
             let read: BTreeMap<i64, f64> = out.timestamps.iter().copied().zip(out.values.iter().copied()).skip(1).collect();
             prop_assert_eq!(out.timestamps.len(), read.len() + 1);
             prop_assert!(out.timestamps[1..].is_sorted());

@@ -14,10 +14,15 @@ use crate::{
     index::{ChunkRef, Index, Matching, Scan},
 };
 use futures::{StreamExt as _, TryStreamExt as _, future::BoxFuture};
+use hashbrown::HashTable;
 use model::{
+    identity::Identity,
     label::Labels,
     matcher::Matcher,
-    select::{BLOCK_ID, Chunk, LabelList, ReadySet, Samples, Select, SelectError, SelectRequest, Series, SeriesSet},
+    select::{
+        BLOCK_ID, Chunk, IdentifiedBatch, IdentifiedSet, LabelList, Select, SelectError, SelectRequest, Series,
+        SeriesSet,
+    },
     tenant::Tenant,
     time::TimeRange,
 };
@@ -49,7 +54,22 @@ pub(super) struct TenantBlocks {
 
 impl Select for TenantBlocks {
     fn select(&self, request: SelectRequest) -> BoxFuture<'_, Result<Box<dyn SeriesSet>, SelectError>> {
-        Box::pin(async move { self.find(&request).await })
+        Box::pin(async move {
+            let found = self.find(&request, None).await?;
+            Ok(Box::new(found) as Box<dyn SeriesSet>)
+        })
+    }
+
+    fn select_identified(
+        &self,
+        request: &SelectRequest,
+        key: u64,
+    ) -> Option<BoxFuture<'_, Result<Box<dyn IdentifiedSet>, SelectError>>> {
+        let request = request.clone();
+        Some(Box::pin(async move {
+            let found = self.find(&request, Some(key)).await?;
+            Ok(Box::new(found) as Box<dyn IdentifiedSet>)
+        }))
     }
 
     fn label_names(
@@ -148,8 +168,8 @@ impl TenantBlocks {
         found
     }
 
-    /// Finds the series and where their chunks are.
-    async fn find(&self, request: &SelectRequest) -> Result<Box<dyn SeriesSet>, SelectError> {
+    /// Finds the series and where their chunks are: by labels, or without order and with identities made with `key`.
+    async fn find(&self, request: &SelectRequest, key: Option<u64>) -> Result<RemoteSet, SelectError> {
         let state = self.shared.state();
         let mut warnings = state.warnings(&self.tenant, request.range);
         let mut blocks = state.overlapping(&self.tenant, request.range);
@@ -158,39 +178,30 @@ impl TenantBlocks {
         let budget = Budget::default();
         let mut finds = Vec::with_capacity(blocks.len());
         for (number, (block, index)) in blocks.iter().enumerate() {
-            finds.push(self.find_in(block, index, number, request, &budget));
+            finds.push(self.find_in(block, index, number, request, key, &budget));
         }
         let parts = futures::stream::iter(finds)
             .buffer_unordered(BLOCKS_IN_FLIGHT)
             .try_concat()
             .await?;
         let blocks: Vec<_> = blocks.into_iter().map(|(block, _)| block).collect();
-        let mut series = join(parts);
+        let mut series = match key {
+            Some(_) => join_by_identity(parts),
+            None => join(parts),
+        };
         if request.limit > 0 {
             series.truncate(request.limit);
         }
-        if request.labels_only {
-            let bare = series.into_iter().map(|series| {
-                let samples: Box<dyn Samples> = Box::new(ChunkSamples::new(Vec::new(), "labels only".into()));
-                Series {
-                    labels: series.labels,
-                    samples,
-                }
-            });
-            return Ok(Box::new(Bare {
-                set: ReadySet::new(bare.collect(), warnings),
-                blocks: ulids(&blocks),
-            }));
-        }
-        let (shared, left) = (self.shared.clone(), self.shared.settings.query_bytes_max);
-        Ok(Box::new(RemoteSet {
-            shared,
+        let origin = |block: &Arc<RemoteBlock>| format!("block {}", block.meta.ulid).into();
+        Ok(RemoteSet {
+            shared: self.shared.clone(),
+            origins: blocks.iter().map(origin).collect(),
             blocks,
             series: series.into_iter(),
             held: None,
             warnings,
-            bytes_left: left,
-        }))
+            bytes_left: self.shared.settings.query_bytes_max,
+        })
     }
 
     async fn find_in(
@@ -199,12 +210,14 @@ impl TenantBlocks {
         index: &Index,
         number: usize,
         request: &SelectRequest,
+        key: Option<u64>,
         budget: &Budget,
     ) -> Result<Vec<Part>, SelectError> {
         let Some(own) = rewrite_matchers(&request.matchers, &block.external) else {
             return Ok(Vec::new());
         };
         let suspect = |error| block.suspect_index(error);
+        let shown = request.hints.labels.as_deref().filter(|_| key.is_some());
         let Matching { ids, rest } = index.matching(&own).map_err(suspect)?;
         let mut parts = Vec::new();
         for ids in ids.chunks(SCAN_SERIES) {
@@ -214,14 +227,32 @@ impl TenantBlocks {
                 rest: rest.clone(),
             };
             let mut scan = Scan::over(matching, request.range, request.labels_only);
+            // External labels are part of what tells series apart, and take the place of their own.
+            let plain = block.visible.is_empty();
+            if plain {
+                scan = scan.showing(index, shown).identifying(key);
+            }
             let found = scan.next_batch_of(index, &entries, ids.len()).map_err(suspect)?;
             let chunks = found.iter().map(|found| found.chunks.len()).sum();
             budget.spend(found.len(), chunks, &self.shared.settings)?;
-            parts.extend(found.into_iter().map(|found| Part {
-                labels: with_external(&found.labels, &block.visible),
-                block: number,
-                chunks: found.chunks,
-                behind: found.behind,
+            parts.extend(found.into_iter().map(|found| {
+                let (labels, identity) = match key {
+                    _ if plain => (found.labels, found.identity),
+                    None => (with_external(&found.labels, &block.visible), found.identity),
+                    Some(key) => {
+                        let labels = with_external(&found.labels, &block.visible);
+                        let identity = Identity::of(&labels, key);
+                        let is_shown = |name: &str| shown.is_none_or(|names| names.iter().any(|one| one == name));
+                        (labels.filtered(is_shown), identity)
+                    }
+                };
+                Part {
+                    labels,
+                    identity,
+                    block: number,
+                    chunks: found.chunks,
+                    behind: found.behind,
+                }
             }));
         }
         Ok(parts)
@@ -235,30 +266,6 @@ fn is_named(block: &RemoteBlock, names: &[Matcher]) -> bool {
         BLOCK_ID => matcher.matches(&ulid),
         _ => matcher.matches(""),
     })
-}
-
-fn ulids(blocks: &[Arc<RemoteBlock>]) -> Vec<String> {
-    blocks.iter().map(|block| block.meta.ulid.to_string()).collect()
-}
-
-/// Labels of series, and the blocks that they are from.
-struct Bare {
-    set: ReadySet,
-    blocks: Vec<String>,
-}
-
-impl SeriesSet for Bare {
-    fn next(&mut self) -> BoxFuture<'_, Option<Result<Vec<Series>, SelectError>>> {
-        self.set.next()
-    }
-
-    fn warnings(&self) -> Vec<String> {
-        self.set.warnings()
-    }
-
-    fn blocks(&self) -> Vec<String> {
-        self.blocks.clone()
-    }
 }
 
 /// What a query found so far, in all blocks.
@@ -285,6 +292,8 @@ impl Budget {
 /// A series of one block.
 struct Part {
     labels: Labels,
+    /// What tells the series apart, where series are joined by that.
+    identity: Identity,
     /// Which of the query's blocks.
     block: usize,
     chunks: Vec<ChunkRef>,
@@ -294,6 +303,7 @@ struct Part {
 /// A series with its parts in all blocks.
 struct JoinedSeries {
     labels: Labels,
+    identity: Identity,
     parts: Vec<Part>,
 }
 
@@ -304,13 +314,39 @@ fn join(mut parts: Vec<Part>) -> Vec<JoinedSeries> {
     for part in parts {
         match series.last_mut() {
             Some(last) if last.labels == part.labels => last.parts.push(part),
-            _ => series.push(JoinedSeries {
-                labels: part.labels.clone(),
-                parts: vec![part],
-            }),
+            _ => series.push(JoinedSeries::beginning(part)),
         }
     }
     series
+}
+
+/// Joins the parts of each series by what tells it apart, in the order of the blocks.
+fn join_by_identity(mut parts: Vec<Part>) -> Vec<JoinedSeries> {
+    parts.sort_by_key(|part| part.block);
+    let mut series: Vec<JoinedSeries> = Vec::new();
+    let mut places: HashTable<usize> = HashTable::new();
+    for part in parts {
+        let same = |&place: &usize| series[place].identity == part.identity;
+        if let Some(&place) = places.find(part.identity.low, same) {
+            series[place].parts.push(part);
+            continue;
+        }
+        let place = series.len();
+        series.push(JoinedSeries::beginning(part));
+        let hash = |&place: &usize| series[place].identity.low;
+        places.insert_unique(hash(&place), place, hash);
+    }
+    series
+}
+
+impl JoinedSeries {
+    fn beginning(part: Part) -> Self {
+        Self {
+            labels: part.labels.clone(),
+            identity: part.identity,
+            parts: vec![part],
+        }
+    }
 }
 
 /// A series, and its chunks each with the block it is in.
@@ -320,6 +356,8 @@ type Wanted = (JoinedSeries, Vec<(usize, ChunkWant)>);
 struct RemoteSet {
     shared: Arc<Shared>,
     blocks: Vec<Arc<RemoteBlock>>,
+    /// What errors call them.
+    origins: Vec<Arc<str>>,
     series: std::vec::IntoIter<JoinedSeries>,
     /// A series that did not fit into the batch before.
     held: Option<Wanted>,
@@ -330,17 +368,16 @@ struct RemoteSet {
 
 /// What is read at once.
 struct Batch {
-    labels: Vec<Labels>,
-    /// Of each series the first block it is in.
-    origins: Vec<usize>,
+    /// Of each series what tells it apart, its labels and the first block it is in.
+    series: Vec<(Identity, Labels, usize)>,
     /// Of each block the chunks to read.
     wants: Vec<Vec<ChunkWant>>,
 }
 
 impl RemoteSet {
-    async fn next_batch(&mut self) -> Result<Vec<Series>, SelectError> {
-        let Batch { labels, origins, wants } = self.gather()?;
-        let mut chunks: Vec<Vec<Chunk>> = labels.iter().map(|_| Vec::new()).collect();
+    async fn next_batch(&mut self) -> Result<IdentifiedBatch, SelectError> {
+        let Batch { series, wants } = self.gather()?;
+        let mut chunks: Vec<Vec<Chunk>> = series.iter().map(|_| Vec::new()).collect();
         let mut reads = Vec::new();
         for (block, wants) in self.blocks.iter().zip(&wants) {
             let (found, fetches) = block.at_hand(&self.shared, wants);
@@ -357,16 +394,12 @@ impl RemoteSet {
             }
         }
         drop(reads);
-        let series = labels
+        let series = series
             .into_iter()
-            .zip(origins)
             .zip(chunks)
-            .map(|((labels, origin), chunks)| {
-                let origin = format!("block {}", self.blocks[origin].meta.ulid).into();
-                Series {
-                    labels,
-                    samples: Box::new(ChunkSamples::new(chunks, origin)) as Box<dyn Samples>,
-                }
+            .map(|((identity, labels, block), chunks)| {
+                let samples = Box::new(ChunkSamples::new(chunks, Arc::clone(&self.origins[block])));
+                (identity, Series { labels, samples })
             });
         Ok(series.collect())
     }
@@ -375,27 +408,26 @@ impl RemoteSet {
     fn gather(&mut self) -> Result<Batch, SelectError> {
         let wants = self.blocks.iter().map(|_| Vec::new()).collect();
         let mut batch = Batch {
-            labels: Vec::new(),
-            origins: Vec::new(),
+            series: Vec::new(),
             wants,
         };
         let mut bytes = 0;
-        while batch.labels.len() < BATCH_SERIES {
+        while batch.series.len() < BATCH_SERIES {
             let Some((series, own)) = self.take_one()? else { break };
             let size: u64 = own.iter().map(|(_, want)| want.bytes()).sum();
-            if !batch.labels.is_empty() && bytes + size > BATCH_BYTES {
+            if !batch.series.is_empty() && bytes + size > BATCH_BYTES {
                 self.held = Some((series, own));
                 break;
             }
             bytes += size;
             for (block, want) in own {
                 batch.wants[block].push(ChunkWant {
-                    series: batch.labels.len(),
+                    series: batch.series.len(),
                     ..want
                 });
             }
-            batch.origins.push(series.parts.first().map_or(0, |part| part.block));
-            batch.labels.push(series.labels);
+            let first = series.parts.first().map_or(0, |part| part.block);
+            batch.series.push((series.identity, series.labels, first));
         }
         self.bytes_left = self.bytes_left.checked_sub(bytes).ok_or_else(|| {
             let limit = self.shared.settings.query_bytes_max;
@@ -428,16 +460,23 @@ impl RemoteSet {
     }
 }
 
+impl RemoteSet {
+    async fn next_or_end(&mut self) -> Option<Result<IdentifiedBatch, SelectError>> {
+        let batch = self.next_batch().await;
+        if batch.is_err() {
+            self.end();
+        }
+        batch
+            .map(|series| Some(series).filter(|series| !series.is_empty()))
+            .transpose()
+    }
+}
+
 impl SeriesSet for RemoteSet {
     fn next(&mut self) -> BoxFuture<'_, Option<Result<Vec<Series>, SelectError>>> {
         Box::pin(async move {
-            let batch = self.next_batch().await;
-            if batch.is_err() {
-                self.end();
-            }
-            batch
-                .map(|series| Some(series).filter(|series| !series.is_empty()))
-                .transpose()
+            let batch = self.next_or_end().await?;
+            Some(batch.map(|batch| batch.into_iter().map(|(_, series)| series).collect()))
         })
     }
 
@@ -446,6 +485,21 @@ impl SeriesSet for RemoteSet {
     }
 
     fn blocks(&self) -> Vec<String> {
-        ulids(&self.blocks)
+        let ulids = self.blocks.iter().map(|block| block.meta.ulid.to_string());
+        ulids.collect()
+    }
+}
+
+impl IdentifiedSet for RemoteSet {
+    fn next(&mut self) -> BoxFuture<'_, Option<Result<IdentifiedBatch, SelectError>>> {
+        Box::pin(self.next_or_end())
+    }
+
+    fn series_max(&self) -> usize {
+        self.series.len() + usize::from(self.held.is_some())
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.clone()
     }
 }

@@ -1,5 +1,7 @@
 //! The gateway over a bucket in memory: blocks come, go and break.
 
+mod joined;
+
 use super::*;
 use crate::{
     block::{Block, BlockWriter, META_FILE},

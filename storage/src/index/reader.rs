@@ -9,6 +9,7 @@ use super::{
 use crate::cursor::Cursor;
 use model::{
     env::Mapped,
+    identity::{Identifier, Identity, SharedLabels},
     label::{Labels, LabelsBuilder},
     matcher::Matcher,
 };
@@ -100,6 +101,11 @@ impl Index {
         (0..self.symbols.count()).filter_map(|number| self.symbols.get(&self.bytes, number))
     }
 
+    /// The number of a symbol, if there is one like it.
+    pub(super) fn symbol_number(&self, symbol: &str) -> Option<u32> {
+        self.symbols.find(&self.bytes, symbol)
+    }
+
     /// Every label name, ascending.
     pub fn label_names(&self) -> impl Iterator<Item = &str> {
         self.table.names()
@@ -184,6 +190,21 @@ impl<'a> SeriesReader<'a> {
         }
         // Names ascend because their numbers were checked to, and the symbol table is sorted.
         Ok(builder.build_sorted())
+    }
+
+    /// The label set of those of a series' names and values that are given by number.
+    pub(super) fn labels_of(
+        &self,
+        series: &RawSeries,
+        pairs: &[(u32, u32)],
+        shared: &mut SharedLabels,
+    ) -> Result<Labels, IndexError> {
+        shared.labels(pairs, |number| self.symbol(number, series))
+    }
+
+    /// What tells a series apart.
+    pub(super) fn identity(&self, series: &RawSeries, identifier: &mut Identifier) -> Result<Identity, IndexError> {
+        identifier.identify(&series.labels, |number| self.symbol(number, series))
     }
 
     /// Whether a series satisfies all of `matchers`.

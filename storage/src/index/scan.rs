@@ -1,7 +1,12 @@
 //! Walking the series that match, a batch at a time, so that a large answer needs no large memory.
 
-use super::{ChunkRef, Index, IndexError, Matching, RawSeries, SeriesBytes};
-use model::{label::Labels, matcher::Matcher, time::TimeRange};
+use super::{ChunkRef, Index, IndexError, Matching, RawSeries, SeriesBytes, reader::SeriesReader};
+use model::{
+    identity::{Identifier, Identity, SharedLabels},
+    label::Labels,
+    matcher::Matcher,
+    time::TimeRange,
+};
 use std::ops::Range;
 
 /// A series that matches and has samples in the asked range.
@@ -9,8 +14,10 @@ use std::ops::Range;
 pub struct FoundSeries {
     /// Its id in the index.
     pub id: u32,
-    /// Its labels as the index holds them.
+    /// Its labels as the index holds them, or those of them that are shown.
     pub labels: Labels,
+    /// What tells it apart, by the labels in the index, if that was asked for.
+    pub identity: Identity,
     /// Its chunks that reach into the range; none when only labels were asked for.
     pub chunks: Vec<ChunkRef>,
     /// The chunk behind the last of `chunks`, of this series or the next one: where the last chunk likely ends.
@@ -25,6 +32,25 @@ pub struct Scan {
     labels_only: bool,
     /// Next of `ids` to look at.
     position: usize,
+    shown: Option<Shown>,
+    identifier: Option<Identifier>,
+}
+
+/// The labels that are shown, where not all are.
+struct Shown {
+    /// Their numbers.
+    names: Vec<u32>,
+    shared: SharedLabels,
+    pairs: Vec<(u32, u32)>,
+}
+
+impl Shown {
+    fn labels(&mut self, reader: &SeriesReader<'_>, series: &RawSeries) -> Result<Labels, IndexError> {
+        self.pairs.clear();
+        let shown = series.labels.iter().filter(|pair| self.names.contains(&pair.0));
+        self.pairs.extend(shown);
+        reader.labels_of(series, &self.pairs, &mut self.shared)
+    }
 }
 
 impl Scan {
@@ -41,7 +67,30 @@ impl Scan {
             range,
             labels_only,
             position: 0,
+            shown: None,
+            identifier: None,
         }
+    }
+
+    /// The same, with series that show only their labels with these names, if any are named.
+    pub fn showing(mut self, index: &Index, names: Option<&[String]>) -> Self {
+        self.shown = names.map(|names| Shown {
+            names: names.iter().filter_map(|name| index.symbol_number(name)).collect(),
+            shared: SharedLabels::default(),
+            pairs: Vec::new(),
+        });
+        self
+    }
+
+    /// The same, with identities made with `key`, if there is one.
+    pub fn identifying(mut self, key: Option<u64>) -> Self {
+        self.identifier = key.map(Identifier::new);
+        self
+    }
+
+    /// How many series may still come at most.
+    pub fn series_max(&self) -> usize {
+        self.ids.len() - self.position
     }
 
     /// Up to `count` further series, ascending by labels; fewer, and at last none, when there are no more.
@@ -66,26 +115,27 @@ impl Scan {
             if inside.is_empty() || !reader.matches(&series, &self.rest)? {
                 continue;
             }
-            let labels = reader.labels(&series)?;
-            if self.labels_only {
-                batch.push(FoundSeries {
-                    id,
-                    labels,
-                    chunks: Vec::new(),
-                    behind: None,
-                });
-                continue;
-            }
-            let behind = match series.chunks.get(inside.end) {
-                Some(chunk) => Some(*chunk),
-                None => reader.chunk_behind(&series),
-            };
-            batch.push(FoundSeries {
+            let mut found = FoundSeries {
                 id,
-                labels,
-                chunks: series.chunks[inside].to_vec(),
-                behind,
-            });
+                labels: match &mut self.shown {
+                    Some(shown) => shown.labels(&reader, &series)?,
+                    None => reader.labels(&series)?,
+                },
+                identity: match &mut self.identifier {
+                    Some(identifier) => reader.identity(&series, identifier)?,
+                    None => Identity::default(),
+                },
+                chunks: Vec::new(),
+                behind: None,
+            };
+            if !self.labels_only {
+                found.behind = match series.chunks.get(inside.end) {
+                    Some(chunk) => Some(*chunk),
+                    None => reader.chunk_behind(&series),
+                };
+                found.chunks = series.chunks[inside].to_vec();
+            }
+            batch.push(found);
         }
         Ok(batch)
     }

@@ -2,7 +2,7 @@
 
 use super::{IndexError, SAMPLING};
 use crate::cursor::{Cursor, checked_section};
-use std::{cell::RefCell, ops::Range};
+use std::{cell::RefCell, cmp::Ordering, ops::Range};
 
 const PART: &str = "symbol table";
 
@@ -52,6 +52,20 @@ impl Symbols {
 
     pub(super) fn count(&self) -> u32 {
         self.count
+    }
+
+    /// The number of a symbol, if there is one like it.
+    pub(super) fn find(&self, bytes: &[u8], symbol: &str) -> Option<u32> {
+        let (mut low, mut high) = (0, self.count);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.get(bytes, middle)?.cmp(symbol) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Equal => return Some(middle),
+                Ordering::Greater => high = middle,
+            }
+        }
+        None
     }
 
     /// The symbol of that number; `None` when there is none. `bytes` is the index that the table was opened on.

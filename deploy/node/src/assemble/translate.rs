@@ -46,16 +46,22 @@ pub(super) fn ingest(settings: &Settings, book: &Arc<LimitBook>) -> IngestSettin
     }
 }
 
+/// Whether a feature was switched on by Prometheus's name of it.
+fn enabled(settings: &Settings, feature: &str) -> bool {
+    settings.enable_feature.iter().any(|name| name == feature)
+}
+
 pub(super) fn receiver(settings: &Settings) -> ReceiverSettings {
     ReceiverSettings {
         body_bytes_max: settings.write_body_bytes_max,
         decoded_bytes_max: settings.write_body_bytes_max,
+        type_and_unit_labels: enabled(settings, "type-and-unit-labels"),
         ..ReceiverSettings::default()
     }
 }
 
 pub(super) fn querier(settings: &Settings) -> QuerierSettings {
-    let enabled = |feature: &str| settings.enable_feature.iter().any(|name| name == feature);
+    let enabled = |feature: &str| enabled(settings, feature);
     QuerierSettings {
         queries_max: settings.query_concurrency,
         tenant_requests_max: settings.query_tenant_concurrency,

@@ -12,7 +12,7 @@ use crate::{
         column::{Cell, Cells, Column, Matrix, histogram_samples},
         forget_stale, metric_name,
         scalar::Scalars,
-        sweep::{self, Ask, Sweep},
+        sweep::{self, Ask, Fold, Sweep},
         uncharged,
     },
     plan::{self, Call, Grid, Kind, Node, Shift, Subquery},
@@ -320,7 +320,7 @@ impl RangeCall<'_> {
         if scratch.buffer.is_empty() {
             return Ok(Cells::default());
         }
-        let cells = match self.swept(shared, &scratch.buffer) {
+        let cells = match self.swept(shared, grid, &scratch.buffer) {
             Some(sweep) => self.sweep(shared, grid, sweep, scratch)?,
             None => self.window_by_window(shared, grid, metric_name(item.labels()), scratch)?,
         };
@@ -332,7 +332,7 @@ impl RangeCall<'_> {
     }
 
     /// What to sweep for, if the function and the samples of the series allow to go over all windows at once.
-    fn swept(&self, shared: &Shared<'_>, buffer: &SampleBuffer) -> Option<Sweep> {
+    fn swept(&self, shared: &Shared<'_>, grid: Grid, buffer: &SampleBuffer) -> Option<Sweep> {
         if shared.counts.by_step() {
             return None;
         }
@@ -340,7 +340,12 @@ impl RangeCall<'_> {
         if !plain || self.frame.extension.is_some() {
             return None;
         }
+        let folded = |fold| self.is_short(buffer, grid).then_some(Sweep::Folded(fold));
         match self.function {
+            Function::SumOverTime => folded(Fold::Sum),
+            Function::AvgOverTime => folded(Fold::Mean),
+            Function::MaxOverTime => folded(Fold::Greatest),
+            Function::MinOverTime => folded(Fold::Least),
             Function::Rate => Some(Sweep::Extrapolated(extent::RATE)),
             Function::Increase => Some(Sweep::Extrapolated(extent::INCREASE)),
             Function::Delta => Some(Sweep::Extrapolated(extent::DELTA)),
@@ -350,6 +355,13 @@ impl RangeCall<'_> {
             Function::PresentOverTime => Some(Sweep::Present),
             _ => None,
         }
+    }
+
+    /// Whether the windows look at few enough samples for doing all of them before anybody is asked whether they still wait.
+    fn is_short(&self, buffer: &SampleBuffer, grid: Grid) -> bool {
+        let windows = self.frame.range_ms / grid.step_ms.max(1) + 1;
+        let windows = usize::try_from(windows).unwrap_or(usize::MAX).min(grid.count);
+        buffer.timestamps.len().saturating_mul(windows) <= UNCHECKED_SAMPLES_MAX
     }
 
     /// The cells of a series of floats.

@@ -1,9 +1,13 @@
-//! Functions of a series of floats over all windows at once: `rate`, `increase` and `delta`, and those that look at one sample or
-//! none.
+//! Functions of a series of floats over all windows at once: `rate`, `increase` and `delta`, sums, means and extremes, and those that
+//! look at one sample or none.
 //!
 //! Where windows lie among samples, and by what to extrapolate, depends on nothing but the times of the samples, and the series of a
 //! target are all taken at the same times. So that is found out once ([`Pace`]) and kept as long as the times that come are those
 //! that came before; what is left for each series is arithmetic on columns. The results are those of [`crate::function::rate`], bit for bit.
+
+mod fold;
+
+pub(crate) use fold::Fold;
 
 use crate::{
     function::extent::{Extent, Flavour},
@@ -43,6 +47,8 @@ pub(crate) enum Sweep {
     Count,
     /// 1 where there are samples.
     Present,
+    /// What is made of all samples.
+    Folded(Fold),
 }
 
 /// What is asked for: a function, and where the windows are.
@@ -66,7 +72,7 @@ impl Ask {
     fn samples_min(&self) -> usize {
         match self.sweep {
             Sweep::Extrapolated(_) => 2,
-            Sweep::Last | Sweep::First | Sweep::Count | Sweep::Present => 1,
+            Sweep::Last | Sweep::First | Sweep::Count | Sweep::Present | Sweep::Folded(_) => 1,
         }
     }
 }
@@ -136,6 +142,10 @@ impl Pace {
             Sweep::First => self.pick(|run| run.from, values, &mut cells),
             Sweep::Count => self.fill(|run| (run.to - run.from) as f64, &mut cells),
             Sweep::Present => self.fill(|_| 1.0, &mut cells),
+            Sweep::Folded(fold) => self
+                .runs
+                .iter()
+                .for_each(|run| fold::fold(*run, values, fold, &mut cells)),
         }
         (cells, self.looked)
     }
@@ -351,7 +361,7 @@ mod tests {
         ast::Span,
         function::{
             extent::{DELTA, INCREASE, RATE},
-            rate,
+            over_time, rate,
             window::{Notes, Samples, Window},
         },
         value::Point,
@@ -359,13 +369,19 @@ mod tests {
     use model::sample::SampleBuffer;
     use proptest::prelude::*;
 
-    fn one_by_one(buffer: &SampleBuffer, ends: &[i64], range_ms: i64, flavour: Flavour) -> Vec<(usize, u64)> {
+    type Kernel = fn(&Window<'_>, &mut Notes<'_>) -> Option<Point>;
+
+    /// What a function makes of each window for itself.
+    fn of_windows(buffer: &SampleBuffer, ends: &[i64], range_ms: i64, function: Kernel) -> Vec<(usize, f64)> {
         let mut results = Vec::new();
         for (step, &end) in ends.iter().enumerate() {
             let start = end - range_ms;
             let inside = |at: &i64| *at > start && *at <= end;
             let from = buffer.timestamps.iter().position(inside).unwrap_or(0);
             let count = buffer.timestamps.iter().filter(|at| inside(at)).count();
+            if count == 0 {
+                continue;
+            }
             let samples = Samples::of(buffer).slice(from..from + count, 0..0);
             let window = Window {
                 samples,
@@ -382,16 +398,24 @@ mod tests {
                 metric: "",
                 span: Span::default(),
             };
-            let point = match flavour {
-                RATE => rate::rate(&window, &mut notes),
-                INCREASE => rate::increase(&window, &mut notes),
-                _ => rate::delta(&window, &mut notes),
-            };
-            if let Some(Point::Float(value)) = point {
-                results.push((step, value.to_bits()));
+            if let Some(Point::Float(value)) = function(&window, &mut notes) {
+                results.push((step, value));
             }
         }
         results
+    }
+
+    fn one_by_one(buffer: &SampleBuffer, ends: &[i64], range_ms: i64, flavour: Flavour) -> Vec<(usize, u64)> {
+        let function = match flavour {
+            RATE => rate::rate,
+            INCREASE => rate::increase,
+            _ => rate::delta,
+        };
+        let results = of_windows(buffer, ends, range_ms, function);
+        results
+            .into_iter()
+            .map(|(step, value)| (step, value.to_bits()))
+            .collect()
     }
 
     proptest! {
@@ -437,6 +461,21 @@ mod tests {
                 prop_assert_eq!(looked.most, counts().max().unwrap_or(0));
                 let read = buffer.timestamps.iter().filter(|at| ends.iter().any(|end| **at > end - range_ms && **at <= *end));
                 prop_assert_eq!(looked.read, read.count() as u64);
+            }
+            // Some are infinite, or none.
+            let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX, -0.0, 0.1, f64::MIN, 1e300];
+            let values = steps.iter().zip(&buffer.values).map(|(step, value)| if *step < 0 { odd[value.to_bits() as usize % 8] } else { *value });
+            let values: Vec<f64> = values.chain(buffer.values.iter().skip(steps.len()).copied()).collect();
+            let odd = SampleBuffer { values: values.clone(), ..buffer.clone() };
+            for (fold, function) in [(Fold::Sum, over_time::sum as Kernel), (Fold::Mean, over_time::average), (Fold::Greatest, over_time::max), (Fold::Least, over_time::min)] {
+                for (buffer, values) in [(&buffer, &buffer.values), (&odd, &values)] {
+                    let series = Series { times: &buffer.timestamps, values };
+                    let (cells, _) = pace.sweep(series, ask(Sweep::Folded(fold)));
+                    let plain = |(step, value): (usize, f64)| (step, if value.is_nan() { f64::NAN.to_bits() } else { value.to_bits() });
+                    let results: Vec<_> = cells.floats().map(plain).collect();
+                    let expected = of_windows(buffer, &ends, range_ms, function);
+                    prop_assert_eq!(results, expected.into_iter().map(plain).collect::<Vec<_>>());
+                }
             }
         }
     }
