@@ -2,6 +2,10 @@
 //!
 //! What was shipped is remembered in `shipped.json` beside them, so that nothing goes to the bucket twice.
 
+mod readers;
+
+pub(crate) use readers::Pin;
+
 use model::{
     env::Fs,
     label::Labels,
@@ -12,12 +16,16 @@ use model::{
     time::{TimeRange, Timestamp},
 };
 use parking_lot::{Mutex, RwLock};
+use readers::Readers;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use storage::block::{Block, BlockMeta, remove_block, remove_leftovers};
 use ulid::Ulid;
@@ -43,6 +51,8 @@ pub(crate) struct LocalBlock {
     pub(crate) ulid: Ulid,
     pub(crate) tenant: Tenant,
     pub(crate) block: Block,
+    /// How many blocks had been added when it was, itself included.
+    added: u64,
     state: Mutex<BlockState>,
 }
 
@@ -82,6 +92,9 @@ pub(crate) struct LocalBlocks {
     fs: Arc<dyn Fs>,
     folder: PathBuf,
     blocks: RwLock<Vec<Arc<LocalBlock>>>,
+    /// Blocks added so far. Changes under the lock of `blocks`.
+    added: AtomicU64,
+    readers: Arc<Readers>,
     /// The last mark that was given out.
     last_mark: Mutex<u32>,
 }
@@ -100,6 +113,8 @@ impl LocalBlocks {
             fs,
             folder,
             blocks: RwLock::new(Vec::new()),
+            added: AtomicU64::new(0),
+            readers: Arc::default(),
             last_mark: Mutex::new(0),
         };
         let shipped = blocks.read_shipped()?;
@@ -159,14 +174,15 @@ impl LocalBlocks {
     /// Makes a block queryable whose chunks bear `mark`.
     pub(crate) fn add_marked(&self, mark: u32, block: Block, tenant: Tenant) -> Arc<LocalBlock> {
         let ulid = block.meta().ulid;
+        let mut blocks = self.blocks.write();
         let block = Arc::new(LocalBlock {
             mark,
             ulid,
             tenant,
             block,
+            added: self.added.fetch_add(1, Ordering::Relaxed) + 1,
             state: Mutex::default(),
         });
-        let mut blocks = self.blocks.write();
         let key = (block.range().min, block.ulid);
         // Sorted anew for each block, the list would cost thousands of tenants more than their blocks.
         let place = blocks.partition_point(|other| (other.range().min, other.ulid) < key);
@@ -181,12 +197,19 @@ impl LocalBlocks {
 
     /// The blocks of a tenant that reach into `range`, oldest first.
     pub(crate) fn of(&self, tenant: &Tenant, range: TimeRange) -> Vec<Arc<LocalBlock>> {
+        of_tenant(&self.blocks.read(), tenant, range)
+    }
+
+    /// The same for one who copies from the head afterwards: it forgets nothing that only other blocks hold until the pin is dropped.
+    pub(crate) fn read(&self, tenant: &Tenant, range: TimeRange) -> (Vec<Arc<LocalBlock>>, Arc<Pin>) {
         let blocks = self.blocks.read();
-        blocks
-            .iter()
-            .filter(|block| block.tenant == *tenant && block.range().overlaps(range))
-            .cloned()
-            .collect()
+        let pin = self.readers.pin(self.added.load(Ordering::Relaxed));
+        (of_tenant(&blocks, tenant, range), Arc::new(pin))
+    }
+
+    /// Whether everybody who reads from the head knows this block.
+    pub(crate) fn is_known_to_readers(&self, block: &LocalBlock) -> bool {
+        self.readers.all_know(block.added)
     }
 
     /// Writes down which blocks are in the bucket. What is not written down in time costs a look into the bucket.
@@ -208,6 +231,7 @@ impl LocalBlocks {
                 ulid: block.meta().ulid,
                 tenant: old.tenant.clone(),
                 block,
+                added: old.added,
                 state: Mutex::new(state),
             })
         });
@@ -314,4 +338,9 @@ pub(crate) async fn read_series(
         }
     }
     Ok(joined)
+}
+
+fn of_tenant(blocks: &[Arc<LocalBlock>], tenant: &Tenant, range: TimeRange) -> Vec<Arc<LocalBlock>> {
+    let of_tenant = |block: &&Arc<LocalBlock>| block.tenant == *tenant && block.range().overlaps(range);
+    blocks.iter().filter(of_tenant).cloned().collect()
 }

@@ -326,7 +326,7 @@ impl Maintenance {
         self.blocking("forget", move || {
             let safe: Vec<_> = safe_in_memory(&core)
                 .into_iter()
-                .filter(|local| !local.state().forgotten)
+                .filter(|local| !local.state().forgotten && core.blocks.is_known_to_readers(local))
                 .collect();
             cut::forget(&core, &safe);
             cut::drop_idle_series(&core);

@@ -9,7 +9,10 @@ mod head;
 mod join;
 mod ordered;
 
-use crate::{blocks::LocalBlock, core::Core};
+use crate::{
+    blocks::{LocalBlock, Pin},
+    core::Core,
+};
 use first::FirstTexts;
 use futures::future::BoxFuture;
 use head::HeadSeries;
@@ -71,22 +74,28 @@ impl TenantSelect {
 
     async fn select_series(&self, request: SelectRequest) -> Result<Box<dyn SeriesSet>, SelectError> {
         self.check_ready()?;
-        let blocks = self.core.blocks.of(&self.tenant, request.range);
+        let (blocks, pin) = self.core.blocks.read(&self.tenant, request.range);
         if !blocks.is_empty() && !request.sorted {
-            let joined = self.join(&request, self.core.env.rng.next_u64(), &blocks).await;
+            let joined = self.join(&request, self.core.env.rng.next_u64(), &blocks, &pin).await;
             if joined.table_max() <= JOINED_SERIES_MAX {
                 return Ok(Box::new(joined));
             }
         }
         // Series of a block come sorted; to join them with those of the head, the head's must be sorted as well.
         let sorted = request.sorted || !blocks.is_empty();
-        let head = HeadSeries::new(&self.core, &self.tenant, &request, sorted);
+        let head = HeadSeries::new(&self.core, &self.tenant, &request, &pin, sorted);
         Ok(Box::new(OrderedSet::new(head, &blocks, &request).await))
     }
 
     /// Head and blocks brought together by identities.
-    async fn join(&self, request: &SelectRequest, key: u64, blocks: &[Arc<LocalBlock>]) -> IdentityJoin {
-        let head = HeadSeries::identified(&self.core, &self.tenant, request, key);
+    async fn join(
+        &self,
+        request: &SelectRequest,
+        key: u64,
+        blocks: &[Arc<LocalBlock>],
+        pin: &Arc<Pin>,
+    ) -> IdentityJoin {
+        let head = HeadSeries::identified(&self.core, &self.tenant, request, pin, key);
         IdentityJoin::new(head, blocks, request, key).await
     }
 
@@ -192,8 +201,8 @@ impl Select for TenantSelect {
         let request = request.clone();
         Some(Box::pin(async move {
             self.check_ready()?;
-            let blocks = self.core.blocks.of(&self.tenant, request.range);
-            Ok(Box::new(self.join(&request, key, &blocks).await) as Box<dyn IdentifiedSet>)
+            let (blocks, pin) = self.core.blocks.read(&self.tenant, request.range);
+            Ok(Box::new(self.join(&request, key, &blocks, &pin).await) as Box<dyn IdentifiedSet>)
         }))
     }
 

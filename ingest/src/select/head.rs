@@ -5,6 +5,7 @@
 
 use super::BATCH_SERIES;
 use crate::{
+    blocks::Pin,
     core::Core,
     head::{
         lookup::{Found, Selection},
@@ -72,13 +73,21 @@ pub(super) struct HeadSeries {
     pub(super) ready: VecDeque<Series>,
     /// What tells those apart, if that is asked for.
     identities: Vec<Identity>,
+    /// Until everything is copied.
+    _pin: Arc<Pin>,
 }
 
 impl HeadSeries {
     /// The series of a tenant that match, by labels if `sorted`, else in no particular order.
-    pub(super) fn new(core: &Arc<Core>, tenant: &Tenant, request: &SelectRequest, sorted: bool) -> Self {
+    pub(super) fn new(
+        core: &Arc<Core>,
+        tenant: &Tenant,
+        request: &SelectRequest,
+        pin: &Arc<Pin>,
+        sorted: bool,
+    ) -> Self {
         let names = request.hints.labels.clone().filter(|_| !sorted);
-        let mut series = Self::showing(core, tenant, request, Projection::new(names));
+        let mut series = Self::showing(core, tenant, request, pin, Projection::new(names));
         if sorted {
             loop {
                 let more = series.scan.next();
@@ -96,12 +105,24 @@ impl HeadSeries {
     }
 
     /// The series of a tenant that match, in no particular order, with identities made with `key`.
-    pub(super) fn identified(core: &Arc<Core>, tenant: &Tenant, request: &SelectRequest, key: u64) -> Self {
+    pub(super) fn identified(
+        core: &Arc<Core>,
+        tenant: &Tenant,
+        request: &SelectRequest,
+        pin: &Arc<Pin>,
+        key: u64,
+    ) -> Self {
         let projection = Projection::new(request.hints.labels.clone()).identifying(Some(key));
-        Self::showing(core, tenant, request, projection)
+        Self::showing(core, tenant, request, pin, projection)
     }
 
-    fn showing(core: &Arc<Core>, tenant: &Tenant, request: &SelectRequest, projection: Projection) -> Self {
+    fn showing(
+        core: &Arc<Core>,
+        tenant: &Tenant,
+        request: &SelectRequest,
+        pin: &Arc<Pin>,
+        projection: Projection,
+    ) -> Self {
         let selection = core.head.find(tenant, &request.matchers);
         Self {
             core: Arc::clone(core),
@@ -120,6 +141,7 @@ impl HeadSeries {
             found: VecDeque::new(),
             ready: VecDeque::new(),
             identities: Vec::new(),
+            _pin: Arc::clone(pin),
         }
     }
 
