@@ -28,12 +28,19 @@ pub(crate) fn lifts_counters(function: &str) -> bool {
 pub(crate) struct PenaltySamples {
     replicas: Vec<Box<dyn Samples>>,
     counter: bool,
+    /// So long before what is read the choice between replicas begins.
+    lead_ms: i64,
 }
 
 impl PenaltySamples {
-    /// Joins the replicas of a series; with `counter` its values are lifted where the replica changes.
-    pub(crate) fn new(replicas: Vec<Box<dyn Samples>>, counter: bool) -> Self {
-        Self { replicas, counter }
+    /// Joins the replicas of a series; with `counter` its values are lifted where the replica changes. The choice between replicas begins
+    /// `lead_ms` before what is read.
+    pub(crate) fn new(replicas: Vec<Box<dyn Samples>>, counter: bool, lead_ms: i64) -> Self {
+        Self {
+            replicas,
+            counter,
+            lead_ms,
+        }
     }
 
     /// The chunks with something in the range, dealt so that those of one pile do not overlap.
@@ -56,6 +63,8 @@ impl PenaltySamples {
 impl Samples for PenaltySamples {
     fn read(&self, range: TimeRange, buffer: &mut SampleBuffer) -> Result<(), SelectError> {
         let mut joined: Option<Vec<Sample>> = None;
+        let asked = range;
+        let range = TimeRange::new(asked.min.saturating_sub(self.lead_ms), asked.max);
         for pile in self.piles(range)? {
             let mut samples = SampleBuffer::default();
             // What a counter has gained counts from the begin of its first chunk.
@@ -71,7 +80,8 @@ impl Samples for PenaltySamples {
                 Some(before) => join(before, samples, self.counter),
             });
         }
-        for sample in joined.unwrap_or_default() {
+        let joined = joined.unwrap_or_default().into_iter();
+        for sample in joined.filter(|sample| asked.contains(sample.at)) {
             match sample.value {
                 Value::Float { value, start } => buffer.push_float_started(sample.at, value, start),
                 Value::Histogram(histogram) => buffer.histograms.push(histogram),
@@ -281,6 +291,24 @@ mod tests {
             (93_000, 9.5),
         ];
         assert_eq!(joined(&a, &b, false), expected);
+    }
+
+    #[test]
+    fn who_speaks_depends_on_where_the_choice_begins() {
+        let replica = |phase: i64| -> Box<dyn Samples> {
+            let times: Vec<i64> = (0..20).map(|scrape| phase + scrape * 60_000).collect();
+            let chunk = storage::chunk::encode_floats(&times, &[1.0; 20]);
+            Box::new(ChunkSamples::new(vec![chunk], "replica".into()))
+        };
+        let read = |lead_ms| {
+            let both = PenaltySamples::new(vec![replica(10_000), replica(42_000)], false, lead_ms);
+            let mut buffer = SampleBuffer::default();
+            both.read(TimeRange::new(300_000, 500_000), &mut buffer).unwrap();
+            buffer.timestamps
+        };
+        // The first one gives way at once, since the first penalty is short.
+        assert_eq!(read(0), [310_000, 342_000, 402_000, 462_000]);
+        assert_eq!(read(300_000), [342_000, 402_000, 462_000]);
     }
 
     #[test]

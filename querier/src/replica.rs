@@ -72,17 +72,23 @@ impl Select for Deduplicated {
     fn select(&self, request: SelectRequest) -> BoxFuture<'_, Result<Box<dyn SeriesSet>, SelectError>> {
         Box::pin(async move {
             let limit = request.limit;
-            let counter = lifts_counters(&request.hints.function);
             let hints = Hints {
                 newest_only: false,
                 ..request.hints
             };
+            let (counter, lead_ms) = (lifts_counters(&hints.function), hints.lead_ms);
+            let mut range = request.range;
+            if self.dedup == Dedup::Penalty {
+                // What it chooses depends on where it begins, and Thanos begins where Prometheus does.
+                range.min = range.min.saturating_sub(lead_ms);
+            }
             // A limit counts series as they come out, and sorting decides which replica speaks first.
             let mut set = self
                 .inner
                 .select(SelectRequest {
                     limit: 0,
                     sorted: true,
+                    range,
                     hints,
                     ..request
                 })
@@ -97,7 +103,7 @@ impl Select for Deduplicated {
             }
             // Without a label the order is another. The sort is stable: replicas stay in the order of their names.
             all.sort_by(|a, b| a.0.cmp(&b.0));
-            let mut series = join_replicas(all, self.dedup, counter);
+            let mut series = join_replicas(all, self.dedup, (counter, lead_ms));
             if limit > 0 {
                 series.truncate(limit);
             }
@@ -138,7 +144,7 @@ impl Select for Deduplicated {
 }
 
 /// Neighbours with equal labels become one series.
-fn join_replicas(all: Vec<(Labels, Box<dyn Samples>)>, dedup: Dedup, counter: bool) -> Vec<Series> {
+fn join_replicas(all: Vec<(Labels, Box<dyn Samples>)>, dedup: Dedup, hints: (bool, i64)) -> Vec<Series> {
     let mut series: Vec<Series> = Vec::new();
     let mut replicas: Vec<Box<dyn Samples>> = Vec::new();
     let mut all = all.into_iter().peekable();
@@ -147,14 +153,14 @@ fn join_replicas(all: Vec<(Labels, Box<dyn Samples>)>, dedup: Dedup, counter: bo
         if all.peek().is_none_or(|(next, _)| *next != labels) {
             series.push(Series {
                 labels,
-                samples: joined(std::mem::take(&mut replicas), dedup, counter),
+                samples: joined(std::mem::take(&mut replicas), dedup, hints),
             });
         }
     }
     series
 }
 
-fn joined(mut replicas: Vec<Box<dyn Samples>>, dedup: Dedup, counter: bool) -> Box<dyn Samples> {
+fn joined(mut replicas: Vec<Box<dyn Samples>>, dedup: Dedup, (counter, lead_ms): (bool, i64)) -> Box<dyn Samples> {
     match replicas.pop() {
         // Thanos takes the resets out of a lone counter as well.
         Some(lone) if replicas.is_empty() && !(counter && dedup == Dedup::Penalty) => lone,
@@ -162,7 +168,7 @@ fn joined(mut replicas: Vec<Box<dyn Samples>>, dedup: Dedup, counter: bool) -> B
             replicas.extend(last);
             match dedup {
                 Dedup::Gaps => Box::new(ReplicaSamples { replicas, counter }),
-                Dedup::Penalty => Box::new(PenaltySamples::new(replicas, counter)),
+                Dedup::Penalty => Box::new(PenaltySamples::new(replicas, counter, lead_ms)),
             }
         }
     }

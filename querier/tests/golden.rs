@@ -39,10 +39,6 @@ const KEPT: &[(&str, &str)] = &[
         "values-utf8",
         "an escaped label name is understood here, as in Prometheus",
     ),
-    (
-        "range-subquery-range-dedup_true-res_0s",
-        "inside of a subquery samples are read in another range, and the algorithm depends on where it begins",
-    ),
 ];
 
 /// Values that an answer's float may differ by, relatively.

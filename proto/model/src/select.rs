@@ -58,6 +58,9 @@ pub struct Hints {
     pub step_ms: i64,
     /// Width of the range selector in milliseconds, 0 without one.
     pub range_ms: i64,
+    /// So many milliseconds before the range Prometheus begins to read, where the first evaluation of a subquery lies behind the begin of
+    /// its window. Only who goes on from what was there before needs to look.
+    pub lead_ms: i64,
     /// The function or aggregation around the selector, or empty.
     pub function: String,
     /// Labels of the aggregation around it.

@@ -86,6 +86,17 @@ struct Context {
     one_metric: bool,
 }
 
+impl Context {
+    /// The hints that say when things are evaluated, which hold for everything inside.
+    fn times(&self) -> Hints {
+        Hints {
+            step_ms: self.hints.step_ms,
+            lead_ms: self.hints.lead_ms,
+            ..Hints::default()
+        }
+    }
+}
+
 /// Which parts of histograms are looked at.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stats {
@@ -253,13 +264,18 @@ impl Builder {
                 "zero or negative subquery step is not allowed".into(),
             ));
         }
-        let grid = subquery_grid(shift.apply_span(context.span), range_ms, step_ms);
+        let ends = shift.apply_span(context.span);
+        let grid = subquery_grid(ends, range_ms, step_ms);
+        // With a time of its own a subquery is not where the things around it are.
+        let lead_before = if shift.at.is_some() { 0 } else { context.hints.lead_ms };
+        let own_lead = grid.start.saturating_sub(ends.first.saturating_sub(range_ms));
         let inner = self.build(
             &subquery.expr,
             &Context {
                 span: grid.span(),
                 hints: Hints {
                     step_ms,
+                    lead_ms: lead_before.saturating_add(own_lead),
                     ..Hints::default()
                 },
                 stats: Stats::NeedBuckets,
@@ -290,8 +306,7 @@ impl Builder {
             span: context.span,
             hints: Hints {
                 function: function.as_str().to_owned(),
-                step_ms: context.hints.step_ms,
-                ..Hints::default()
+                ..context.times()
             },
             stats: stats_below(function, context.stats),
             one_metric: false,
@@ -405,8 +420,7 @@ impl Builder {
             function: aggregate.op.as_str().to_owned(),
             grouping: aggregate.grouping.clone(),
             by: !aggregate.without,
-            step_ms: context.hints.step_ms,
-            ..Hints::default()
+            ..context.times()
         };
         let needed = needed::labels(aggregate, self.options.delayed_name_removal);
         inner_context.one_metric = needed.as_ref().is_some_and(|needed| needed.one_metric);
@@ -434,10 +448,7 @@ impl Builder {
 
     fn binary(&mut self, binary: &ast::Binary, context: &Context) -> Result<(Kind, bool), QueryError> {
         let mut context = context.clone();
-        context.hints = Hints {
-            step_ms: context.hints.step_ms,
-            ..Hints::default()
-        };
+        context.hints = context.times();
         if binary.op.is_comparison() || matches!(binary.op, BinaryOp::TrimLower | BinaryOp::TrimUpper) {
             context.stats = Stats::NeedBuckets;
         }
