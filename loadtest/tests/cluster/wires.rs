@@ -77,15 +77,15 @@ impl Wires {
 }
 
 impl Shared {
-    fn is_cut(&self, one: Option<usize>, other: usize) -> bool {
+    fn is_cut(&self, one: usize, other: usize) -> bool {
         let cut = self.cut.lock().unwrap();
-        one.is_some_and(|one| cut.contains(&(one.min(other), one.max(other))))
+        cut.contains(&(one.min(other), one.max(other)))
     }
 
     /// Waits as long as something on its way between these two has to.
-    fn hold(&self, one: Option<usize>, other: usize) {
+    fn hold(&self, one: usize, other: usize) {
         let slow = *self.slow.lock().unwrap();
-        if let Some((_, delay)) = slow.filter(|(number, _)| one == Some(*number) || other == *number) {
+        if let Some((_, delay)) = slow.filter(|(number, _)| one == *number || other == *number) {
             thread::sleep(delay);
         }
         while self.is_cut(one, other) && !self.ended.load(Ordering::Relaxed) {
@@ -93,12 +93,12 @@ impl Shared {
         }
     }
 
-    /// The node whose process holds the socket with this local address.
-    fn node_of(&self, from: SocketAddr) -> Option<usize> {
+    /// The node whose process holds the socket between these addresses.
+    fn node_of(&self, from: SocketAddr, to: SocketAddr) -> Option<usize> {
         let deadline = Instant::now() + Duration::from_secs(1);
         while Instant::now() < deadline {
             // The kernel writes its table piece by piece, and a socket can be missing from one reading of it.
-            let inode = inode_of(from);
+            let inode = inode_of(from, to);
             let pids = self.pids.lock().unwrap().clone();
             let is_holder = |pid: u32| inode.as_ref().is_some_and(|inode| holds(pid, inode));
             let holder = pids.iter().position(|pid| pid.is_some_and(is_holder));
@@ -111,13 +111,13 @@ impl Shared {
     }
 }
 
-/// The inode of the socket with this local address.
-fn inode_of(from: SocketAddr) -> Option<String> {
+/// The inode of the socket between these addresses. A port can belong to several sockets, of which some have ended.
+fn inode_of(from: SocketAddr, to: SocketAddr) -> Option<String> {
     let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
-    let port = format!(":{:04X}", from.port());
+    let ports = [from, to].map(|address| format!(":{:04X}", address.port()));
     let line = table.lines().skip(1).find(|line| {
-        let local = line.split_whitespace().nth(1);
-        local.is_some_and(|local| local.ends_with(&port))
+        let ends = line.split_whitespace().skip(1).zip(&ports);
+        ends.filter(|(end, port)| end.ends_with(*port)).count() == 2
     })?;
     line.split_whitespace().nth(9).map(str::to_owned)
 }
@@ -134,7 +134,10 @@ fn holds(pid: u32, inode: &str) -> bool {
 }
 
 fn pass(shared: &Shared, number: usize, client: &TcpStream, from: SocketAddr, to: SocketAddr) {
-    let source = shared.node_of(from);
+    // Nobody's connection would be one that no cut concerns.
+    let Some(source) = client.local_addr().ok().and_then(|own| shared.node_of(from, own)) else {
+        return;
+    };
     let hold = || shared.hold(source, number);
     hold();
     let Ok(server) = TcpStream::connect_timeout(&to, Duration::from_secs(1)) else {
