@@ -37,6 +37,9 @@ use storage::{block::sync_folders, bucket::ObjectStore};
 use tokio::sync::watch;
 use ulid::Ulid;
 
+/// Readers that do not know a block keep the head from forgetting its samples for so long after it is in the bucket. No query takes longer.
+const READERS_TIME_MAX: Duration = Duration::from_secs(600);
+
 /// Pause after an image that failed: each try begins a segment.
 const IMAGE_PAUSE: Duration = Duration::from_secs(60);
 
@@ -324,9 +327,16 @@ impl Maintenance {
     async fn let_go(&self, wal: &Arc<Wal>) -> Vec<String> {
         let core = Arc::clone(&self.core);
         self.blocking("forget", move || {
+            let now = core.env.clock.now();
+            // A reader that never ends must not keep the head from ever forgetting.
+            let waited_enough = |local: &LocalBlock| {
+                let shipped = local.state().shipped;
+                shipped.is_some_and(|at| now.saturating_sub(at) > millis(READERS_TIME_MAX))
+            };
             let safe: Vec<_> = safe_in_memory(&core)
                 .into_iter()
-                .filter(|local| !local.state().forgotten && core.blocks.is_known_to_readers(local))
+                .filter(|local| !local.state().forgotten)
+                .filter(|local| core.blocks.is_known_to_readers(local) || waited_enough(local))
                 .collect();
             cut::forget(&core, &safe);
             cut::drop_idle_series(&core);

@@ -5,9 +5,11 @@ mod support;
 use futures::TryStreamExt as _;
 use ingest::{CutError, Ingester};
 use model::{
+    matcher::Matcher,
     push::{SeriesId, WriteBatch},
     sample::FloatSample,
-    select::{Select as _, SelectRequest},
+    select::{Select as _, SelectRequest, SelectTenants as _},
+    tenant::Tenant,
     time::{BLOCK_RANGE_MS, TimeRange, Timestamp, block_start},
     verdict::{Reason, Verdict},
 };
@@ -213,6 +215,24 @@ async fn a_window_that_is_over_becomes_an_aligned_block_of_each_tenant() {
         2,
         "nothing is cut twice"
     );
+    ingester.shutdown().await;
+}
+
+/// A query takes its list of blocks before it reads the head. What is cut in between must not be lost to it.
+#[tokio::test]
+async fn a_query_that_runs_across_a_cut_finds_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::on_disk(dir.path());
+    let ingester = world.open().await;
+    let samples = minutes(W0 - 30 * MINUTE, W0 + 30 * MINUTE);
+    let all = [(series(1), &samples[..]), (series(2), &samples[..])];
+    push(&ingester, &batch(&all)).await;
+    let select = ingester.tenant(&Tenant::new(TENANT).unwrap());
+    let request = SelectRequest::new(vec![Matcher::not_equal("__name__", "")], TimeRange::ALL);
+    let begun = select.select(request).await.unwrap();
+    assert_eq!(ingester.cut_now().await.unwrap().len(), 2);
+    assert_eq!(content_of(begun, TimeRange::ALL).await, expected(&all));
+    assert_eq!(content(&ingester, TENANT).await, expected(&all));
     ingester.shutdown().await;
 }
 

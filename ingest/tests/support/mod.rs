@@ -9,7 +9,7 @@ use model::{
     matcher::Matcher,
     push::{Push, PushError, SeriesId, WriteBatch, WriteOutcome},
     sample::{FloatSample, SampleBuffer},
-    select::{SelectRequest, SelectTenants},
+    select::{SelectRequest, SelectTenants, SeriesSet},
     tenant::Tenant,
     time::{BLOCK_RANGE_MS, TimeRange, Timestamp, block_start},
 };
@@ -265,7 +265,12 @@ pub(crate) async fn content(ingester: &Ingester, tenant: &str) -> Content {
 pub(crate) async fn content_in(ingester: &Ingester, tenant: &str, range: TimeRange) -> Content {
     let select = ingester.tenant(&Tenant::new(tenant).unwrap());
     let matchers = vec![Matcher::not_equal("__name__", "")];
-    let mut set = select.select(SelectRequest::new(matchers, range)).await.unwrap();
+    let set = select.select(SelectRequest::new(matchers, range)).await.unwrap();
+    content_of(set, range).await
+}
+
+/// What a select gives, read to its end.
+pub(crate) async fn content_of(mut set: Box<dyn SeriesSet>, range: TimeRange) -> Content {
     let (mut content, mut last) = (Content::new(), Labels::empty());
     while let Some(batch) = set.next().await {
         for series in batch.unwrap() {
