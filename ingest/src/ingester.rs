@@ -187,7 +187,7 @@ impl Ingester {
     }
 
     /// Makes durable what was accepted and ends. Nothing is cut or uploaded: the next start finds everything in the WAL. A cut
-    /// or an upload that is under way is waited for.
+    /// that is under way is waited for; an upload is given up, the next start goes on with it.
     pub async fn shutdown(&self) {
         self.maintenance.close();
         self.maintenance.closed().await;

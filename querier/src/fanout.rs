@@ -19,7 +19,7 @@ use model::{
     sample::Exemplar,
     select::{ExemplarSeries, LabelList, Select, SelectError, SelectRequest, SelectTenants, Series, SeriesSet},
     tenant::Tenant,
-    time::TimeRange,
+    time::{TimeRange, Timestamp},
 };
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
@@ -66,6 +66,25 @@ impl Source {
     }
 }
 
+/// How many replicated sources may fail before an answer counts as incomplete: as many as a write quorum leaves out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spare {
+    /// For samples that are written now.
+    pub now: usize,
+    /// For samples of earlier times than this, of which there are fewer copies.
+    pub thin: Option<(Timestamp, usize)>,
+}
+
+impl Spare {
+    /// For questions that go back to `oldest`.
+    fn since(self, oldest: Timestamp) -> usize {
+        match self.thin {
+            Some((until, spare)) if oldest < until => spare.min(self.now),
+            _ => self.now,
+        }
+    }
+}
+
 /// Several sources that look like one. Sources may be changed while questions are answered.
 pub struct Fanout {
     groups: RwLock<Groups>,
@@ -93,8 +112,7 @@ const FIRST_GROUP: &str = "";
 #[derive(Clone, Default)]
 struct Rules {
     policy: Policy,
-    /// How many replicated sources may fail before the answer counts as incomplete.
-    replicas_spare: Arc<RwLock<usize>>,
+    spare: Arc<RwLock<Spare>>,
     /// How long one call or one batch of a source may take.
     timeout: Option<(Arc<dyn Clock>, Duration)>,
     metrics: Option<SourceMetrics>,
@@ -134,9 +152,12 @@ impl Fanout {
     }
 
     /// Replaces the sources; questions under way keep the old ones. `replicas_spare` says how many of the replicated sources may
-    /// fail before the answer counts as incomplete: write quorum minus one, when the ring is as large as it should be.
+    /// fail before the answer counts as incomplete.
     pub fn set_sources(&self, sources: Vec<Source>, replicas_spare: usize) {
-        *self.rules.replicas_spare.write() = replicas_spare;
+        self.set_replicas_spare(Spare {
+            now: replicas_spare,
+            thin: None,
+        });
         self.set_group(FIRST_GROUP, sources);
     }
 
@@ -147,8 +168,8 @@ impl Fanout {
     }
 
     /// Says how many replicated sources may fail before an answer counts as incomplete.
-    pub fn set_replicas_spare(&self, replicas_spare: usize) {
-        *self.rules.replicas_spare.write() = replicas_spare;
+    pub fn set_replicas_spare(&self, spare: Spare) {
+        *self.rules.spare.write() = spare;
     }
 
     /// The sources as they are now.
@@ -214,10 +235,12 @@ impl TenantFanout {
         Ok(answers)
     }
 
-    fn failures(&self) -> Failures {
+    /// None yet, of a question that goes back to `oldest`.
+    fn failures(&self, oldest: Timestamp) -> Failures {
         Failures {
             sources: self.sources.clone(),
             rules: self.rules.clone(),
+            oldest,
             failed: Vec::new(),
         }
     }
@@ -226,7 +249,7 @@ impl TenantFanout {
 impl Select for TenantFanout {
     fn select(&self, mut request: SelectRequest) -> BoxFuture<'_, Result<Box<dyn SeriesSet>, SelectError>> {
         Box::pin(async move {
-            let mut failures = self.failures();
+            let mut failures = self.failures(request.range.min);
             let replicated = self.sources.iter().skip(1).any(|source| source.replicated);
             if !request.sorted && !replicated && !self.selects.is_empty() {
                 return self.select_unsorted(request, failures).await;
@@ -247,7 +270,7 @@ impl Select for TenantFanout {
         limit: usize,
     ) -> BoxFuture<'_, Result<LabelList, SelectError>> {
         Box::pin(async move {
-            let mut failures = self.failures();
+            let mut failures = self.failures(range.min);
             let lists = self
                 .ask_all(&mut failures, |select| {
                     select.label_names(matchers.clone(), range, limit)
@@ -265,7 +288,7 @@ impl Select for TenantFanout {
         limit: usize,
     ) -> BoxFuture<'_, Result<LabelList, SelectError>> {
         Box::pin(async move {
-            let mut failures = self.failures();
+            let mut failures = self.failures(range.min);
             let lists = self
                 .ask_all(&mut failures, |select| {
                     select.label_values(name.clone(), matchers.clone(), range, limit)
@@ -281,7 +304,7 @@ impl Select for TenantFanout {
         range: TimeRange,
     ) -> BoxFuture<'_, Result<Vec<ExemplarSeries>, SelectError>> {
         Box::pin(async move {
-            let mut failures = self.failures();
+            let mut failures = self.failures(range.min);
             let answers = self
                 .ask_all(&mut failures, |select| select.exemplars(selectors.clone(), range))
                 .await?;
@@ -291,7 +314,7 @@ impl Select for TenantFanout {
 
     fn metadata(&self, family: Option<String>) -> BoxFuture<'_, Result<Vec<Metadata>, SelectError>> {
         Box::pin(async move {
-            let mut failures = self.failures();
+            let mut failures = self.failures(Timestamp::MIN);
             let answers = self
                 .ask_all(&mut failures, |select| select.metadata(family.clone()))
                 .await?;
@@ -351,6 +374,8 @@ pub(crate) async fn within<T>(
 struct Failures {
     sources: Arc<[Source]>,
     rules: Rules,
+    /// How far back the question goes.
+    oldest: Timestamp,
     /// Indices and errors, in the order of failing.
     failed: Vec<(usize, SelectError)>,
 }
@@ -363,7 +388,7 @@ impl Failures {
             .iter()
             .filter(|(index, _)| self.sources[*index].replicated)
             .count();
-        failed > *self.rules.replicas_spare.read()
+        failed > self.rules.spare.read().since(self.oldest)
     }
 }
 

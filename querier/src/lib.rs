@@ -21,7 +21,7 @@ mod querier;
 pub mod http;
 
 pub use endpoint::{Endpoint, EndpointSet, EndpointSettings};
-pub use fanout::{Fanout, Policy, Source};
+pub use fanout::{Fanout, Policy, Source, Spare};
 pub use querier::Querier;
 pub use settings::{Dedup, QuerierSettings};
 pub use status::StatusProvider;

@@ -15,7 +15,7 @@ use model::{
 };
 use proptest::prelude::*;
 use querier::{
-    Fanout, Policy, Source,
+    Fanout, Policy, Source, Spare,
     merge::{FailAlways, MergedSet},
     union::UnionSamples,
 };
@@ -416,6 +416,25 @@ async fn as_many_replicas_may_fail_as_the_quorum_makes_up_for() {
     assert_eq!((series, warnings.len()), (20, 2));
     let (series, warnings) = ask(&replicas(3).with_policy(Policy::Partial)).await.unwrap();
     assert_eq!((series, warnings.len()), (0, 3));
+}
+
+#[tokio::test]
+async fn fewer_replicas_may_fail_for_times_with_fewer_copies() {
+    let fanout = Fanout::new(vec![]).with_policy(Policy::Partial);
+    let sources = [source("x"), Memory::failing(refused())];
+    let sources = sources
+        .into_iter()
+        .map(|memory| Source::replica("node", memory.shared()));
+    fanout.set_sources(sources.collect(), 0);
+    let warned = async |until: i64, range: TimeRange| {
+        let thin = Some((until, 0));
+        fanout.set_replicas_spare(Spare { now: 1, thin });
+        let names = select(&fanout).label_names(vec![], range, 0).await.unwrap();
+        !names.warnings.is_empty()
+    };
+    assert!(warned(1_000, TimeRange::new(999, 5_000)).await);
+    assert!(!warned(1_000, TimeRange::new(1_000, 5_000)).await);
+    assert!(!warned(i64::MIN, TimeRange::new(i64::MIN, 0)).await);
 }
 
 #[tokio::test]

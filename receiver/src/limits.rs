@@ -1,13 +1,13 @@
 //! What one tenant may send, and what this process takes from all together, applied where the requests come in.
 //!
 //! A request asks for its [`Allowance`] once. Whether one is too long or has too many samples is decided from it alone; samples per second
-//! are counted here, in a bucket for each tenant that fills with the tenant's share of this node, and in one for the process. One tenant's
-//! bucket is nothing to another's. Series are limited by the ingester, which knows them.
+//! are counted here, in a bucket for each tenant, and in one for the process. A tenant's bucket fills with what the other nodes leave of its
+//! rate, and with an even share at least. One tenant's bucket is nothing to another's. Series are limited by the ingester, which knows them.
 
 mod bucket;
 
 use crate::settings::LabelLimits;
-use bucket::{Bucket, Rate};
+use bucket::{BURST_SECONDS, Bucket, Rate};
 use cluster::limits::Limits;
 use model::{env::Clock, tenant::Tenant};
 use parking_lot::{Mutex, RwLock};
@@ -31,6 +31,11 @@ pub trait LimitSource: Send + Sync {
 
     /// Nodes that share the requests, at least one.
     fn nodes(&self) -> usize;
+
+    /// Samples per second of `tenant` that other nodes take at present.
+    fn taken_elsewhere(&self, _tenant: &Tenant) -> f64 {
+        0.0
+    }
 
     /// What this process takes from all tenants together; only rates are asked for.
     fn of_process(&self) -> Limits {
@@ -71,10 +76,13 @@ fn set(limit: Option<u64>) -> Option<u64> {
     limit.filter(|limit| *limit > 0)
 }
 
-fn rate(limits: &Limits, nodes: usize) -> Option<Rate> {
-    let share = |limit: u64| limit as f64 / nodes as f64;
-    let per_second = set(limits.samples_per_second_max).map(share)?;
-    Some(Rate::new(per_second, set(limits.samples_burst_max).map(share)))
+/// What is left of a rate when others take `elsewhere` of it; an even share at least, and no more than that at once.
+fn rate(limits: &Limits, nodes: usize, elsewhere: f64) -> Option<Rate> {
+    let whole = set(limits.samples_per_second_max)? as f64;
+    let share = |limit: f64| limit / nodes as f64;
+    let burst = set(limits.samples_burst_max).map(|burst| share(burst as f64));
+    let burst = burst.unwrap_or(share(whole) * BURST_SECONDS);
+    Some(Rate::new(share(whole).max(whole - elsewhere), Some(burst)))
 }
 
 impl TenantLimits {
@@ -87,7 +95,8 @@ impl TenantLimits {
         let source = self.source.read().clone();
         let limits = source.as_ref().map(|source| source.limits(tenant)).unwrap_or_default();
         let of_process = source.as_ref().map(|source| source.of_process()).unwrap_or_default();
-        let nodes = source.map_or(1, |source| source.nodes().max(1));
+        let nodes = source.as_ref().map_or(1, |source| source.nodes().max(1));
+        let elsewhere = source.map_or(0.0, |source| source.taken_elsewhere(tenant));
         let tighter = |own: usize, limit: Option<u64>| {
             set(limit).map_or(own, |limit| own.min(usize::try_from(limit).unwrap_or(usize::MAX)))
         };
@@ -101,8 +110,8 @@ impl TenantLimits {
                 value_bytes_max: tighter(labels.value_bytes_max, limits.label_value_bytes_max),
                 total_bytes_max: labels.total_bytes_max,
             },
-            rate: rate(&limits, nodes),
-            process_rate: rate(&of_process, 1),
+            rate: rate(&limits, nodes, elsewhere),
+            process_rate: rate(&of_process, 1, 0.0),
         }
     }
 
@@ -239,6 +248,10 @@ mod tests {
         fn nodes(&self) -> usize {
             2
         }
+        /// Most of what the tenant may send.
+        fn taken_elsewhere(&self, _: &Tenant) -> f64 {
+            150.0
+        }
         fn of_process(&self) -> Limits {
             self.1
         }
@@ -263,7 +276,7 @@ mod tests {
         let tenant = Tenant::new("bounded").unwrap();
         let allowance = limits.allowance(&tenant, &LabelLimits::default());
         let at = Duration::from_secs;
-        // Its share of two nodes is 100 a second, and ten seconds' worth at once.
+        // Half is its share of two nodes, however much the other takes: 100 a second, and ten seconds' worth at once.
         assert_eq!(limits.may_send(&tenant, &allowance, at(0)), Ok(()));
         limits.sent(&tenant, &allowance, 1_500);
         let refused = limits.may_send(&tenant, &allowance, at(1));
@@ -277,6 +290,19 @@ mod tests {
         let allowance = limits.allowance(&other, &LabelLimits::default());
         limits.sent(&other, &allowance, u64::MAX);
         assert_eq!(limits.may_send(&other, &allowance, at(1)), Ok(()));
+    }
+
+    #[test]
+    fn one_node_takes_what_the_others_leave() {
+        let limits = Limits {
+            samples_burst_max: Some(500),
+            ..per_second(200)
+        };
+        let found = [0.0, 30.0, 100.0, 1e9].map(|elsewhere| rate(&limits, 2, elsewhere).unwrap().per_second);
+        assert_eq!(found, [200.0, 170.0, 100.0, 100.0]);
+        assert_eq!(rate(&limits, 2, 0.0).unwrap().burst, 250.0);
+        assert_eq!(rate(&per_second(200), 4, 0.0).unwrap().burst, 500.0);
+        assert_eq!(rate(&Limits::default(), 2, 0.0), None);
     }
 
     #[test]

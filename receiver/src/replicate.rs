@@ -6,8 +6,10 @@
 
 mod ballot;
 mod catalog;
+mod part;
 pub mod quorum;
 mod round;
+mod shared;
 mod view;
 
 pub use view::{Connect, Peer};
@@ -17,7 +19,7 @@ use crate::{
     ring::{NodeIndex, Placement},
 };
 use catalog::Catalog;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, Either, select};
 use model::{
     env::Env,
     push::{Push, PushError, WriteBatch, WriteOutcome},
@@ -25,7 +27,8 @@ use model::{
 };
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
-use round::{Round, Shared};
+use round::Round;
+use shared::Shared;
 use std::{
     sync::{
         Arc,
@@ -37,6 +40,9 @@ use view::View;
 
 /// When a sender may come again while nobody is there to take its samples.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How long the disk of this node may keep a request waiting. Senders give up after half a minute and more, and then do not know why.
+const ANSWER_WITHIN: Duration = Duration::from_secs(25);
 
 /// Stands before the takers of a ring.
 pub struct Replicator {
@@ -117,7 +123,7 @@ impl Replicator {
     async fn replicate(&self, view: &View, batch: &WriteBatch, received: Timestamp) -> Result<WriteOutcome, PushError> {
         if batch.series.is_empty() {
             // Metadata alone never fails a batch, and one node is enough for it.
-            let taken = self.shared.near.push(batch, received).await;
+            let taken = self.push_near(batch, received).await;
             return Ok(taken.unwrap_or_default());
         }
         let placement = view
@@ -128,6 +134,21 @@ impl Replicator {
         self.shared.metrics.series.set(self.shared.catalog.len() as i64);
         result
     }
+
+    async fn push_near(&self, batch: &WriteBatch, received: Timestamp) -> Result<WriteOutcome, PushError> {
+        let deadline = self.shared.env.clock.sleep(ANSWER_WITHIN);
+        match select(self.shared.near.push(batch, received), deadline).await {
+            Either::Left((taken, _)) => taken,
+            Either::Right(_) => Err(not_now(no_answer())),
+        }
+    }
+}
+
+fn no_answer() -> String {
+    format!(
+        "no answer from a disk for {} s; if it is the one of this node, see whether it hangs",
+        ANSWER_WITHIN.as_secs()
+    )
 }
 
 fn not_now(reason: String) -> PushError {
@@ -145,7 +166,7 @@ impl Push for Replicator {
     ) -> BoxFuture<'a, Result<WriteOutcome, PushError>> {
         let view = self.view.read().clone();
         match view {
-            Some(view) if view.alone => self.shared.near.push(batch, received),
+            Some(view) if view.alone => Box::pin(self.push_near(batch, received)),
             Some(view) => Box::pin(async move { self.replicate(&view, batch, received).await }),
             None => Box::pin(async { Err(not_now("this node does not know its ring yet".to_owned())) }),
         }

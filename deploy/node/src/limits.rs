@@ -3,12 +3,15 @@
 //! The receiver asks for rates and sizes, the ingester for series and windows, each with every request. What the file sets goes before what
 //! the ring agreed on, tenant before default.
 
+mod fewest;
+
 use crate::{ring::Membership, watch};
 use anyhow::{Context, ensure};
 use cluster::limits::Limits;
+use fewest::Fewest;
 use ingest::Ingester;
 use model::{env::Env, tenant::Tenant};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
@@ -45,6 +48,7 @@ pub struct LimitBook {
     file: RwLock<Arc<LimitsFile>>,
     /// Known a little later than the book, which the ingester needs first.
     ring: OnceLock<Arc<Membership>>,
+    fewest_nodes: Mutex<Fewest>,
 }
 
 impl LimitBook {
@@ -67,12 +71,13 @@ impl LimitBook {
     /// Series that a tenant may have in this node's head: of what it may have in the ring, the node's share.
     pub fn series_of(&self, tenant: &Tenant) -> Option<u64> {
         let limit = self.limits(tenant).active_series_max?;
-        let (copies, nodes, away) = self.ring.get().map_or((1, 1, 0), |ring| {
-            let (copies, nodes) = ring.copies_and_nodes();
-            (copies, nodes, ring.away())
-        });
-        // The others have the series of those that are away: a limit must not refuse what was taken before.
-        let nodes = nodes.saturating_sub(away);
+        let Some(ring) = self.ring.get() else {
+            return Some(limit);
+        };
+        let (copies, nodes) = ring.copies_and_nodes();
+        // The others have the series of those that are away, or were of late: a limit must not refuse what was taken before.
+        let nodes = nodes.saturating_sub(ring.away());
+        let nodes = self.fewest_nodes.lock().of_late(nodes, ring.monotonic());
         if nodes <= 1 {
             return Some(limit);
         }
@@ -101,6 +106,10 @@ impl LimitSource for LimitBook {
 
     fn nodes(&self) -> usize {
         self.ring.get().map_or(1, |ring| ring.copies_and_nodes().1)
+    }
+
+    fn taken_elsewhere(&self, tenant: &Tenant) -> f64 {
+        self.ring.get().map_or(0.0, |ring| ring.taken_elsewhere(tenant))
     }
 
     fn of_process(&self) -> Limits {

@@ -1,12 +1,12 @@
 //! Reads from the members of the ring: each is a source whose samples are on others as well.
 //!
 //! What a write quorum has, any majority of the members has together; so as many members may fail as a quorum can spare, and
-//! an answer is still whole. Members on their way out are still read. A member reads from the others, a querier from all.
+//! an answer is still whole. For what was written while there were fewer copies, fewer may fail. Members on their way out are still read. A member reads from the others, a querier from all.
 
 use crate::ring::Membership;
 use cluster::{document::Document, follow::Follower, member::State};
 use model::env::Env;
-use querier::{EndpointSet, Fanout};
+use querier::{EndpointSet, Fanout, Spare};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -36,9 +36,9 @@ pub fn follow(
         loop {
             // What changes from here on is seen in the next round, however long this one takes.
             changes.mark_unchanged();
-            let (others, factor) = ring.members();
+            let (others, spare) = ring.members();
             let members = others.len() + usize::from(matches!(ring, Ring::Own(_)));
-            fanout.set_replicas_spare(spare(members, factor));
+            fanout.set_replicas_spare(spare);
             set.update(&others);
             // A newcomer is asked from the moment on in which it takes samples, not some seconds later.
             tokio::select! { () = set.probe_all() => {}, () = changes.next() => continue, () = stop.cancelled() => return }
@@ -52,25 +52,31 @@ pub fn follow(
     first_round
 }
 
-/// How many of so many members may fail while some other still has each sample.
-fn spare(members: usize, factor: usize) -> usize {
-    // With fewer members than copies every member may be the only one that has a sample.
-    if members < factor {
-        return 0;
+/// How many members of this ring may fail while some other still has each sample.
+fn spare_of(document: &Document) -> Spare {
+    Spare {
+        now: document.spare_since(i64::MAX) as usize,
+        thin: document
+            .thin
+            .map(|thin| (thin.until_ms, document.spare_since(i64::MIN) as usize)),
     }
-    let quorum = factor / 2 + 1;
-    factor - quorum
+}
+
+/// The same where a file says who is in the ring.
+fn spare_of_file(members: usize, factor: usize) -> Spare {
+    // With fewer members than copies every member may be the only one that has a sample.
+    let now = if members < factor { 0 } else { factor - (factor / 2 + 1) };
+    Spare { now, thin: None }
 }
 
 impl Ring {
-    /// Addresses of the members that can be read, this process left out, and copies of each series.
-    fn members(&self) -> (BTreeSet<String>, usize) {
+    /// Addresses of the members that can be read, this process left out, and how many of all may fail.
+    fn members(&self) -> (BTreeSet<String>, Spare) {
         let membership = match self {
             Ring::Own(membership) => membership,
             Ring::Other(follower) => {
                 let document = follower.document();
-                let factor = document.replication_factor as usize;
-                return (readable(&document).collect(), factor.max(1));
+                return (readable(&document).collect(), spare_of(&document));
             }
         };
         let mut addresses: BTreeSet<String> = BTreeSet::new();
@@ -79,11 +85,14 @@ impl Ring {
             factor = placement.replication_factor().max(1);
             addresses.extend(placement.nodes().iter().map(|node| node.address.clone()));
         }
-        if let Some(group) = &membership.group {
-            addresses.extend(readable(&group.document()));
-        }
         addresses.remove(&membership.address);
-        (addresses, factor)
+        let mut spare = spare_of_file(addresses.len() + 1, factor);
+        if let Some(group) = &membership.group {
+            let document = group.document();
+            addresses.extend(readable(&document).filter(|address| *address != membership.address));
+            spare = spare_of(&document);
+        }
+        (addresses, spare)
     }
 }
 
@@ -142,11 +151,8 @@ mod tests {
             (7, 3, 1),
         ];
         for (members, factor, wanted) in cases {
-            assert_eq!(
-                super::spare(members, factor),
-                wanted,
-                "{members} members, {factor} copies"
-            );
+            let spare = super::spare_of_file(members, factor);
+            assert_eq!(spare.now, wanted, "{members} members, {factor} copies");
         }
     }
 }

@@ -10,6 +10,7 @@
 mod file;
 pub mod http;
 mod life;
+mod usage;
 
 use crate::{role::Role, settings::Settings};
 use anyhow::{Context, bail};
@@ -23,7 +24,7 @@ use cluster::{
 use futures::future::BoxFuture;
 use ingest::Ingester;
 use model::{
-    env::Env,
+    env::{Clock, Env},
     push::{Push, PushError, WriteBatch, WriteOutcome},
     tenant::Tenant,
     time::Timestamp,
@@ -51,6 +52,7 @@ use std::{
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use usage::Usage;
 
 /// Series whose numbers at other nodes are remembered, about 80 bytes each; as many again may be about to be forgotten.
 const SERIES_MAX: usize = 8 << 20;
@@ -81,6 +83,7 @@ pub struct Membership {
     file_hash: Gauge,
     /// Lets in what other nodes push.
     gate: Arc<Gate>,
+    usage: Arc<Usage>,
     env: Env,
 }
 
@@ -105,6 +108,25 @@ impl Push for Gate {
             });
         }
         self.ingester.push(batch, received)
+    }
+}
+
+/// The gate for others: counts what comes.
+struct Counting {
+    gate: Arc<Gate>,
+    usage: Arc<Usage>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Push for Counting {
+    fn push<'a>(
+        &'a self,
+        batch: &'a WriteBatch,
+        received: Timestamp,
+    ) -> BoxFuture<'a, Result<WriteOutcome, PushError>> {
+        let samples = batch.floats.len() + batch.histograms.len();
+        self.usage.count(&batch.tenant, samples, self.clock.monotonic());
+        self.gate.push(batch, received)
     }
 }
 
@@ -144,6 +166,7 @@ impl Membership {
             changed: watch::Sender::new(()),
             file_hash,
             gate,
+            usage: Arc::default(),
             env: env.clone(),
         });
         match &settings.ring_file {
@@ -173,7 +196,7 @@ impl Membership {
 
     /// What this node answers over gRPC.
     pub fn services(&self) -> Routes {
-        let push = PushService::new(self.gate.clone(), self.env.spawn.clone(), self.replicator.process());
+        let push = PushService::new(self.near(), self.env.spawn.clone(), self.replicator.process());
         let routes = Routes::default().add_service(push);
         let (group, unasked) = (self.group.clone(), self.no_group());
         let answerer: Answerer = Arc::new(move |question| {
@@ -219,7 +242,17 @@ impl Membership {
 
     /// Takes what other nodes replicated, for this node alone.
     pub fn near(&self) -> Arc<dyn Push> {
-        self.gate.clone()
+        Arc::new(Counting {
+            gate: self.gate.clone(),
+            usage: self.usage.clone(),
+            clock: self.env.clock.clone(),
+        })
+    }
+
+    /// Samples per second of a tenant that other nodes take, by what they hand on to this one.
+    pub fn taken_elsewhere(&self, tenant: &Tenant) -> f64 {
+        let (copies, nodes) = self.copies_and_nodes();
+        self.usage.per_second(tenant, self.monotonic()) * (nodes as f64 / copies.min(nodes).max(1) as f64)
     }
 
     /// Copies of a series, and nodes that take series.
@@ -228,6 +261,11 @@ impl Membership {
         placement.map_or((1, 1), |placement| {
             (placement.replication_factor(), placement.nodes().len())
         })
+    }
+
+    /// Time by the clock that never goes back.
+    pub fn monotonic(&self) -> Duration {
+        self.env.clock.monotonic()
     }
 
     /// How many of the nodes cannot be reached from here.

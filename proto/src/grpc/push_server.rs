@@ -97,7 +97,7 @@ impl StreamingService<Bytes> for Open {
         let session = Session {
             taker: Arc::clone(&self.0.taker),
             spawn: Arc::clone(&self.0.spawn),
-            series: Arc::default(),
+            series: Arc::new(Mutex::new(Numbered::new(NUMBERS_MAX))),
             answers,
             process: self.0.process,
         };
@@ -109,8 +109,9 @@ impl StreamingService<Bytes> for Open {
 }
 
 /// Series by their number of the session.
-#[derive(Default)]
 struct Numbered {
+    /// Most numbers that are given.
+    max: usize,
     tenants: HashMap<Tenant, u32>,
     /// Whose series, and the taker's number of it.
     series: Vec<(u32, SeriesRef)>,
@@ -119,8 +120,17 @@ struct Numbered {
 }
 
 impl Numbered {
+    fn new(max: usize) -> Self {
+        Self {
+            max,
+            tenants: HashMap::new(),
+            series: Vec::new(),
+            numbers: HashMap::new(),
+        }
+    }
+
     fn is_full(&self) -> bool {
-        self.series.len() >= NUMBERS_MAX
+        self.series.len() >= self.max
     }
 
     fn tenant(&mut self, tenant: &Tenant) -> u32 {
@@ -153,7 +163,7 @@ impl Numbered {
         outcome.refs.retain_mut(|(_, reference)| {
             let next = self.series.len();
             let known = self.numbers.get(&(tenant, *reference)).copied();
-            if known.is_none() && next >= NUMBERS_MAX {
+            if known.is_none() && next >= self.max {
                 return false;
             }
             let number = known.unwrap_or_else(|| {
@@ -270,4 +280,47 @@ async fn take(
     };
     outcome.unknown.extend(unknown);
     Ok(outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::label::Labels;
+
+    #[test]
+    fn beyond_the_last_number_series_stay_without_one() {
+        let mut numbered = Numbered::new(3);
+        let tenant = Tenant::new("a").unwrap();
+        let refs = (0..5).map(|index| (index, SeriesRef(100 + u64::from(index)))).collect();
+        let mut outcome = WriteOutcome {
+            refs,
+            ..WriteOutcome::default()
+        };
+        numbered.number(&tenant, &mut outcome);
+        assert_eq!(
+            outcome.refs,
+            [0, 1, 2].map(|number| (number, SeriesRef(u64::from(number))))
+        );
+        assert!(numbered.is_full());
+        // One that has a number keeps it.
+        let mut again = WriteOutcome {
+            refs: vec![(7, SeriesRef(102)), (8, SeriesRef(103))],
+            ..WriteOutcome::default()
+        };
+        numbered.number(&tenant, &mut again);
+        assert_eq!(again.refs, [(7, SeriesRef(2))]);
+        let mut batch = WriteBatch {
+            tenant,
+            ..WriteBatch::default()
+        };
+        for id in [
+            SeriesId::Known(SeriesRef(2)),
+            SeriesId::Known(SeriesRef(3)),
+            SeriesId::New(Labels::default()),
+        ] {
+            batch.finish_series(id);
+        }
+        assert_eq!(numbered.resolve(&mut batch), [1]);
+        assert_eq!(batch.series[0].id, SeriesId::Known(SeriesRef(102)));
+    }
 }

@@ -88,7 +88,8 @@ impl TenantFanout {
         let last = sources.pop();
         let held: usize = sources.iter().map(|(_, source)| source.series_max()).sum();
         if held > JOINED_SERIES_MAX {
-            return self.select_peeked(request, self.failures()).await;
+            let failures = self.failures(request.range.min);
+            return self.select_peeked(request, failures).await;
         }
         Ok(Box::new(JoinedSet {
             held: sources,

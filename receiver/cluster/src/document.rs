@@ -24,6 +24,9 @@ pub const GONE_MAX: usize = 100;
 /// Most tenants with limits of their own.
 pub const TENANTS_MAX: usize = 10_000;
 
+/// How far before its time stamp a sample may have been written: clocks of senders, and members that learn late of a change.
+const AHEAD_MS: i64 = 3_600_000;
+
 /// Largest document as JSON: all bounds above reached, with room to spare.
 pub const DOCUMENT_BYTES_MAX: usize = 16 << 20;
 
@@ -34,6 +37,9 @@ pub struct Document {
     pub epoch: u64,
     /// Copies of each series, on distinct members.
     pub replication_factor: u32,
+    /// Older samples of which there are fewer copies than that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thin: Option<Thin>,
     /// All members, ascending by id.
     pub members: Vec<Member>,
     /// Limits of tenants that have none of their own.
@@ -42,6 +48,16 @@ pub struct Document {
     /// Limits of single tenants, by tenant id.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tenants: BTreeMap<String, Limits>,
+}
+
+/// Samples that were written before the factor was raised, or before a member was lost with its disk: no one copies what lies on the
+/// disks of a ring, it comes into the bucket in time. Readers must not take an answer without some member for a whole one as lightly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Thin {
+    /// Milliseconds since 1970: samples of earlier times are meant.
+    pub until_ms: i64,
+    /// Members that may fail while some other still has each of them.
+    pub spare: u32,
 }
 
 /// A change of the document. A new kind may be proposed only when every member runs a version that knows it: a member that cannot read
@@ -79,6 +95,9 @@ pub enum Command {
         /// Also when fewer active members than copies would remain.
         #[serde(default)]
         force: bool,
+        /// When its disk was lost, in milliseconds since 1970; nothing when it has shipped everything.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lost_ms: Option<i64>,
     },
     /// Changes the share of a member.
     SetWeight {
@@ -91,6 +110,9 @@ pub enum Command {
     SetReplicationFactor {
         /// The new number.
         replication_factor: u32,
+        /// When that is, in milliseconds since 1970.
+        #[serde(default)]
+        at_ms: i64,
     },
     /// Replaces the limits of all tenants that have none of their own.
     SetLimits {
@@ -207,6 +229,7 @@ impl Default for Document {
         Self {
             epoch: 0,
             replication_factor: 1,
+            thin: None,
             members: Vec::new(),
             limits: Limits::default(),
             tenants: BTreeMap::new(),
@@ -263,9 +286,12 @@ impl Document {
             Command::Join { member } => next.join(member)?,
             Command::Activate { id } => next.activate(*id)?,
             Command::Drain { id } => next.drain(*id)?,
-            Command::Remove { id, force } => next.remove(*id, *force)?,
+            Command::Remove { id, force, lost_ms } => next.remove(*id, *force, *lost_ms)?,
             Command::SetWeight { id, weight } => next.set_weight(*id, *weight)?,
-            Command::SetReplicationFactor { replication_factor } => next.set_replication_factor(*replication_factor)?,
+            Command::SetReplicationFactor {
+                replication_factor,
+                at_ms,
+            } => next.set_replication_factor(*replication_factor, *at_ms)?,
             Command::SetLimits { limits } => next.limits = *limits,
             Command::SetTenant { tenant, limits } => next.set_tenant(tenant, *limits)?,
         }
@@ -371,9 +397,14 @@ impl Document {
         Ok(())
     }
 
-    fn remove(&mut self, id: MemberId, force: bool) -> Result<(), DocumentError> {
-        if self.state_of(id)? == State::Active {
+    fn remove(&mut self, id: MemberId, force: bool, lost_ms: Option<i64>) -> Result<(), DocumentError> {
+        let state = self.state_of(id)?;
+        if state == State::Active {
             self.check_can_spare(id, force)?;
+        }
+        if let (Some(lost_ms), State::Active | State::Leaving) = (lost_ms, state) {
+            let spare = self.thin.map_or(spare_of(self.replication_factor), |thin| thin.spare);
+            self.thin_out(lost_ms, spare.saturating_sub(1));
         }
         self.set_state(id, State::Gone);
         let gone = self.members.iter().filter(|member| member.state == State::Gone);
@@ -418,14 +449,40 @@ impl Document {
         Ok(())
     }
 
-    fn set_replication_factor(&mut self, factor: u32) -> Result<(), DocumentError> {
+    fn set_replication_factor(&mut self, factor: u32, at_ms: i64) -> Result<(), DocumentError> {
         check_factor(factor)?;
         let active = self.active().count();
         if factor > self.replication_factor && factor as usize > active {
             return Err(DocumentError::FactorAboveActive { factor, active });
         }
+        if spare_of(factor) > spare_of(self.replication_factor) {
+            self.thin_out(at_ms, spare_of(self.replication_factor));
+        }
         self.replication_factor = factor;
         Ok(())
+    }
+
+    /// From now on only `spare` members may fail for what was written before `until_ms`, or fewer, as it was already.
+    fn thin_out(&mut self, until_ms: i64, spare: u32) {
+        let until_ms = until_ms.saturating_add(AHEAD_MS);
+        let before = self.thin.unwrap_or(Thin { until_ms, spare });
+        self.thin = Some(Thin {
+            until_ms: before.until_ms.max(until_ms),
+            spare: before.spare.min(spare),
+        });
+    }
+
+    /// Members that may fail while another has every sample since `oldest_ms`: all copies but those of a quorum. None while
+    /// there are fewer members than copies, since each may be the only one that has a sample.
+    pub fn spare_since(&self, oldest_ms: i64) -> u32 {
+        if self.present().count() < self.replication_factor as usize {
+            return 0;
+        }
+        let spare = spare_of(self.replication_factor);
+        match self.thin {
+            Some(thin) if oldest_ms < thin.until_ms => spare.min(thin.spare),
+            _ => spare,
+        }
     }
 
     fn set_tenant(&mut self, tenant: &str, limits: Limits) -> Result<(), DocumentError> {
@@ -512,6 +569,11 @@ impl Document {
         document.check()?;
         Ok(document)
     }
+}
+
+/// Copies that a quorum leaves out.
+fn spare_of(factor: u32) -> u32 {
+    factor - (factor / 2 + 1)
 }
 
 fn check_factor(factor: u32) -> Result<(), DocumentError> {

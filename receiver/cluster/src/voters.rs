@@ -205,6 +205,7 @@ mod tests {
             .apply(&Command::Remove {
                 id: id(2),
                 force: false,
+                lost_ms: None,
             })
             .unwrap();
         assert_eq!(
@@ -221,6 +222,7 @@ mod tests {
             .apply(&Command::Remove {
                 id: id(1),
                 force: false,
+                lost_ms: None,
             })
             .unwrap();
         assert_eq!(
@@ -235,6 +237,7 @@ mod tests {
             .apply(&Command::Remove {
                 id: id(1),
                 force: false,
+                lost_ms: None,
             })
             .unwrap();
         assert_eq!(

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 /// Seconds of its rate that may be sent at once when nothing else is said: a sender that was away for a moment catches up.
-const BURST_SECONDS: f64 = 10.0;
+pub(crate) const BURST_SECONDS: f64 = 10.0;
 
 /// Nobody is told to wait longer.
 const WAIT_MAX: Duration = Duration::from_secs(60);

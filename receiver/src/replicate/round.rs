@@ -5,65 +5,32 @@
 //! way round the ring. A substitute needs no other treatment later: any node takes any series, and readers ask all nodes.
 
 use super::{
+    ANSWER_WITHIN, RETRY_AFTER,
     ballot::Ballot,
     catalog::{Catalog, Known, Side},
-    not_now,
+    no_answer, not_now,
+    part::Part,
+    shared::Shared,
     view::{Taker, View},
 };
-use crate::{
-    metrics::ReplicationMetrics,
-    ring::{NodeIndex, OWNERS_MAX, Owners, TenantPlacement, series_hash::SeriesHasher},
-};
+use crate::ring::{NodeIndex, OWNERS_MAX, Owners, TenantPlacement, series_hash::SeriesHasher};
 use futures::{
     FutureExt, StreamExt,
     channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded},
     future::{Either, select},
 };
 use model::{
-    env::Env,
     label::Labels,
-    push::{Push, PushError, SeriesId, SeriesRef, WriteBatch, WriteOutcome},
+    push::{PushError, SeriesId, SeriesRef, WriteBatch, WriteOutcome},
     time::Timestamp,
 };
 use smallvec::SmallVec;
 use std::{
     collections::{HashMap, HashSet},
     panic::AssertUnwindSafe,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
-
-/// When a sender may come again after too few replicas answered.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// Samples that the near taker may have under way beyond those that a request waits for.
-const NEAR_SAMPLES_MAX: usize = 8 << 20;
-
-/// What all rounds of a replicator share.
-pub(super) struct Shared {
-    pub(super) env: Env,
-    pub(super) near: Arc<dyn Push>,
-    pub(super) catalog: Arc<Catalog>,
-    pub(super) metrics: ReplicationMetrics,
-    /// Samples on their way to the near taker.
-    pub(super) near_samples: AtomicUsize,
-    /// The number of this process.
-    pub(super) process: u64,
-    /// It was logged that two nodes of the ring are one process.
-    pub(super) told_twice: AtomicBool,
-}
-
-/// What one node gets of a batch.
-struct Part {
-    node: NodeIndex,
-    /// What the node calls its series, or their labels.
-    ids: Vec<SeriesId>,
-    /// Its series by their place in the whole batch.
-    series: Vec<u32>,
-}
 
 /// What became of a part.
 struct Answer {
@@ -120,7 +87,7 @@ impl<'a> Round<'a> {
         batch: &'a WriteBatch,
         received: Timestamp,
     ) -> Self {
-        let near_is_free = shared.near_samples.load(Ordering::Relaxed) < NEAR_SAMPLES_MAX;
+        let near_is_free = shared.near_is_free();
         let usable = view.takers.iter().map(|taker| match taker {
             Taker::Near => near_is_free,
             Taker::Far(peer) => peer.is_up(),
@@ -175,19 +142,20 @@ impl<'a> Round<'a> {
         let mut hedged = false;
         while !self.ballot.is_settled() && !self.in_flight.is_empty() {
             let patience = if hedged { None } else { self.patience() };
-            let answer = match patience {
-                None => self.answers.next().await,
-                Some(patience) => match select(self.answers.next(), self.shared.env.clock.sleep(patience)).await {
-                    Either::Left((answer, _)) => answer,
-                    Either::Right(_) => {
-                        hedged = true;
-                        self.hedge();
-                        continue;
-                    }
-                },
-            };
-            let Some(answer) = answer else { break };
-            self.take(answer)?;
+            let pause = self.shared.env.clock.sleep(patience.unwrap_or(ANSWER_WITHIN));
+            match select(self.answers.next(), pause).await {
+                Either::Left((Some(answer), _)) => self.take(answer)?,
+                Either::Right(_) if patience.is_some() => {
+                    hedged = true;
+                    self.hedge();
+                }
+                // Far takers have deadlines of their own: it is the disk of this node that hangs. Its batch goes on by itself.
+                Either::Right(_) => {
+                    self.hindrance = Some(no_answer());
+                    break;
+                }
+                Either::Left((None, _)) => break,
+            }
         }
         match self.ballot.close() {
             Some(outcome) => Ok(self.with_numbers(outcome)),
@@ -487,66 +455,6 @@ impl<'a> Round<'a> {
                 rule.copies()
             ),
             retry_after: RETRY_AFTER,
-        }
-    }
-}
-
-impl Part {
-    /// For up to `series` series.
-    fn new(node: NodeIndex, series: usize) -> Self {
-        Self {
-            node,
-            ids: Vec::with_capacity(series),
-            series: Vec::with_capacity(series),
-        }
-    }
-
-    #[inline]
-    fn add(&mut self, index: u32, number: Option<SeriesRef>, labels: Option<&Labels>) {
-        self.ids.push(match (number, labels) {
-            (None, Some(labels)) => SeriesId::New(labels.clone()),
-            (number, _) => SeriesId::Known(number.unwrap_or(SeriesRef(u64::MAX))),
-        });
-        self.series.push(index);
-    }
-}
-
-/// Samples on their way; counted off when dropped.
-struct UnderWay<'a>(&'a AtomicUsize, usize);
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(self.1, Ordering::Relaxed);
-    }
-}
-
-impl Shared {
-    async fn push_near(&self, batch: &WriteBatch, received: Timestamp) -> Result<WriteOutcome, PushError> {
-        let samples = batch.floats.len() + batch.histograms.len();
-        self.near_samples.fetch_add(samples, Ordering::Relaxed);
-        let _under_way = UnderWay(&self.near_samples, samples);
-        self.near.push(batch, received).await
-    }
-
-    /// Keeps the numbers that a taker gave, forgets those that it does not know.
-    fn remember(&self, side: Side, batch: &WriteBatch, series: &[u32], ours: &[SeriesRef], outcome: &WriteOutcome) {
-        let our_number = |index: u32| series.get(index as usize).map(|series| ours[*series as usize]);
-        if !outcome.refs.is_empty() {
-            let learnt = outcome.refs.iter();
-            self.catalog.learn(
-                side,
-                learnt.filter_map(|(index, number)| Some((our_number(*index)?, *number))),
-            );
-        }
-        if !outcome.unknown.is_empty() {
-            let forgotten = outcome
-                .unknown
-                .iter()
-                .filter_map(|index| match batch.series.get(*index as usize)?.id {
-                    SeriesId::Known(number) => Some((our_number(*index)?, number)),
-                    SeriesId::New(_) => None,
-                });
-            self.catalog.forget(forgotten);
         }
     }
 }

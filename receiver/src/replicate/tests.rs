@@ -14,12 +14,15 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 const NOW: Timestamp = 1_790_000_000_000;
 
+/// How long nodes wait for another before they ask a third.
+const PATIENCE_MS: u64 = 1;
+
 /// Tasks on the test's runtime, and a clock whose sleeps end at once when told to.
 struct World {
     runtime: tokio::runtime::Handle,
     random: AtomicU64,
-    /// Sleeps end at once; else they never do.
-    impatient: AtomicBool,
+    /// Sleeps of up to so many milliseconds end at once; others never do.
+    hurry_ms: AtomicU64,
     /// Tasks that have not ended.
     tasks: Arc<AtomicUsize>,
 }
@@ -31,8 +34,8 @@ impl Clock for World {
     fn monotonic(&self) -> Duration {
         Duration::ZERO
     }
-    fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
-        if self.impatient.load(Ordering::Relaxed) {
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        if duration <= Duration::from_millis(self.hurry_ms.load(Ordering::Relaxed)) {
             Box::pin(std::future::ready(()))
         } else {
             Box::pin(std::future::pending())
@@ -64,20 +67,24 @@ impl Spawn for World {
     }
 }
 
-/// A far node in memory. Its numbers carry a life above, as those of a session do.
-struct Far {
+/// A node in memory. Its numbers carry a life above, as those of a session do.
+struct Node {
     taker: MemoryTaker,
     life: AtomicU32,
     up: AtomicBool,
     /// Never answers.
     hangs: AtomicBool,
+    /// Has a fault in its code.
+    panics: AtomicBool,
     /// Keeps others waiting.
     late: AtomicBool,
-    /// The number of its process.
+    /// The number of its process; 0 while it is not known.
     process: AtomicU64,
+    /// What a push makes known of its process.
+    tells: AtomicU64,
 }
 
-impl Push for Far {
+impl Push for Node {
     fn push<'a>(
         &'a self,
         batch: &'a WriteBatch,
@@ -87,6 +94,11 @@ impl Push for Far {
             if self.hangs.load(Ordering::Relaxed) {
                 std::future::pending::<()>().await;
             }
+            let tells = self.tells.load(Ordering::Relaxed);
+            if tells != 0 {
+                self.process.store(tells, Ordering::Relaxed);
+            }
+            assert!(!self.panics.load(Ordering::Relaxed), "as the test wants it");
             if !self.up.load(Ordering::Relaxed) {
                 return Err(not_now("away".to_owned()));
             }
@@ -115,18 +127,18 @@ impl Peer for End {
         self.0.life.load(Ordering::Relaxed)
     }
     fn patience(&self) -> Duration {
-        Duration::from_millis(1)
+        Duration::from_millis(PATIENCE_MS)
     }
     fn is_late(&self) -> bool {
         self.0.late.load(Ordering::Relaxed)
     }
     fn process(&self) -> Option<u64> {
-        Some(self.0.process.load(Ordering::Relaxed))
+        Some(self.0.process.load(Ordering::Relaxed)).filter(|process| *process != 0)
     }
 }
 
 /// One end of the line to a far node.
-struct End(Arc<Far>);
+struct End(Arc<Node>);
 
 impl Push for End {
     fn push<'a>(
@@ -138,7 +150,7 @@ impl Push for End {
     }
 }
 
-struct Ends(Vec<Arc<Far>>);
+struct Ends(Vec<Arc<Node>>);
 
 impl Connect for Ends {
     fn connect(&self, address: &str) -> Arc<dyn Peer> {
@@ -156,8 +168,8 @@ impl Connect for Ends {
 /// A node with others, of which it is number one.
 struct Cluster {
     replicator: Arc<Replicator>,
-    near: Arc<MemoryTaker>,
-    far: Vec<Arc<Far>>,
+    near: Arc<Node>,
+    far: Vec<Arc<Node>>,
     world: Arc<World>,
 }
 
@@ -177,7 +189,7 @@ fn cluster(nodes: usize, copies: usize) -> Cluster {
     let world = Arc::new(World {
         runtime: tokio::runtime::Handle::current(),
         random: AtomicU64::new(1),
-        impatient: AtomicBool::new(false),
+        hurry_ms: AtomicU64::new(0),
         tasks: Arc::default(),
     });
     let env = Env {
@@ -186,18 +198,21 @@ fn cluster(nodes: usize, copies: usize) -> Cluster {
         fs: Arc::new(MemoryFs::new()),
         spawn: world.clone(),
     };
-    let far = (2..=nodes).map(|number| {
-        Arc::new(Far {
+    let node = |number: usize| {
+        Arc::new(Node {
             taker: MemoryTaker::new(),
-            life: AtomicU32::new(number as u32),
+            // The numbers of the near node are those of no session.
+            life: AtomicU32::new(if number == 1 { 0 } else { number as u32 }),
             up: AtomicBool::new(true),
             hangs: AtomicBool::new(false),
+            panics: AtomicBool::new(false),
             late: AtomicBool::new(false),
             process: AtomicU64::new(1000 + number as u64),
+            tells: AtomicU64::new(0),
         })
-    });
-    let far: Vec<_> = far.collect();
-    let near = Arc::new(MemoryTaker::new());
+    };
+    let near = node(1);
+    let far: Vec<_> = (2..=nodes).map(node).collect();
     let connect = Arc::new(Ends(far.clone()));
     let replicator = Replicator::new(env, near.clone(), connect, 1000, &mut Registry::default());
     replicator.follow(placement(nodes, copies), Some(0));
@@ -247,7 +262,7 @@ impl Cluster {
 
     /// Samples on all nodes, once all that is under way has arrived.
     fn copies(&self) -> usize {
-        self.near.sample_count() + self.far.iter().map(|far| far.taker.sample_count()).sum::<usize>()
+        self.near.taker.sample_count() + self.far.iter().map(|far| far.taker.sample_count()).sum::<usize>()
     }
 
     /// Waits until no push is under way any more, also none that its caller did not wait for.
@@ -313,7 +328,7 @@ async fn of_many_nodes_only_the_owners_get_a_series() {
     let cluster = cluster(6, 3);
     cluster.register(60).await;
     cluster.settled(180);
-    assert!(cluster.near.sample_count() < 60 && cluster.near.sample_count() > 5);
+    assert!(cluster.near.taker.sample_count() < 60 && cluster.near.taker.sample_count() > 5);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -382,9 +397,42 @@ async fn a_node_that_fails_in_the_middle_is_replaced_when_labels_are_at_hand() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_own_disk_may_hang_and_is_then_not_waited_for() {
+    let hurry_ms = ANSWER_WITHIN.as_millis() as u64;
+    for (nodes, copies) in [(1, 1), (2, 2), (3, 2)] {
+        let cluster = cluster(nodes, copies);
+        let numbers = cluster.register(10).await;
+        cluster.near.hangs.store(true, Ordering::Relaxed);
+        cluster.world.hurry_ms.store(hurry_ms, Ordering::Relaxed);
+        let error = cluster.push(&known(&numbers, NOW + 1)).await.unwrap_err();
+        assert!(error.to_string().contains("see whether it hangs"), "{error}");
+    }
+    // A quorum without it is one.
+    let cluster = cluster(3, 3);
+    let numbers = cluster.register(10).await;
+    cluster.near.hangs.store(true, Ordering::Relaxed);
+    let outcome = cluster.push(&known(&numbers, NOW + 1)).await.unwrap();
+    assert_eq!(outcome, WriteOutcome::default());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_in_a_taker_costs_its_vote_and_nothing_else() {
+    let cluster = cluster(3, 3);
+    let numbers = cluster.register(10).await;
+    cluster.far[0].panics.store(true, Ordering::Relaxed);
+    let outcome = cluster.push(&known(&numbers, NOW + 1)).await.unwrap();
+    assert_eq!(outcome, WriteOutcome::default());
+    cluster.settled(30 + 20);
+    cluster.near.panics.store(true, Ordering::Relaxed);
+    let error = cluster.push(&known(&numbers, NOW + 2)).await.unwrap_err();
+    assert!(error.to_string().contains("a fault of the taker"), "{error}");
+    cluster.settled(30 + 20 + 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_node_is_hedged() {
     let cluster = cluster(4, 1);
-    cluster.world.impatient.store(true, Ordering::Relaxed);
+    cluster.world.hurry_ms.store(PATIENCE_MS, Ordering::Relaxed);
     cluster.far[0].hangs.store(true, Ordering::Relaxed);
     let outcome = cluster.push(&new_ones(40, NOW)).await.unwrap();
     assert_eq!(outcome.refs.len(), 40);
@@ -420,13 +468,19 @@ async fn two_addresses_of_one_process_are_one_vote() {
         error.contains("n1:1") && error.contains("n2:1") && error.contains("same process"),
         "{error}"
     );
+    // It may come out with the push only.
+    cluster.far[0].process.store(0, Ordering::Relaxed);
+    cluster.far[0].tells.store(own, Ordering::Relaxed);
+    let error = cluster.push(&new_ones(5, NOW)).await.unwrap_err().to_string();
+    assert!(error.contains("same process"), "{error}");
+    cluster.far[0].tells.store(0, Ordering::Relaxed);
     // With a third that is another, two disks hold it.
     cluster.far[1].up.store(true, Ordering::Relaxed);
     cluster.push(&new_ones(5, NOW)).await.unwrap();
     // Two far ones that are the same are no quorum either.
     let far = cluster.far[1].process.load(Ordering::Relaxed);
     cluster.far[0].process.store(far, Ordering::Relaxed);
-    cluster.near.fail(Some(not_now("disk full".to_owned())));
+    cluster.near.taker.fail(Some(not_now("disk full".to_owned())));
     let error = cluster.push(&new_ones(5, NOW + 1)).await.unwrap_err().to_string();
     assert!(error.contains("copies must be on disk"), "{error}");
 }
@@ -441,8 +495,8 @@ async fn one_of_three_alone_never_acknowledges() {
         .far
         .iter()
         .for_each(|far| far.hangs.store(true, Ordering::Relaxed));
-    for impatient in [false, true] {
-        cluster.world.impatient.store(impatient, Ordering::Relaxed);
+    for hurry_ms in [0, PATIENCE_MS] {
+        cluster.world.hurry_ms.store(hurry_ms, Ordering::Relaxed);
         for (late, batch) in [(false, known(&numbers, NOW + 1)), (true, new_ones(10, NOW + 2))] {
             cluster
                 .far

@@ -14,6 +14,7 @@ use cluster::{
     limits::Limits,
     member::MemberId,
 };
+use model::time::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{collections::HashMap, fmt::Write, sync::Arc};
@@ -120,6 +121,14 @@ pub fn text(shown: &Value) -> String {
             plain(&member["reachable"]),
         ]);
     }
+    if let (Some(until), Some(spare)) = (shown["thin"]["until_ms"].as_i64(), shown["thin"]["spare"].as_u64()) {
+        let until =
+            jiff::Timestamp::from_millisecond(until).map_or_else(|_| until.to_string(), |until| until.to_string());
+        let _ = writeln!(
+            text,
+            "older samples than {until} have fewer copies: an answer without more than {spare} members may lack some\n"
+        );
+    }
     let widths: [usize; 7] = std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0));
     for row in rows {
         for (cell, width) in row.iter().zip(widths) {
@@ -140,7 +149,7 @@ async fn change(
     let Some(group) = &membership.group else {
         return refused(StatusCode::CONFLICT, membership.no_group());
     };
-    let command = match command(&change, wish, &group.document()) {
+    let command = match command(&change, wish, &group.document(), membership.env.clock.now()) {
         Ok(command) => command,
         Err(text) => return refused(StatusCode::BAD_REQUEST, &text),
     };
@@ -158,7 +167,7 @@ async fn propose(group: &Group, command: Command) -> Result<(), ProposeError> {
     Ok(())
 }
 
-fn command(change: &str, wish: Wish, document: &Document) -> Result<Command, String> {
+fn command(change: &str, wish: Wish, document: &Document, now_ms: Timestamp) -> Result<Command, String> {
     let id = || {
         let named = wish.member.as_deref().ok_or("name a member by its id or its address")?;
         let member = document.find(named);
@@ -170,6 +179,7 @@ fn command(change: &str, wish: Wish, document: &Document) -> Result<Command, Str
         "remove" => Command::Remove {
             id: id()?,
             force: wish.force,
+            lost_ms: Some(now_ms),
         },
         "weight" => Command::SetWeight {
             id: id()?,
@@ -177,6 +187,7 @@ fn command(change: &str, wish: Wish, document: &Document) -> Result<Command, Str
         },
         "replication-factor" => Command::SetReplicationFactor {
             replication_factor: wish.replication_factor.ok_or("give a replication_factor")?,
+            at_ms: now_ms,
         },
         "limits" => match (wish.tenant, wish.limits) {
             (Some(tenant), limits) => Command::SetTenant {
@@ -220,21 +231,29 @@ mod tests {
         };
         let five = MemberId::new(5).unwrap();
         assert_eq!(
-            command("drain", wish("a:1"), &document),
+            command("drain", wish("a:1"), &document, 5),
             Ok(Command::Drain { id: five })
         );
         assert_eq!(
-            command("join", wish("5"), &document),
+            command("join", wish("5"), &document, 5),
             Ok(Command::Activate { id: five })
         );
         assert!(
-            command("drain", Wish::default(), &document)
+            command("drain", Wish::default(), &document, 5)
                 .unwrap_err()
                 .contains("name a member")
         );
-        assert!(command("weight", wish("5"), &document).unwrap_err().contains("weight"));
-        assert!(command("drain", wish("b:1"), &document).unwrap_err().contains("b:1"));
-        assert!(command("burn", wish("5"), &document).unwrap_err().contains("no change"));
+        assert!(
+            command("weight", wish("5"), &document, 5)
+                .unwrap_err()
+                .contains("weight")
+        );
+        assert!(command("drain", wish("b:1"), &document, 5).unwrap_err().contains("b:1"));
+        assert!(
+            command("burn", wish("5"), &document, 5)
+                .unwrap_err()
+                .contains("no change")
+        );
     }
 
     #[test]

@@ -155,6 +155,7 @@ impl Me {
         let command = Command::Remove {
             id: self.group.id(),
             force: false,
+            lost_ms: None,
         };
         let again = self.propose(command, "leave the ring").await;
         if !again {

@@ -61,6 +61,7 @@ fn a_member_comes_and_goes() {
         .apply(&Command::Remove {
             id: id(1),
             force: false,
+            lost_ms: None,
         })
         .unwrap();
     use State::{Active, Gone};
@@ -79,7 +80,10 @@ fn a_command_that_changes_nothing_keeps_the_epoch() {
             id: id(2),
             weight: WEIGHT_NORMAL,
         },
-        Command::SetReplicationFactor { replication_factor: 2 },
+        Command::SetReplicationFactor {
+            replication_factor: 2,
+            at_ms: 0,
+        },
         Command::SetLimits {
             limits: Limits::default(),
         },
@@ -117,6 +121,7 @@ fn a_member_that_was_gone_comes_back_as_a_new_one() {
         .apply(&Command::Remove {
             id: id(4),
             force: false,
+            lost_ms: None,
         })
         .unwrap();
     document = document.apply(&join(4)).unwrap();
@@ -139,6 +144,7 @@ fn a_lost_disk_is_a_new_member_after_the_old_one_was_removed() {
         .apply(&Command::Remove {
             id: id(4),
             force: false,
+            lost_ms: None,
         })
         .unwrap();
     assert_eq!(
@@ -154,6 +160,7 @@ fn what_does_not_fit_is_refused_with_the_reason() {
         .apply(&Command::Remove {
             id: id(4),
             force: false,
+            lost_ms: None,
         })
         .unwrap();
     let bad_zone = Newcomer {
@@ -184,22 +191,32 @@ fn what_does_not_fit_is_refused_with_the_reason() {
             Command::Remove {
                 id: id(1),
                 force: false,
+                lost_ms: None,
             },
             "let another join first",
         ),
         (
             &three,
-            Command::SetReplicationFactor { replication_factor: 4 },
+            Command::SetReplicationFactor {
+                replication_factor: 4,
+                at_ms: 0,
+            },
             "there are 3",
         ),
         (
             &three,
-            Command::SetReplicationFactor { replication_factor: 0 },
+            Command::SetReplicationFactor {
+                replication_factor: 0,
+                at_ms: 0,
+            },
             "between 1 and 9",
         ),
         (
             &three,
-            Command::SetReplicationFactor { replication_factor: 10 },
+            Command::SetReplicationFactor {
+                replication_factor: 10,
+                at_ms: 0,
+            },
             "between 1 and 9",
         ),
         (&three, Command::SetWeight { id: id(1), weight: 0 }, "drain a member"),
@@ -235,10 +252,26 @@ fn what_does_not_fit_is_refused_with_the_reason() {
 #[test]
 fn a_dead_member_can_be_removed_by_force_but_not_the_last_one() {
     let mut document = ring(3, 3);
-    document = document.apply(&Command::Remove { id: id(1), force: true }).unwrap();
-    document = document.apply(&Command::Remove { id: id(2), force: true }).unwrap();
+    document = document
+        .apply(&Command::Remove {
+            id: id(1),
+            force: true,
+            lost_ms: None,
+        })
+        .unwrap();
+    document = document
+        .apply(&Command::Remove {
+            id: id(2),
+            force: true,
+            lost_ms: None,
+        })
+        .unwrap();
     assert_eq!(
-        document.apply(&Command::Remove { id: id(3), force: true }),
+        document.apply(&Command::Remove {
+            id: id(3),
+            force: true,
+            lost_ms: None
+        }),
         Err(DocumentError::LastActive(id(3)))
     );
 }
@@ -260,6 +293,7 @@ fn only_the_last_hundred_that_left_are_remembered() {
             .apply(&Command::Remove {
                 id: id(number),
                 force: false,
+                lost_ms: None,
             })
             .unwrap();
     }
@@ -312,7 +346,12 @@ fn the_json_is_what_users_see() {
         text,
         format!(r#"{{"epoch":1,"replication_factor":3,"members":[{member}]}}"#)
     );
-    let command = serde_json::to_string(&Command::Remove { id: id(7), force: true }).unwrap();
+    let command = serde_json::to_string(&Command::Remove {
+        id: id(7),
+        force: true,
+        lost_ms: None,
+    })
+    .unwrap();
     assert_eq!(command, r#"{"command":"remove","id":7,"force":true}"#);
 }
 
@@ -363,13 +402,18 @@ fn any_command() -> impl Strategy<Value = Command> {
         },
         3 => Command::Activate { id: id(number) },
         4 => Command::Drain { id: id(number) },
-        5 => Command::Remove { id: id(number), force },
+        5 => Command::Remove {
+            id: id(number),
+            force,
+            lost_ms: None,
+        },
         6 => Command::SetWeight {
             id: id(number),
             weight: value * 150,
         },
         7 => Command::SetReplicationFactor {
             replication_factor: value,
+            at_ms: 0,
         },
         _ => Command::SetTenant {
             tenant: format!("t{number}"),
@@ -379,6 +423,53 @@ fn any_command() -> impl Strategy<Value = Command> {
             },
         },
     })
+}
+
+const HOUR_MS: i64 = 3_600_000;
+
+#[test]
+fn what_was_written_with_fewer_copies_can_spare_fewer_members() {
+    let factor = |copies: u32, at_ms: i64| Command::SetReplicationFactor {
+        replication_factor: copies,
+        at_ms,
+    };
+    let mut document = ring(5, 1);
+    assert_eq!((document.spare_since(0), document.thin), (0, None));
+    document = document.apply(&factor(3, 7 * HOUR_MS)).unwrap();
+    assert_eq!(
+        document.spare_since(7 * HOUR_MS),
+        0,
+        "written just before, by a clock ahead of ours"
+    );
+    assert_eq!(document.spare_since(8 * HOUR_MS), 1);
+    document = document.apply(&factor(5, 20 * HOUR_MS)).unwrap();
+    assert_eq!([20, 21].map(|hour| document.spare_since(hour * HOUR_MS)), [0, 2]);
+    // Fewer copies from now on take nothing from what there is.
+    let fewer = ring(5, 5).apply(&factor(3, 7 * HOUR_MS)).unwrap();
+    assert_eq!((fewer.thin, fewer.spare_since(0)), (None, 1));
+    let text = document.to_json();
+    assert_eq!(Document::from_json(&text).unwrap().thin, document.thin);
+}
+
+#[test]
+fn a_lost_disk_takes_a_copy_away_and_a_shipped_one_does_not() {
+    let remove = |number: u64, lost_ms: Option<i64>| Command::Remove {
+        id: id(number),
+        force: false,
+        lost_ms,
+    };
+    let left = ring(6, 3).apply(&Command::Drain { id: id(1) }).unwrap();
+    let left = left.apply(&remove(1, None)).unwrap();
+    assert_eq!(left.thin, None, "all it had is in the bucket");
+    let lost = left.apply(&remove(2, Some(5 * HOUR_MS))).unwrap();
+    assert_eq!([5, 6].map(|hour| lost.spare_since(hour * HOUR_MS)), [0, 1]);
+    let again = lost.apply(&remove(2, Some(50 * HOUR_MS))).unwrap();
+    assert_eq!(again.thin, lost.thin, "it is lost once");
+    let waiting = lost.apply(&join(9)).unwrap();
+    let waiting = waiting.apply(&remove(9, Some(50 * HOUR_MS))).unwrap();
+    assert_eq!(waiting.thin, lost.thin, "a member that never took part had nothing");
+    let five = ring(6, 5).apply(&remove(1, Some(0))).unwrap();
+    assert_eq!((five.spare_since(0), five.spare_since(HOUR_MS)), (1, 2));
 }
 
 proptest! {

@@ -269,7 +269,11 @@ async fn a_leader_can_leave_for_good() {
     let id = groups[leaves].id();
     groups[leaves].propose(Command::Drain { id }).await.unwrap();
     groups[leaves]
-        .propose(Command::Remove { id, force: false })
+        .propose(Command::Remove {
+            id,
+            force: false,
+            lost_ms: None,
+        })
         .await
         .unwrap();
     let others: Vec<&Group> = groups.iter().filter(|group| group.id() != id).collect();
@@ -351,7 +355,14 @@ async fn one_member_can_be_told_to_go_on_without_the_lost_ones() {
     }
     let survivor = nodes[kept[0]].start().await;
     for id in lost_ids {
-        survivor.propose(Command::Remove { id, force: true }).await.unwrap();
+        survivor
+            .propose(Command::Remove {
+                id,
+                force: true,
+                lost_ms: None,
+            })
+            .await
+            .unwrap();
     }
     let epoch = survivor.propose(weight(&survivor, 33)).await.unwrap();
     let follower = groups[kept[1]].take().unwrap();
@@ -468,7 +479,10 @@ async fn a_stranger_finds_the_document_and_the_leader() {
         .await,
         Answer::Document(None)
     ));
-    let misfit = Command::SetReplicationFactor { replication_factor: 9 };
+    let misfit = Command::SetReplicationFactor {
+        replication_factor: 9,
+        at_ms: 0,
+    };
     assert!(matches!(ask(Request::Propose(misfit)).await, Answer::Proposed(Err(_))));
     nodes[0].stop().await;
 }
