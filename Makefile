@@ -72,5 +72,6 @@ crash: ## power losses, kills, faults and flipped bits by the thousand (an hour 
 	NARTHEX_SEEDS=1000 $(CARGO) test --release -p ingest --test crash -- --skip at_every_step --skip flipped_bit
 	NARTHEX_SEEDS=10000 $(CARGO) test --release -p ingest --test crash flipped_bit
 
-bench: build ## writes BENCHMARKS.md: side by side with the peers that are installed, a quarter of an hour on a machine that does nothing else
-	$(CARGO) run --release -p loadtest -- compare --suite --markdown BENCHMARKS.md
+bench: ## writes BENCHMARKS.md: the binary as it is released beside the peers that are installed, half an hour on a machine that does nothing else
+	$(CARGO) build --profile dist --locked -p node
+	NARTHEX_BIN=$(abspath $(TARGET)/dist/narthex) $(CARGO) run --release -p loadtest -- compare --suite --markdown BENCHMARKS.md

@@ -1,6 +1,7 @@
 //! The ring changes under load: nodes join, leave, are lost and replaced; the number of copies changes. Nothing is lost or refused.
 
 use crate::ring::{Cluster, Load, PATIENCE, under_load};
+use loadtest::clock::now_ms;
 use std::{
     thread,
     time::{Duration, Instant},
@@ -84,5 +85,33 @@ fn a_lost_node_is_replaced_under_load() -> anyhow::Result<()> {
         progress.wait(SAMPLES)
     })?;
     cluster.check("kill and replace", &written, 1)?;
+    Ok(())
+}
+
+#[test]
+fn who_had_one_copy_is_missed_after_there_are_three() -> anyhow::Result<()> {
+    let warnings = |cluster: &Cluster| -> anyhow::Result<Vec<String>> {
+        let server = cluster.nodes[0].server.as_ref().expect("it runs");
+        let answer = server.api().instant("count({__name__=~\".+\"})", now_ms())?;
+        Ok(answer.warnings)
+    };
+    // With three copies from the beginning one member may be away.
+    let mut whole = Cluster::start(3, 3)?;
+    whole.kill(2)?;
+    assert_eq!(warnings(&whole)?, Vec::<String>::new());
+    drop(whole);
+    let mut raised = Cluster::start(3, 1)?;
+    raised.nodes[1].tools_ring(&["replication-factor", "3"])?;
+    raised.wait("there are three copies", |ring| ring["replication_factor"] == 3)?;
+    assert_eq!(warnings(&raised)?, Vec::<String>::new());
+    let shown = raised.nodes[0].tools_ring(&["show"])?;
+    anyhow::ensure!(shown.contains("have fewer copies"), "{shown}");
+    raised.kill(2)?;
+    let told = warnings(&raised)?;
+    let address = &raised.nodes[2].grpc;
+    anyhow::ensure!(
+        told.iter().any(|warning| warning.contains(address.as_str())),
+        "{told:?}"
+    );
     Ok(())
 }

@@ -1,7 +1,9 @@
-//! One tenant sends ten times what it may; its neighbour notices nothing.
+//! One tenant sends ten times what it may, and its neighbour notices nothing; and a limit is that of the ring, wherever samples enter.
 
+use crate::ring::Cluster;
 use loadtest::{
     clock::{now_ms, run_name},
+    http::Client,
     ledger::{Ledger, LedgerWorkload, Run},
     outcome::Outcome,
     process::{Launch, Server},
@@ -97,6 +99,50 @@ fn isolation(length: Duration, slack: f64, more: f64) -> anyhow::Result<()> {
     assert!((noisy.samples as f64) <= most, "{} of {most}", noisy.samples);
     let bound = slack * quiet.ack_ms.p99 + more;
     assert!(loud.ack_ms.p99 <= bound, "{} ms of {bound} ms", loud.ack_ms.p99);
+    Ok(())
+}
+
+/// Sends to these nodes for so long, at so many samples per second each; gives what became of it.
+fn send_to(cluster: &Cluster, nodes: &[usize], rate: f64, length: Duration) -> anyhow::Result<Vec<Outcome>> {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let senders = nodes.iter().map(|node| {
+            let (server, stop) = (cluster.nodes[*node].server.as_ref().expect("it runs"), &stop);
+            scope.spawn(move || send(server, "bounded", rate, 0, stop))
+        });
+        let senders: Vec<_> = senders.collect();
+        thread::sleep(length);
+        stop.store(true, Ordering::Relaxed);
+        let ended = senders
+            .into_iter()
+            .map(|sender| sender.join().expect("the writer does not panic"));
+        ended.collect()
+    })
+}
+
+#[test]
+fn a_limit_holds_for_the_ring_and_one_node_may_take_all_of_it() -> anyhow::Result<()> {
+    let cluster = Cluster::start(3, 3)?;
+    let mut client = Client::new(&cluster.nodes[0].launch.url, &[], Duration::from_secs(10));
+    let wish =
+        format!(r#"{{"tenant":"bounded","limits":{{"samples_per_second_max":{LIMIT},"samples_burst_max":{LIMIT}}}}}"#);
+    let headers = "content-type: application/json\r\n";
+    let answer = client.post("/api/v1/cluster/ring/limits", headers, wish.as_bytes())?;
+    anyhow::ensure!(answer.status == 200, "{}", answer.text());
+    cluster.wait("all know the limit", |ring| ring["tenants"]["bounded"].is_object())?;
+
+    let alone = send_to(&cluster, &[0], LIMIT * 0.8, Duration::from_secs(6))?;
+    println!("through one node: {} samples, {:?}", alone[0].samples, alone[0].errors);
+    assert_eq!((alone[0].refused, alone[0].unknown), (0, 0), "{:?}", alone[0].errors);
+
+    let length = Duration::from_secs(12);
+    let all = send_to(&cluster, &[0, 1, 2], LIMIT, length)?;
+    let taken: u64 = all.iter().map(|outcome| outcome.samples).sum();
+    // Two spans until each sees the others, at three times the rate; requests on their way.
+    let most = LIMIT * (length.as_secs_f64() + 2.0 * 5.0) + 3.0 * 2_000.0;
+    println!("through three nodes at three times the limit: {taken} samples in {length:?}, at most {most}");
+    assert!((taken as f64) < most, "{taken} of {most}");
+    assert!(taken as f64 > LIMIT * length.as_secs_f64() * 0.5, "{taken}");
     Ok(())
 }
 
