@@ -241,23 +241,9 @@ pub fn contest(
     let load_after = load_average();
 
     let samples_per_second = outcome.samples as f64 / outcome.seconds;
-    let (questions, mixed) = ask(&server, &plan, fleet, extent, samples_per_second)?;
+    let (questions, mixed) = ask(contestant, &server, &plan, fleet, extent, samples_per_second)?;
     contestant.end(server)?;
-    let started = Instant::now();
-    let server = launch.start()?;
-    let (restart_seconds, restarted) = (started.elapsed().as_secs_f64(), server.usage()?);
-    let mut client = Client::new(&launch.url, &[], Duration::from_secs(600));
-
-    let folders = contestant.flush(&server, &mut client)?;
-    let flushed = server.usage()?;
-    let stored: u64 = folders.iter().map(|folder| bytes_below(folder)).sum();
-    // Only Narthex keeps tenants apart.
-    let tenants = if contestant == Contestant::Narthex {
-        fleet.tenants()
-    } else {
-        1
-    };
-    let counted = count_samples(&mut client, &plan, tenants)?;
+    let lasting = lasting(contestant, &launch, &plan, fleet)?;
     let expected = expected_samples(fleet, &plan);
     let samples = outcome.samples as f64;
     let per_million = |seconds: f64| seconds / samples * 1e6;
@@ -272,20 +258,54 @@ pub fn contest(
         written_per_sample: settled.written.saturating_sub(before.written) as f64 / samples,
         questions,
         mixed,
-        restart_seconds,
-        restart_cpu_seconds: restarted.cpu(),
-        flush_peak: flushed.resident_peak,
-        flush_cpu_seconds: flushed.cpu() - restarted.cpu(),
-        stored_per_sample: stored as f64 / samples,
-        counted: (counted, expected),
+        restart_seconds: lasting.restart_seconds,
+        restart_cpu_seconds: lasting.restarted.cpu(),
+        flush_peak: lasting.flushed.resident_peak,
+        flush_cpu_seconds: lasting.flushed.cpu() - lasting.restarted.cpu(),
+        stored_per_sample: lasting.stored as f64 / samples,
+        counted: (lasting.counted, expected),
         generator_per_million: per_million(own_after - own_before),
         load: (load_before, load_after),
         outcome,
     })
 }
 
+/// What a server did after its end.
+struct Lasting {
+    restart_seconds: f64,
+    restarted: Usage,
+    flushed: Usage,
+    /// Bytes in the lasting format.
+    stored: u64,
+    /// Samples of the counted metric.
+    counted: f64,
+}
+
+/// Starts a server again on what it has, and has it bring everything into its lasting format.
+fn lasting(contestant: Contestant, launch: &Launch, plan: &Plan, fleet: &Fleet) -> anyhow::Result<Lasting> {
+    let started = Instant::now();
+    let server = launch.start()?;
+    let (restart_seconds, restarted) = (started.elapsed().as_secs_f64(), server.usage()?);
+    let mut client = Client::new(&launch.url, &[], Duration::from_secs(600));
+    let folders = contestant.flush(&server, &mut client)?;
+    let flushed = server.usage()?;
+    // Only Narthex keeps tenants apart.
+    let tenants = match contestant {
+        Contestant::Narthex => fleet.tenants(),
+        Contestant::VictoriaMetrics | Contestant::Prometheus => 1,
+    };
+    Ok(Lasting {
+        restart_seconds,
+        restarted,
+        flushed,
+        stored: folders.iter().map(|folder| bytes_below(folder)).sum(),
+        counted: count_samples(&mut client, plan, tenants)?,
+    })
+}
+
 /// Asks about the time of the run.
 fn ask(
+    contestant: Contestant,
     server: &Server,
     plan: &Plan,
     fleet: &Fleet,
@@ -307,9 +327,13 @@ fn ask(
         repeat => asker.costs(server.pid(), repeat)?,
     };
     let half = samples_per_second / 2.0;
+    let flush = || {
+        let mut client = Client::new(&server.launch().url, &[], Duration::from_secs(600));
+        contestant.flush(server, &mut client).map(drop)
+    };
     let mixed = extent
         .mixed
-        .map(|time| mixed(&asker, plan, fleet, half, time))
+        .map(|time| mixed(&asker, plan, fleet, half, time, &flush))
         .transpose()?;
     Ok((questions, mixed))
 }

@@ -234,7 +234,7 @@ fn together(measured: &[Measured]) -> String {
     section(
         "Reading while writing",
         "Samples at half of what the server took before, and 10 questions a second, each in turn: 99th percentiles in milliseconds, \
-         alone and together.",
+         alone and together; then, and the slowest, of acknowledgements while everything is brought into the lasting format.",
         &[
             "load",
             "server",
@@ -243,6 +243,8 @@ fn together(measured: &[Measured]) -> String {
             "ack together",
             "answer alone",
             "answer together",
+            "ack, flush",
+            "slowest, flush",
         ],
         measured,
         |one| {
@@ -256,6 +258,8 @@ fn together(measured: &[Measured]) -> String {
                 ms(mixed.acks_together.p99),
                 ms(mixed.answers_alone.p99),
                 ms(mixed.answers_together.p99),
+                ms(mixed.acks_through_flush.p99),
+                ms(mixed.acks_through_flush.max),
             ])
         },
     )

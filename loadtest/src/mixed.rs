@@ -1,7 +1,8 @@
 //! Reading while writing: what each does to the other's waiting times.
 //!
-//! A server gets half of the samples it can take, then questions at a pace, then both together. People notice a server
-//! whose dashboards stall its senders, or the other way round.
+//! A server gets half of the samples it can take, then questions at a pace, then both together, and in the end samples while it brings
+//! all of them into its lasting format. People notice a server whose dashboards stall its senders, or the other way round, and one that
+//! stops every two hours.
 
 use crate::{
     ask::Asker,
@@ -29,17 +30,26 @@ pub struct Mixed {
     pub acks_alone: Latency,
     /// Acknowledgements while questions come in.
     pub acks_together: Latency,
+    /// Acknowledgements while everything is brought into the lasting format.
+    pub acks_through_flush: Latency,
     /// Answers while nothing is written.
     pub answers_alone: Latency,
     /// Answers while samples come in.
     pub answers_together: Latency,
 }
 
-/// Runs the three parts, each for about `time`. `plan` is that of a run which has just ended; the samples written here come
-/// after its last, so that questions find the same amount of data.
-pub fn mixed(asker: &Asker, plan: &Plan, fleet: &Fleet, rate: f64, time: Duration) -> anyhow::Result<Mixed> {
+/// Runs the parts, each for about `time`. `plan` is that of a run which has just ended; the samples written here come
+/// after its last, so that questions find the same amount of data. `flush` brings everything into the lasting format.
+pub fn mixed(
+    asker: &Asker,
+    plan: &Plan,
+    fleet: &Fleet,
+    rate: f64,
+    time: Duration,
+    flush: &(dyn Fn() -> anyhow::Result<()> + Sync),
+) -> anyhow::Result<Mixed> {
     let scrapes = (rate * time.as_secs_f64() / fleet.series() as f64).ceil().max(1.0) as u64;
-    let scrapes = scrapes.min((ROOM_MS / plan.step / 2).max(1) as u64);
+    let scrapes = scrapes.min((ROOM_MS / plan.step / 3).max(1) as u64);
     let part = |number: u64| Plan {
         start: plan.start + (plan.scrapes + number * scrapes) as i64 * plan.step,
         scrapes,
@@ -64,10 +74,21 @@ pub fn mixed(asker: &Asker, plan: &Plan, fleet: &Fleet, rate: f64, time: Duratio
         let acks = write_part(1);
         (acks, asking.join().expect("the asking thread does not panic"))
     });
+    let (acks_through_flush, flushed) = thread::scope(|scope| {
+        let flushing = scope.spawn(|| {
+            // When the writing has begun.
+            thread::sleep(time / 10);
+            flush()
+        });
+        let acks = write_part(2);
+        (acks, flushing.join().expect("the flushing thread does not panic"))
+    });
+    flushed?;
     Ok(Mixed {
         rate,
         acks_alone,
         acks_together: acks_together?,
+        acks_through_flush: acks_through_flush?,
         answers_alone,
         answers_together: answers_together?,
     })
@@ -78,8 +99,14 @@ impl std::fmt::Display for Mixed {
         write!(
             f,
             "{:.0} samples and {QUESTIONS_PER_SECOND} questions per second: acks p99 {:.1} ms alone, {:.1} together; \
-             answers p99 {:.1} ms alone, {:.1} together",
-            self.rate, self.acks_alone.p99, self.acks_together.p99, self.answers_alone.p99, self.answers_together.p99
+             answers p99 {:.1} ms alone, {:.1} together; acks through a flush p99 {:.1} ms, slowest {:.1}",
+            self.rate,
+            self.acks_alone.p99,
+            self.acks_together.p99,
+            self.answers_alone.p99,
+            self.answers_together.p99,
+            self.acks_through_flush.p99,
+            self.acks_through_flush.max
         )
     }
 }
