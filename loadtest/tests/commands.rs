@@ -93,7 +93,7 @@ fn a_comparison_finds_every_sample_of_a_fleet_that_lives() {
     assert!(counted[1].as_f64().unwrap() > 1_000.0, "{rows}");
     assert_eq!(rows[0]["questions"].as_array().unwrap().len(), QUESTIONS.len());
     assert!(
-        rows[0]["mixed"]["answers_together"]["p99"].as_f64().unwrap() > 0.0,
+        rows[0]["mixed"]["acks_through_flush"]["p99"].as_f64().unwrap() > 0.0,
         "{rows}"
     );
     assert!(std::fs::read_to_string(page).unwrap().contains("<i style"));
