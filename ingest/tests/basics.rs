@@ -252,6 +252,34 @@ async fn queries_see_their_tenant_and_their_range() {
 }
 
 #[tokio::test]
+async fn a_limit_gives_the_first_of_many_series() {
+    let dir = tempfile::tempdir().unwrap();
+    let ingester = World::on_disk(dir.path()).open().await;
+    // Every third one has nothing in the range that is asked about.
+    let (new, old) = ([(NOW, 1.0)], [(NOW - 3_600_000, 1.0)]);
+    let samples = |i: usize| if i.is_multiple_of(3) { &old[..] } else { &new[..] };
+    let all: Vec<_> = (0..900).map(|i| (series(i), samples(i))).collect();
+    push(&ingester, &batch_of("a", &all)).await;
+    let mut expected: Vec<_> = (0..900).filter(|i: &usize| !i.is_multiple_of(3)).map(series).collect();
+    expected.sort();
+    for limit in [1, 7, 250, 599, 600, 0] {
+        let mut request = SelectRequest::new(vec![], TimeRange::new(NOW - 1, NOW));
+        request.limit = limit;
+        let mut set = ingester
+            .tenant(&Tenant::new("a").unwrap())
+            .select(request)
+            .await
+            .unwrap();
+        let mut found = Vec::new();
+        while let Some(batch) = set.next().await {
+            found.extend(batch.unwrap().into_iter().map(|series| series.labels));
+        }
+        let count = if limit == 0 { 600 } else { limit };
+        assert_eq!(found, expected[..count], "limit {limit}");
+    }
+}
+
+#[tokio::test]
 async fn the_head_is_counted_for_each_tenant() {
     let dir = tempfile::tempdir().unwrap();
     let ingester = World::on_disk(dir.path()).open().await;

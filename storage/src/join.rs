@@ -8,8 +8,9 @@ use hashbrown::HashTable;
 use model::{
     identity::Identity,
     label::Labels,
-    select::{Samples, Series},
+    select::{Account, Samples, SelectError, Series},
 };
+use std::sync::Arc;
 
 /// With more series than this in the table, who can do so merges by labels instead, which holds less at a time.
 pub const JOINED_SERIES_MAX: usize = 1 << 19;
@@ -22,6 +23,24 @@ pub struct JoinTable {
     entries: Vec<Entry>,
     /// All entries before were taken.
     taken: usize,
+    account: Option<Arc<dyn Account>>,
+    /// What is left in the table of what was held for it.
+    held: usize,
+}
+
+/// What a part takes besides its labels and chunks: its entry, its place in the table, and the handle of its samples.
+const PART_BYTES: usize = size_of::<Entry>() + 8 + 64;
+
+fn part_bytes(series: &Series) -> usize {
+    PART_BYTES + series.labels.text_len() + series.samples.held_bytes()
+}
+
+/// Counts series that will be added to a table, before they are; they come and go in thousands.
+pub fn hold(account: Option<&Arc<dyn Account>>, series: &[(Identity, Series)]) -> Result<(), SelectError> {
+    match account {
+        Some(account) => account.hold(series.iter().map(|(_, series)| part_bytes(series)).sum()),
+        None => Ok(()),
+    }
 }
 
 struct Entry {
@@ -36,12 +55,16 @@ pub struct Parted {
     first: Box<dyn Samples>,
     /// Most series have one part, and an empty vector takes no memory.
     more: Vec<Box<dyn Samples>>,
+    /// What was held for it.
+    bytes: usize,
 }
 
 impl Parted {
     /// The series; `join` makes one of several parts.
     pub fn into_series(self, join: impl FnOnce(Vec<Box<dyn Samples>>) -> Box<dyn Samples>) -> Series {
-        let Self { labels, first, more } = self;
+        let Self {
+            labels, first, more, ..
+        } = self;
         let samples = if more.is_empty() {
             first
         } else {
@@ -57,6 +80,20 @@ impl Parted {
 }
 
 impl JoinTable {
+    /// An empty table for series that were counted in `account` by [`hold`]; they are counted off as they leave.
+    pub fn counted(account: Option<Arc<dyn Account>>) -> Self {
+        let mut table = Self::default();
+        table.account = account;
+        table
+    }
+
+    fn release(&mut self, bytes: usize) {
+        self.held -= bytes;
+        if let Some(account) = &self.account {
+            account.release(bytes);
+        }
+    }
+
     /// Whether nothing was added.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -69,12 +106,15 @@ impl JoinTable {
 
     /// Adds a part of a series.
     pub fn add(&mut self, identity: Identity, series: Series) {
+        let bytes = part_bytes(&series);
+        self.held += bytes;
         let entries = &mut self.entries;
         let same = |&place: &u32| entries[place as usize].identity == identity;
         if let Some(&place) = self.places.find(identity.low, same)
             && let Some(known) = &mut entries[place as usize].series
         {
             known.more.push(series.samples);
+            known.bytes += bytes;
             return;
         }
         let place = entries.len() as u32;
@@ -84,6 +124,7 @@ impl JoinTable {
                 labels: series.labels,
                 first: series.samples,
                 more: Vec::new(),
+                bytes,
             }),
         });
         let hash = |&place: &u32| entries[place as usize].identity.low;
@@ -95,7 +136,9 @@ impl JoinTable {
         let entries = &mut self.entries;
         let same = |&place: &u32| entries[place as usize].identity == identity;
         let place = *self.places.find(identity.low, same)?;
-        entries[place as usize].series.take()
+        let parted = entries[place as usize].series.take()?;
+        self.release(parted.bytes);
+        Some(parted)
     }
 
     /// Takes the next of the series that were not taken yet, in the order in which they were added.
@@ -104,9 +147,17 @@ impl JoinTable {
             let entry = self.entries.get_mut(self.taken)?;
             self.taken += 1;
             if let Some(series) = entry.series.take() {
-                return Some((entry.identity, series));
+                let identity = entry.identity;
+                self.release(series.bytes);
+                return Some((identity, series));
             }
         }
+    }
+}
+
+impl Drop for JoinTable {
+    fn drop(&mut self) {
+        self.release(self.held);
     }
 }
 
@@ -115,6 +166,7 @@ mod tests {
     use super::*;
     use crate::chunk::{ChunkSamples, encode_floats};
     use model::{sample::SampleBuffer, time::TimeRange};
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn part(pod: &str, at: i64) -> (Identity, Series) {
         let labels = Labels::new([("pod", pod)]).unwrap();
@@ -161,5 +213,45 @@ mod tests {
                 (identity("d"), vec![2])
             ]
         );
+    }
+
+    #[derive(Debug, Default)]
+    struct Counted(AtomicUsize);
+
+    impl Account for Counted {
+        fn hold(&self, bytes: usize) -> Result<(), SelectError> {
+            match self.0.fetch_add(bytes, Ordering::Relaxed) + bytes {
+                0..=2_000 => Ok(()),
+                held => Err(SelectError::Limit(format!("{held} bytes"))),
+            }
+        }
+
+        fn release(&self, bytes: usize) {
+            self.0.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn what_the_table_holds_is_counted_until_it_leaves() {
+        let counted = Arc::new(Counted::default());
+        let account: Option<Arc<dyn Account>> = Some(counted.clone());
+        let held = || counted.0.load(Ordering::Relaxed);
+        let mut table = JoinTable::counted(account.clone());
+        for batch in [vec![part("a", 1), part("b", 1)], vec![part("a", 2)], vec![part("c", 1)]] {
+            hold(account.as_ref(), &batch).unwrap();
+            batch
+                .into_iter()
+                .for_each(|(identity, series)| table.add(identity, series));
+        }
+        let all = held();
+        assert!(all > 4 * PART_BYTES, "{all}");
+        assert!(table.take(part("a", 0).0).is_some());
+        assert_eq!(held(), all / 2, "both parts of it");
+        assert!(table.take_left().is_some());
+        assert_eq!(held(), all / 4);
+        drop(table);
+        assert_eq!(held(), 0, "what was not taken");
+        let many: Vec<_> = (0..100).map(|at| part("a", at)).collect();
+        assert!(matches!(hold(account.as_ref(), &many), Err(SelectError::Limit(_))));
     }
 }

@@ -4,8 +4,8 @@
 //! draws both. Modules are listed in reading order; a module imports only from those above it.
 
 pub mod disk;
-pub mod chunk;
 mod cursor;
+pub mod chunk;
 mod sink;
 pub mod index;
 pub mod join;

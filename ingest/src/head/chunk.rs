@@ -291,9 +291,13 @@ impl Hot {
         out.extend_from_slice(&self.count.to_be_bytes());
         let (mut block, mut left) = (first, usize::from(self.words));
         while left > 0 {
-            let words = &blocks.block(block)[..left.min(WORDS_PER_BLOCK)];
-            words.iter().for_each(|word| out.extend_from_slice(&word.to_be_bytes()));
-            left -= words.len();
+            let mut bytes = [0; 8 * WORDS_PER_BLOCK];
+            for (place, word) in bytes.chunks_exact_mut(8).zip(blocks.block(block)) {
+                place.copy_from_slice(&word.to_be_bytes());
+            }
+            let words = left.min(WORDS_PER_BLOCK);
+            out.extend_from_slice(&bytes[..8 * words]);
+            left -= words;
             block = blocks.next[block as usize];
         }
         let tail = usize::from(self.register_bits.div_ceil(8));

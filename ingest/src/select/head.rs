@@ -95,13 +95,35 @@ impl HeadSeries {
                     break;
                 }
                 series.found.extend(more);
+                series.keep_first(request.limit);
             }
-            series
-                .found
-                .make_contiguous()
-                .sort_unstable_by(|a, b| a.labels.cmp(&b.labels));
+            series.sort();
         }
         series
+    }
+
+    fn sort(&mut self) {
+        let found = self.found.make_contiguous();
+        found.sort_unstable_by(|a, b| a.labels.cmp(&b.labels));
+    }
+
+    /// Forgets series that lie behind the limit of a question, now and then, so that no more than twice as many are held.
+    fn keep_first(&mut self, limit: usize) {
+        if limit == 0 || self.found.len() < limit.saturating_mul(2).saturating_add(BATCH_SERIES) {
+            return;
+        }
+        // Those that will not be given out must not take the places of others.
+        let (core, range) = (&self.core, self.wanted.range);
+        let has_samples = |found: &Found| {
+            let (place, shard) = (place(found.slot), core.head.shard(found.slot));
+            shard.is_some_and(|shard| {
+                let shard = shard.lock();
+                shard.series(place, found.number).is_some() && shard.has_samples(place, range)
+            })
+        };
+        self.found.retain(has_samples);
+        self.sort();
+        self.found.truncate(limit);
     }
 
     /// The series of a tenant that match, in no particular order, with identities made with `key`.

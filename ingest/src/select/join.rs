@@ -7,10 +7,10 @@ use super::{BATCH_SERIES, Joined, damaged, head::HeadSeries};
 use crate::blocks::LocalBlock;
 use futures::future::BoxFuture;
 use model::select::{
-    IdentifiedBatch, IdentifiedSet, Samples, Select as _, SelectError, SelectRequest, Series, SeriesSet,
+    Account, IdentifiedBatch, IdentifiedSet, Samples, Select as _, SelectError, SelectRequest, Series, SeriesSet,
 };
 use std::sync::Arc;
-use storage::join::{JoinTable, Parted};
+use storage::join::{JoinTable, Parted, hold};
 
 /// Series of head and blocks, each once.
 pub(super) struct IdentityJoin {
@@ -18,6 +18,7 @@ pub(super) struct IdentityJoin {
     /// Blocks that were not put into the table yet.
     blocks: Vec<Box<dyn IdentifiedSet>>,
     table: JoinTable,
+    account: Option<Arc<dyn Account>>,
     warnings: Vec<String>,
     /// Series that may still come.
     left: usize,
@@ -44,7 +45,8 @@ impl IdentityJoin {
         Self {
             head,
             blocks: sets,
-            table: JoinTable::default(),
+            table: JoinTable::counted(request.account.clone()),
+            account: request.account.clone(),
             warnings,
             left: if request.limit == 0 { usize::MAX } else { request.limit },
         }
@@ -56,13 +58,16 @@ impl IdentityJoin {
     }
 
     /// Puts all series of the blocks into the table. A block that breaks off leaves what it gave, and a warning.
-    async fn fill_table(&mut self) {
+    async fn fill_table(&mut self) -> Result<(), SelectError> {
         for mut block in std::mem::take(&mut self.blocks) {
             while let Some(batch) = block.next().await {
                 match batch {
-                    Ok(batch) => batch
-                        .into_iter()
-                        .for_each(|(identity, series)| self.table.add(identity, series)),
+                    Ok(batch) => {
+                        hold(self.account.as_ref(), &batch)?;
+                        batch
+                            .into_iter()
+                            .for_each(|(identity, series)| self.table.add(identity, series));
+                    }
                     Err(error) => {
                         self.warnings.push(damaged(&error));
                         break;
@@ -70,10 +75,18 @@ impl IdentityJoin {
                 }
             }
         }
+        Ok(())
     }
 
-    async fn next_batch(&mut self) -> IdentifiedBatch {
-        self.fill_table().await;
+    async fn next_batch(&mut self) -> Result<IdentifiedBatch, SelectError> {
+        if self.left == 0 {
+            return Ok(Vec::new());
+        }
+        if let Err(error) = self.fill_table().await {
+            // Nothing comes after an error.
+            self.left = 0;
+            return Err(error);
+        }
         let head = self.head.take_identified();
         let mut batch: IdentifiedBatch = if self.table.is_empty() {
             head.collect()
@@ -87,7 +100,7 @@ impl IdentityJoin {
         }
         batch.truncate(self.left);
         self.left -= batch.len();
-        batch
+        Ok(batch)
     }
 }
 
@@ -106,8 +119,11 @@ impl SeriesSet for IdentityJoin {
     fn next(&mut self) -> BoxFuture<'_, Option<Result<Vec<Series>, SelectError>>> {
         Box::pin(async move {
             let batch = self.next_batch().await;
-            let series: Vec<Series> = batch.into_iter().map(|(_, series)| series).collect();
-            (!series.is_empty()).then_some(Ok(series))
+            let series = |batch: IdentifiedBatch| batch.into_iter().map(|(_, series)| series).collect();
+            batch
+                .map(series)
+                .map(|series: Vec<Series>| Some(series).filter(|series| !series.is_empty()))
+                .transpose()
         })
     }
 
@@ -120,7 +136,9 @@ impl IdentifiedSet for IdentityJoin {
     fn next(&mut self) -> BoxFuture<'_, Option<Result<IdentifiedBatch, SelectError>>> {
         Box::pin(async move {
             let batch = self.next_batch().await;
-            (!batch.is_empty()).then_some(Ok(batch))
+            batch
+                .map(|batch| Some(batch).filter(|batch| !batch.is_empty()))
+                .transpose()
         })
     }
 

@@ -11,7 +11,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 /// What to select.
 #[derive(Debug, Clone)]
@@ -31,6 +31,17 @@ pub struct SelectRequest {
     pub blocks: Vec<Matcher>,
     /// What the samples are for.
     pub hints: Hints,
+    /// Where to count what is held for the answer before it is given, if the asker counts it.
+    pub account: Option<Arc<dyn Account>>,
+}
+
+/// Counts the bytes that a source holds for an answer besides what it has given out, so that whoever asks can bound them with his own.
+pub trait Account: Send + Sync + fmt::Debug {
+    /// Holds `bytes` more; an error when that is more than may be held, and then the answer ends with it.
+    fn hold(&self, bytes: usize) -> Result<(), SelectError>;
+
+    /// Holds `bytes` less.
+    fn release(&self, bytes: usize);
 }
 
 /// The label by which a question names blocks: their ULID. Thanos's name.
@@ -47,6 +58,7 @@ impl SelectRequest {
             limit: 0,
             blocks: Vec::new(),
             hints: Hints::default(),
+            account: None,
         }
     }
 }

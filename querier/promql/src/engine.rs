@@ -182,6 +182,7 @@ async fn load(
         // The order in which the source has them is good enough; an order by labels costs a sort.
         sorted: false,
         hints,
+        account: Some(budget.clone()),
         ..SelectRequest::new(selection.matchers.clone(), selection.range)
     };
     let mut set = source.select(request).await?;

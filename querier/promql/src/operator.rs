@@ -280,16 +280,17 @@ impl Shared<'_> {
         Ok(Some((column, charge)))
     }
 
-    /// Reads the samples of a series into the buffer, cleaned for evaluation.
+    /// Reads the samples of a series into the buffer, cleaned for evaluation. Tells whether there may be stale markers among them.
     pub(crate) fn read(
         &self,
         selected: &Selected,
         series: &Series,
         buffer: &mut SampleBuffer,
-    ) -> Result<(), QueryError> {
+    ) -> Result<bool, QueryError> {
         buffer.clear();
         series.samples.read(selected.range, buffer)?;
-        if any_nan(&buffer.values) {
+        let any_nan = any_nan(&buffer.values);
+        if any_nan {
             for value in &mut buffer.values {
                 if value.is_nan() && value.to_bits() != STALE_NAN_BITS {
                     *value = quieted(*value);
@@ -299,7 +300,7 @@ impl Shared<'_> {
         if selected.stats_only {
             forget_buckets(buffer);
         }
-        Ok(())
+        Ok(any_nan || !buffer.histograms.is_empty())
     }
 }
 

@@ -13,14 +13,14 @@ use crate::{
 use futures::future::{BoxFuture, join_all};
 use model::{
     env::Clock,
-    select::{IdentifiedBatch, IdentifiedSet, Samples, SelectError, SelectRequest, Series, SeriesSet},
+    select::{Account, IdentifiedBatch, IdentifiedSet, Samples, SelectError, SelectRequest, Series, SeriesSet},
 };
 use std::{
     hash::{BuildHasher as _, RandomState},
     sync::Arc,
     time::Duration,
 };
-use storage::join::{JOINED_SERIES_MAX, JoinTable, Parted};
+use storage::join::{JOINED_SERIES_MAX, JoinTable, Parted, hold};
 
 /// Series of the joined answer that are given out together when no source has them in a batch.
 const BATCH_SERIES: usize = 512;
@@ -94,7 +94,8 @@ impl TenantFanout {
         Ok(Box::new(JoinedSet {
             held: sources,
             last,
-            table: JoinTable::default(),
+            table: JoinTable::counted(request.account.clone()),
+            account: request.account,
             timeout: timeout.clone(),
             failures,
             warnings: Vec::new(),
@@ -224,12 +225,19 @@ impl Opened {
             .saturating_add(self.first.as_ref().map_or(0, Vec::len))
     }
 
-    /// Everything up to the end or an error.
-    async fn collect(&mut self, timeout: &Timeout) -> (Vec<IdentifiedBatch>, Option<SelectError>) {
+    /// Everything up to the end or an error, counted in `account`.
+    async fn collect(
+        &mut self,
+        timeout: &Timeout,
+        account: Option<&Arc<dyn Account>>,
+    ) -> (Vec<IdentifiedBatch>, Option<SelectError>) {
         let mut batches = Vec::new();
         loop {
             match self.next(timeout.clone()).await {
-                Some(Ok(batch)) => batches.push(batch),
+                Some(Ok(batch)) => match hold(account, &batch) {
+                    Ok(()) => batches.push(batch),
+                    Err(error) => return (batches, Some(error)),
+                },
                 Some(Err(error)) => return (batches, Some(error)),
                 None => return (batches, None),
             }
@@ -242,6 +250,7 @@ struct JoinedSet {
     held: Vec<(usize, Opened)>,
     last: Option<(usize, Opened)>,
     table: JoinTable,
+    account: Option<Arc<dyn Account>>,
     timeout: Timeout,
     failures: Failures,
     /// Warnings of sources that have ended.
@@ -253,7 +262,9 @@ struct JoinedSet {
 impl JoinedSet {
     async fn fill_table(&mut self) -> Result<(), SelectError> {
         let (mut held, timeout) = (std::mem::take(&mut self.held), &self.timeout);
-        let collected = join_all(held.iter_mut().map(|(_, source)| source.collect(timeout))).await;
+        let account = self.account.as_ref();
+        let collected = held.iter_mut().map(|(_, source)| source.collect(timeout, account));
+        let collected = join_all(collected).await;
         // In the order of the sources, earlier ones are preferred.
         for ((index, source), (batches, error)) in held.iter().zip(collected) {
             for (identity, series) in batches.into_iter().flatten() {

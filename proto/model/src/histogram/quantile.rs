@@ -46,12 +46,12 @@ impl Histogram {
         };
         let reached = reached.min(self.count);
         if reached < rank {
-            let effect = if self.sum.is_nan() {
-                NanEffect::Result
+            // Observations in no bucket are NaNs, and then the sum is none; else the histogram contradicts itself.
+            return if self.sum.is_nan() {
+                (f64::NAN, NanEffect::Result)
             } else {
-                NanEffect::None
+                (bucket.upper, NanEffect::None)
             };
-            return (f64::NAN, effect);
         }
         let within = if from_below {
             rank - (reached - bucket.count)
@@ -304,6 +304,16 @@ mod tests {
             &[(0.2, -0.2), (0.75, -0.15), (1.0, -0.1)],
         );
         check(&exponential(0.0, &[], &[]), &[(0.5, f64::NAN)]);
+        let without_buckets = Histogram {
+            count: 3.0,
+            ..Histogram::default()
+        };
+        check(&without_buckets, &[(0.0, f64::NAN), (0.5, 0.0), (1.0, f64::NAN)]);
+        let too_few = Histogram {
+            count: 10.0,
+            ..exponential(0.0, &[], &[1.0, 2.0])
+        };
+        check(&too_few, &[(0.4, 2.0)]);
     }
 
     #[test]

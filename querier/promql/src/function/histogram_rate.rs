@@ -26,14 +26,14 @@ pub(super) fn histogram_increase(
     if counter && samples.iter().any(is_gauge) {
         notes.not_a_counter();
     }
-    if !(counter || is_gauge(first) && is_gauge(last)) {
-        notes.not_a_gauge();
-    }
     let mut increase = Increase::new(samples, counter, trust_starts);
     let Ok(mut total) = increase.total(from_zero) else {
         notes.exponential_and_custom();
         return None;
     };
+    if !(counter || is_gauge(first) && is_gauge(last)) {
+        notes.not_a_gauge();
+    }
     increase
         .reconciled
         .iter()
@@ -197,7 +197,7 @@ mod tests {
             false,
             false,
             None,
-            &["not a gauge", "exponential and custom"],
+            &["exponential and custom"],
         );
         check(&[(1.0, 3), (4.0, 1), (5.0, 1)], true, false, Some(4.0), &[]);
         // A finer resolution is a restart.

@@ -4,6 +4,7 @@
 //! a clear error instead of taking the memory of the process. Queries may share [`Pool`]s besides: one of a tenant, one of all.
 
 use crate::query::{Pool, QueryError};
+use model::select::{Account, SelectError};
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
@@ -71,6 +72,22 @@ impl Budget {
     /// Most samples that may be held.
     pub(crate) fn max(&self) -> usize {
         self.samples_max
+    }
+}
+
+/// What sources hold for a query counts like what it holds itself.
+impl Account for Budget {
+    fn hold(&self, bytes: usize) -> Result<(), SelectError> {
+        let held = self.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        if held > self.bytes_max {
+            let error = QueryError::TooManyBytes(self.bytes_max);
+            return Err(SelectError::Limit(error.to_string()));
+        }
+        Ok(())
+    }
+
+    fn release(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -160,6 +177,17 @@ mod tests {
         assert_eq!(charge.grow_bytes(1).unwrap_err(), QueryError::TooManyBytes(100));
         drop(charge);
         assert!(budget.nothing().grow_bytes(100).is_ok());
+    }
+
+    #[test]
+    fn what_sources_hold_counts_as_well() {
+        let budget = Budget::new(10, 100, Vec::new());
+        let mut charge = budget.nothing();
+        charge.grow_bytes(60).unwrap();
+        budget.hold(40).unwrap();
+        assert!(matches!(budget.hold(1), Err(SelectError::Limit(text)) if text.contains("100")));
+        budget.release(41);
+        assert_eq!(charge.grow_bytes(41).unwrap_err(), QueryError::TooManyBytes(100));
     }
 
     #[test]

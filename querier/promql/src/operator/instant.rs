@@ -5,7 +5,7 @@ use crate::{
     ast::Span,
     function::extended::{interpolate, interpolate_histograms},
     operator::{
-        Evaluator, Scratch, Selected, Shared, any_nan,
+        Evaluator, Scratch, Selected, Shared,
         column::{Cells, Column, Matrix, cell_samples},
         forget_stale, metric_name,
         sweep::{self, Ask, Sweep},
@@ -72,7 +72,7 @@ pub(super) fn series_cells(
     grid: Grid,
     scratch: &mut Scratch,
 ) -> Result<Cells, QueryError> {
-    shared.read(selected, series, &mut scratch.buffer)?;
+    let may_end = shared.read(selected, series, &mut scratch.buffer)?;
     let lookback_ms = shared.settings.lookback_ms;
     let cells = if instant.smoothed {
         forget_stale(&mut scratch.buffer);
@@ -82,7 +82,7 @@ pub(super) fn series_cells(
                 .add(Note::ExponentialAndCustom(metric_name(&series.labels).into()), span)
         };
         smoothed_cells(&scratch.buffer, instant, grid, lookback_ms, &mut note)
-    } else if instant.yields == Yield::Value && grid.count > 1 && is_plain(&scratch.buffer) {
+    } else if instant.yields == Yield::Value && grid.count > 1 && !may_end {
         let Scratch { buffer, pace, .. } = scratch;
         let series = sweep::Series {
             times: &buffer.timestamps,
@@ -107,11 +107,6 @@ pub(super) fn series_cells(
         }
     }
     Ok(cells)
-}
-
-/// Whether there are floats only, and none is a NaN: neither is a series said to have ended.
-fn is_plain(buffer: &SampleBuffer) -> bool {
-    buffer.histograms.is_empty() && !any_nan(&buffer.values)
 }
 
 /// The cells of a series for a plain selector.

@@ -77,8 +77,9 @@ impl Item<'_> {
     pub(super) fn read(&self, shared: &Shared<'_>, buffer: &mut SampleBuffer) -> Result<(), QueryError> {
         match self {
             Item::Selected(selected, series) => {
-                shared.read(selected, series, buffer)?;
-                forget_stale(buffer);
+                if shared.read(selected, series, buffer)? {
+                    forget_stale(buffer);
+                }
             }
             Item::Evaluated(column, grid) => {
                 buffer.clear();

@@ -37,7 +37,7 @@ impl Memory {
         Self::default()
     }
 
-    /// Adds a series, or samples to one that is there. A timestamp that is taken is an error.
+    /// Adds a series, or samples to one that is there. Another sample at a timestamp that is taken is an error.
     pub fn load(&mut self, series: LoadedSeries) -> Result<(), String> {
         for sample in &series.samples.histograms {
             let checked = if sample.histogram.is_stale() {
@@ -78,16 +78,21 @@ fn merged(left: &SampleBuffer, right: &SampleBuffer) -> Result<SampleBuffer, i64
     let mut histograms = BTreeMap::new();
     for buffer in [left, right] {
         for (index, (&at, &value)) in buffer.timestamps.iter().zip(&buffer.values).enumerate() {
-            if !times.insert(at) {
+            let known = floats.get(&at).map(|known: &(f64, i64)| known.0.to_bits());
+            if !times.insert(at) && known != Some(value.to_bits()) {
                 return Err(at);
             }
-            floats.insert(at, (value, buffer.starts.get(index).copied().unwrap_or(0)));
+            let start = buffer.starts.get(index).copied().unwrap_or(0);
+            floats.entry(at).or_insert((value, start));
         }
         for sample in &buffer.histograms {
-            if !times.insert(sample.at) {
+            let known = histograms
+                .get(&sample.at)
+                .map(|known: &HistogramSample| &known.histogram);
+            if !times.insert(sample.at) && known != Some(&sample.histogram) {
                 return Err(sample.at);
             }
-            histograms.insert(sample.at, sample.clone());
+            histograms.entry(sample.at).or_insert_with(|| sample.clone());
         }
     }
     let mut merged = SampleBuffer {
@@ -341,6 +346,10 @@ mod tests {
             [0.0, 1.0]
         );
         assert!(load(&mut memory, "m 7").unwrap_err().contains("the timestamp is taken"));
+        // The same sample twice is one.
+        load(&mut memory, "m 0 _ {{count:2}}").unwrap();
+        load(&mut memory, "m _ 1 {{count:2}}").unwrap();
+        assert!(load(&mut memory, "m _ _ {{count:3}}").is_err() && load(&mut memory, "m _ _ 2").is_err());
     }
 
     #[test]
