@@ -400,6 +400,9 @@ async fn start_up(core: Arc<Core>, wal_dir: PathBuf) {
         replayed.previous_end,
         trusting,
     );
+    if policy == SyncPolicy::EveryWrite {
+        writer.write_ahead(core.settings.log_ahead_bytes_max);
+    }
     let durable = replayed
         .tail
         .as_ref()

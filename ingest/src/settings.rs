@@ -130,6 +130,9 @@ pub struct IngestSettings {
     pub tenant_metadata_max: usize,
     /// Size at which a WAL segment is finished and the next one begun.
     pub segment_bytes_max: u64,
+    /// The largest piece of zeros that is written ahead of the WAL's records, which makes syncs cheaper; 0 writes none. Only where each
+    /// write is synced.
+    pub log_ahead_bytes_max: u64,
     /// Bytes of the WAL that may wait for the disk. Beyond, pushes are answered with "unavailable".
     pub pending_bytes_max: usize,
     /// How long after the end of a window its block is cut, so that late samples find their place.
@@ -167,6 +170,7 @@ impl IngestSettings {
             tenant_exemplars_max: 10_000,
             tenant_metadata_max: 100_000,
             segment_bytes_max: 128 << 20,
+            log_ahead_bytes_max: 1 << 20,
             pending_bytes_max: 64 << 20,
             cut_delay: Duration::from_secs(60 * 60),
             cut_quiet: Duration::from_secs(60),

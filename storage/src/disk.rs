@@ -7,7 +7,8 @@ use rustix::fs::FlockOperation;
 use std::{
     ffi::OsStr,
     fs::{self, OpenOptions},
-    io::{self, Seek as _, SeekFrom, Write as _},
+    io::{self, Seek as _, SeekFrom},
+    os::unix::fs::FileExt as _,
     path::Path,
 };
 
@@ -22,7 +23,11 @@ impl Fs for Disk {
             .create_new(true)
             .open(path)
             .map_err(|error| told(error, "create", path))?;
-        Ok(Box::new(DiskFile(file)))
+        Ok(Box::new(DiskFile {
+            file,
+            end: 0,
+            filled: 0,
+        }))
     }
 
     fn open_append(&self, path: &Path) -> io::Result<Box<dyn File>> {
@@ -30,8 +35,8 @@ impl Fs for Disk {
             .write(true)
             .open(path)
             .map_err(|error| told(error, "open", path))?;
-        file.seek(SeekFrom::End(0))?;
-        Ok(Box::new(DiskFile(file)))
+        let end = file.seek(SeekFrom::End(0))?;
+        Ok(Box::new(DiskFile { file, end, filled: end }))
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is the implementation of the seam")]
@@ -131,21 +136,47 @@ impl Fs for Disk {
     }
 }
 
-/// An open file, positioned at its end.
-struct DiskFile(fs::File);
+/// An open file.
+struct DiskFile {
+    file: fs::File,
+    /// Where the next append goes.
+    end: u64,
+    /// Up to here there are bytes: those that were appended, then zeros.
+    filled: u64,
+}
+
+/// Written at once when zeros are.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// File systems give space in pieces of this size or a multiple.
+const PAGE_BYTES: u64 = 4096;
 
 impl File for DiskFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all(bytes)
+        self.file.write_all_at(bytes, self.end)?;
+        self.end += bytes.len() as u64;
+        self.filled = self.filled.max(self.end);
+        Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
+    }
+
+    fn fill_ahead(&mut self, len: u64) -> io::Result<()> {
+        // Real zeros: space that is only reserved costs a note in the journal at the first write, just as new space does.
+        let until = (self.end + len).next_multiple_of(PAGE_BYTES);
+        while self.filled < until {
+            let part = (until - self.filled).min(ZEROS.len() as u64);
+            self.file.write_all_at(&ZEROS[..part as usize], self.filled)?;
+            self.filled += part;
+        }
+        Ok(())
     }
 
     fn truncate(&mut self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)?;
-        self.0.seek(SeekFrom::Start(len))?;
+        self.file.set_len(len)?;
+        (self.end, self.filled) = (len, len);
         Ok(())
     }
 }
@@ -196,6 +227,28 @@ mod tests {
         assert_eq!(Disk.size(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
         Disk.remove_dir(&dir.path().join("a")).unwrap();
         assert!(Disk.free_space(dir.path()).unwrap() > 0);
+    }
+
+    #[test]
+    fn appends_go_over_the_zeros_ahead() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let mut file = Disk.create(&path).unwrap();
+        file.append(b"one").unwrap();
+        file.fill_ahead(100).unwrap();
+        file.append(b"two").unwrap();
+        file.sync().unwrap();
+        assert_eq!(Disk.size(&path).unwrap(), PAGE_BYTES);
+        let read = Disk.read(&path).unwrap();
+        assert_eq!(&read[..6], b"onetwo");
+        assert!(read[6..].iter().all(|byte| *byte == 0));
+        let long = vec![b'x'; 5000];
+        file.append(&long).unwrap();
+        file.fill_ahead(0).unwrap();
+        assert_eq!(Disk.size(&path).unwrap(), 2 * PAGE_BYTES);
+        file.truncate(7).unwrap();
+        file.append(b"y").unwrap();
+        assert_eq!(Disk.read(&path).unwrap(), b"onetwoxy");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Walks the records of a segment or image, over damage if there is some.
 //!
-//! Three things can be wrong. The file may end inside a record: a write that a crash tore, which nobody was told of. One byte of a
-//! record may be wrong: it is mended. More may be wrong: the walk goes on at the next record that is whole, and what lies
-//! between is reported.
+//! Behind the last record there may be zeros that no record went over yet. Three things can be wrong. The file may end inside a record:
+//! a write that a crash tore, which nobody was told of. One byte of a record may be wrong: it is mended. More may be wrong: the walk goes
+//! on at the next record that is whole, and what lies between is reported.
 
 use super::{
     format::{RECORD_HEADER_BYTES, RecordHeader, crc_matches},
@@ -81,6 +81,8 @@ pub(crate) struct Records<'a> {
     /// Sequence number of the record before; what comes must be greater.
     last_sequence: u64,
     wounds: Wounds,
+    /// Zeros at the end, over which no record went.
+    unused: usize,
 }
 
 impl<'a> Records<'a> {
@@ -91,6 +93,7 @@ impl<'a> Records<'a> {
             offset: offset.min(bytes.len()),
             last_sequence,
             wounds: Wounds::default(),
+            unused: 0,
         }
     }
 
@@ -118,7 +121,7 @@ impl<'a> Records<'a> {
 
     /// Where the last good record ends.
     pub(crate) fn good_end(&self) -> usize {
-        self.bytes.len() - self.wounds.torn_bytes as usize
+        self.bytes.len() - self.unused - self.wounds.torn_bytes as usize
     }
 
     /// Where the next record begins.
@@ -129,11 +132,14 @@ impl<'a> Records<'a> {
     /// Goes on behind whatever is wrong at `offset`.
     fn recover(&mut self) -> Option<Record<'a>> {
         let begin = self.offset;
+        let rest = &self.bytes[begin..];
+        let Some(solid) = rest.iter().rposition(|byte| *byte != 0) else {
+            return self.end(begin);
+        };
         let next = self.find_next(begin + 1);
-        let end = next.unwrap_or(self.bytes.len());
-        // Without a record behind it, only a record that fills the file exactly may be mended; anything else is a torn write.
-        let whole = next.is_some() || self.claimed_end(begin) == Some(end);
-        if whole
+        // Without a record behind it, only a record that fills the file up to the zeros may be mended; anything else is a torn write.
+        let fills = |end: &usize| *end > begin + solid;
+        if let Some(end) = next.or_else(|| self.claimed_end(begin).filter(fills))
             && let Some(mended) = repair::mend(&self.bytes[begin..end])
             && let Some(header) = RecordHeader::decode(&mended).filter(|header| self.follows(header))
         {
@@ -148,11 +154,17 @@ impl<'a> Records<'a> {
                 self.next()
             }
             None => {
-                self.wounds.torn_bytes += (end - begin) as u64;
-                self.offset = end;
-                None
+                self.wounds.torn_bytes += solid as u64 + 1;
+                self.end(begin + solid + 1)
             }
         }
+    }
+
+    /// Ends the walk: from `unused` on there are only zeros.
+    fn end(&mut self, unused: usize) -> Option<Record<'a>> {
+        self.unused = self.bytes.len() - unused;
+        self.offset = self.bytes.len();
+        None
     }
 
     /// Where the next whole record at or behind `from` begins.
@@ -250,9 +262,43 @@ mod tests {
                 let whole = offsets.iter().filter(|&&offset| offset <= cut).count() - 1;
                 let (found, wounds) = walk(&bytes[..cut]);
                 prop_assert_eq!(found.len(), whole);
-                prop_assert_eq!(wounds.torn_bytes as usize, cut - offsets[whole]);
+                // Zeros at the end could be those that go ahead of the records.
+                let torn = &bytes[offsets[whole]..cut];
+                let solid = torn.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+                prop_assert_eq!(wounds.torn_bytes as usize, solid);
                 prop_assert_eq!((wounds.gaps, wounds.mended), (0, 0));
             }
+        }
+
+        #[test]
+        fn zeros_behind_the_records_are_no_damage(payloads in payloads(), zeros in 0..100usize, place in any::<usize>(), error in 1..=255u8) {
+            let (mut bytes, offsets) = file(&payloads);
+            let end = bytes.len();
+            bytes.resize(end + zeros, 0);
+            let mut records = Records::new(&bytes, 0, 0);
+            prop_assert_eq!(records.by_ref().count(), payloads.len());
+            prop_assert_eq!((records.wounds(), records.good_end()), (Wounds::default(), end));
+            // Torn in the middle of the last one, of which nothing may be missing if it ends with zeros.
+            let last = *offsets.last().unwrap();
+            let cut = last + place % (end - last);
+            let mut torn = bytes.clone();
+            torn[cut..].fill(0);
+            let mut records = Records::new(&torn, 0, 0);
+            let found = records.by_ref().count();
+            prop_assert!(found >= payloads.len() - 1);
+            prop_assert_eq!(records.wounds().gaps, 0);
+            if found < payloads.len() {
+                prop_assert_eq!(records.good_end(), last);
+            }
+            // A wrong byte in it is mended all the same, but for its length and its kind, without which it is no record.
+            let mut flipped = bytes.clone();
+            let place = 4 + place % (end - last - 4);
+            prop_assume!(place != 12);
+            flipped[last + place] ^= error;
+            let (found, wounds) = walk(&flipped);
+            let expected: Vec<_> = (1..).zip(payloads.clone()).collect();
+            prop_assert_eq!(found, expected);
+            prop_assert_eq!((wounds.torn_bytes, wounds.gaps), (0, 0));
         }
 
         #[test]

@@ -109,7 +109,15 @@ pub trait File: Send {
     /// Makes content and size durable (`fdatasync`). After an error the content is in doubt and asking again proves nothing.
     fn sync(&mut self) -> io::Result<()>;
 
-    /// Cuts the file to `len` bytes; the next append goes there.
+    /// Writes zeros behind the end, `len` bytes of them or a few more, over which later appends go. A sync of bytes that went over zeros
+    /// has no new places and no new size to note, which is the larger part of what it costs. For all others the zeros are a part of
+    /// the file. An implementation may leave it.
+    fn fill_ahead(&mut self, len: u64) -> io::Result<()> {
+        let _ = len;
+        Ok(())
+    }
+
+    /// Cuts the file to `len` bytes, zeros ahead included; the next append goes there.
     fn truncate(&mut self, len: u64) -> io::Result<()>;
 }
 

@@ -251,6 +251,17 @@ impl State {
         Ok(id)
     }
 
+    /// How many of `len` bytes can be written now.
+    fn room(&mut self, len: usize) -> io::Result<usize> {
+        if self.faults.failing_writes > 0 {
+            self.faults.failing_writes -= 1;
+            return Err(io::Error::other("the disk refuses to write"));
+        }
+        let capacity = self.faults.capacity.unwrap_or(u64::MAX);
+        let room = capacity.saturating_sub(self.used);
+        Ok(len.min(usize::try_from(room).unwrap_or(usize::MAX)))
+    }
+
     /// Counts the bytes of a node that has no name any more as free.
     fn release(&mut self, id: usize) {
         match &mut self.nodes[id] {
@@ -278,24 +289,38 @@ fn missing(path: &Path) -> io::Error {
 struct MemoryFile {
     fs: MemoryFs,
     id: usize,
+    /// Zeros at the end, over which appends go.
+    ahead: usize,
 }
 
 impl File for MemoryFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let id = self.id;
+        let (id, ahead) = (self.id, &mut self.ahead);
         self.fs.change(|state| {
-            if state.faults.failing_writes > 0 {
-                state.faults.failing_writes -= 1;
-                return Err(io::Error::other("the disk refuses to write"));
+            let over = bytes.len().min(*ahead);
+            let written = over + state.room(bytes.len() - over)?;
+            state.used += (written - over) as u64;
+            let content = state.content(id)?;
+            content.write(*ahead, &bytes[..written]);
+            *ahead -= over;
+            if written < bytes.len() {
+                Err(ErrorKind::StorageFull.into())
+            } else {
+                Ok(())
             }
-            let room = state
-                .faults
-                .capacity
-                .map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used));
-            let len = bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX));
-            state.used += len as u64;
-            state.content(id)?.seen.extend_from_slice(&bytes[..len]);
-            if len < bytes.len() {
+        })
+    }
+
+    fn fill_ahead(&mut self, len: u64) -> io::Result<()> {
+        let (id, ahead) = (self.id, &mut self.ahead);
+        self.fs.change(|state| {
+            let wanted = usize::try_from(len).unwrap_or(usize::MAX).saturating_sub(*ahead);
+            let written = state.room(wanted)?;
+            state.used += written as u64;
+            let content = state.content(id)?;
+            content.seen.resize(content.seen.len() + written, 0);
+            *ahead += written;
+            if written < wanted {
                 Err(ErrorKind::StorageFull.into())
             } else {
                 Ok(())
@@ -319,8 +344,9 @@ impl File for MemoryFile {
     }
 
     fn truncate(&mut self, len: u64) -> io::Result<()> {
-        let id = self.id;
+        let (id, ahead) = (self.id, &mut self.ahead);
         self.fs.change(|state| {
+            *ahead = 0;
             let content = state.content(id)?;
             let before = content.seen.len();
             content.truncate(usize::try_from(len).unwrap_or(usize::MAX));
@@ -355,7 +381,11 @@ impl Fs for MemoryFs {
             }
             state.add(parent, name, Node::File(Content::default()))
         })?;
-        Ok(Box::new(MemoryFile { fs: self.clone(), id }))
+        Ok(Box::new(MemoryFile {
+            fs: self.clone(),
+            id,
+            ahead: 0,
+        }))
     }
 
     fn open_append(&self, path: &Path) -> io::Result<Box<dyn File>> {
@@ -363,7 +393,11 @@ impl Fs for MemoryFs {
             let id = state.find(path)?;
             state.content(id).map(|_| id)
         })?;
-        Ok(Box::new(MemoryFile { fs: self.clone(), id }))
+        Ok(Box::new(MemoryFile {
+            fs: self.clone(),
+            id,
+            ahead: 0,
+        }))
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {

@@ -84,6 +84,15 @@ impl Content {
         self.common = self.seen.len();
     }
 
+    /// Writes behind what is seen, or over the last `over` bytes of it.
+    pub(super) fn write(&mut self, over: usize, bytes: &[u8]) {
+        let begin = self.seen.len() - over;
+        let (first, rest) = bytes.split_at(over.min(bytes.len()));
+        self.seen[begin..begin + first.len()].copy_from_slice(first);
+        self.seen.extend_from_slice(rest);
+        self.common = self.common.min(begin);
+    }
+
     /// Cuts what is seen.
     pub(super) fn truncate(&mut self, len: usize) {
         self.seen.truncate(len);
@@ -96,17 +105,19 @@ impl Content {
 
     /// The power goes.
     pub(super) fn lose(&mut self, luck: &mut Luck) {
-        let same = self.common.min(self.safe.len());
-        if self.seen.len() >= self.safe.len() && same == self.safe.len() {
-            // Of what was appended since the last sync some sectors made it, in any order, and the length is any.
-            let reached = same + luck.below((self.seen.len() - same) as u64 + 1) as usize;
+        let (same, before) = (self.common.min(self.safe.len()), self.safe.len());
+        if self.seen.len() >= before {
+            // Of what was written since the last sync some sectors made it, in any order, and the length is any that it ever had.
+            let reached = before + luck.below((self.seen.len() - before) as u64 + 1) as usize;
             let mut survived = self.seen[..reached].to_vec();
             survived[..same].copy_from_slice(&self.safe[..same]);
             let mut at = same;
             while at < reached {
                 let end = ((at / SECTOR + 1) * SECTOR).min(reached);
                 if luck.below(3) == 0 {
+                    let old = at.min(before)..end.min(before);
                     survived[at..end].fill(0);
+                    survived[old.clone()].copy_from_slice(&self.safe[old]);
                 }
                 at = end;
             }

@@ -46,6 +46,36 @@ fn only_what_was_synced_is_certain() {
 }
 
 #[test]
+fn what_goes_over_zeros_is_as_uncertain_as_what_is_appended() {
+    let mut survivors = std::collections::BTreeSet::new();
+    for seed in 0..50 {
+        let fs = MemoryFs::new();
+        let mut file = write(&fs, "/a", b"safe", true);
+        fs.sync_dir(path("/")).unwrap();
+        file.fill_ahead(1000).unwrap();
+        file.sync().unwrap();
+        assert_eq!(fs.used(), 1004);
+        file.append(&[7; 900]).unwrap();
+        assert_eq!(fs.used(), 1004, "the space was there");
+        let lost = fs.power_loss(seed).read(path("/a")).unwrap();
+        assert!(lost.len() == 1004 && lost.starts_with(b"safe"));
+        assert!(lost[4..904].iter().all(|byte| [0, 7].contains(byte)) && lost[904..] == [0; 100]);
+        survivors.insert(lost.iter().filter(|byte| **byte == 7).count());
+    }
+    assert!(
+        survivors.len() > 2,
+        "all, nothing, or some sectors of it: {survivors:?}"
+    );
+    let fs = MemoryFs::new();
+    fs.set_capacity(Some(10));
+    let mut file = write(&fs, "/a", b"12", true);
+    assert_eq!(file.fill_ahead(20).unwrap_err().kind(), ErrorKind::StorageFull);
+    file.append(b"345678").unwrap();
+    file.truncate(8).unwrap();
+    assert_eq!((fs.read(path("/a")).unwrap(), fs.used()), (b"12345678".to_vec(), 8));
+}
+
+#[test]
 fn a_failed_sync_is_never_made_good() {
     let fs = MemoryFs::new();
     let mut file = write(&fs, "/a", b"first", true);
