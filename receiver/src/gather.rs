@@ -12,7 +12,7 @@ use crate::{
     admit::{Refusal, show},
     negotiate::Version,
     rejections::Rejections,
-    resolve::{Found, Key, KeyHasher, RouteReader},
+    resolve::{FETCHED_MAX, Found, Key, KeyHasher, RouteReader},
     settings::LabelLimits,
     shape::{Shaped, Shaping},
 };
@@ -36,9 +36,6 @@ const SERIES_WEIGHT_MAX: usize = 4 * SLICE_WEIGHT;
 
 /// Longest text of metadata that is kept.
 const METADATA_BYTES_MAX: usize = 64 << 10;
-
-/// So many series are looked up together at most. Processors wait for ten to twenty places in memory at a time.
-const DEFERRED_MAX: usize = 32;
 
 /// Tenants to which the series of a slice may belong besides the tenant of the request.
 const OTHER_TENANTS_MAX: usize = 1_000;
@@ -279,7 +276,7 @@ impl Slice {
         self.batch.finish_series(PLACEHOLDER);
         self.origins.push(origin);
         self.deferred += 1;
-        if self.deferred == DEFERRED_MAX {
+        if self.deferred == FETCHED_MAX {
             self.find_deferred(routes);
         }
     }
@@ -287,6 +284,7 @@ impl Slice {
     /// Looks up the series that wait for it. Nothing else is done in this loop, so that their places in memory come together.
     fn find_deferred(&mut self, routes: &mut RouteReader<'_>) {
         let waiting = self.origins.len() - std::mem::take(&mut self.deferred)..self.origins.len();
+        routes.fetch(self.origins[waiting.clone()].iter().map(|origin| origin.key));
         for index in waiting {
             let key = self.origins[index].key;
             let id = self.identify(index, routes.find_lost(key), key);

@@ -8,6 +8,7 @@
 //! bounded over all tenants: when the young halves together are full, each tenant's young half becomes its old one and the
 //! old one is forgotten. What is used moves back into the young half.
 
+mod key;
 mod table;
 mod tables;
 
@@ -18,128 +19,10 @@ use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
-use xxhash_rust::xxh3::xxh3_128_with_secret;
 
-pub(crate) use table::{Found, RouteReader, Routes};
+pub(crate) use key::{Key, KeyHasher, Mixer};
+pub(crate) use table::{FETCHED_MAX, Found, RouteReader, Routes};
 use tables::Tables;
-
-/// Identifies a spelling: a keyed hash wide enough that two spellings never share one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Key {
-    low: u64,
-    high: u64,
-}
-
-/// Length of the hash's secret: xxh3's own.
-const SECRET_BYTES: usize = 192;
-
-/// Hashes with random secrets, so that nobody can make two spellings meet on purpose.
-#[derive(Clone)]
-pub(crate) struct KeyHasher {
-    secret: Box<[u8; SECRET_BYTES]>,
-    mix: Box<MixSecret>,
-}
-
-/// How many keys of a list are mixed with secrets of their own before these are used again.
-const MIX_BLOCK: usize = 64;
-
-#[derive(Clone)]
-struct MixSecret {
-    /// For each place in a block.
-    places: [(u64, u64); MIX_BLOCK],
-    /// Between blocks, odd.
-    step: u128,
-}
-
-impl KeyHasher {
-    fn new(rng: &dyn Rng) -> Self {
-        let mut secret = Box::new([0; SECRET_BYTES]);
-        for chunk in secret.chunks_exact_mut(8) {
-            chunk.copy_from_slice(&rng.next_u64().to_le_bytes());
-        }
-        let places = std::array::from_fn(|_| (rng.next_u64(), rng.next_u64()));
-        let step = (u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64())) | 1;
-        Self {
-            secret,
-            mix: Box::new(MixSecret { places, step }),
-        }
-    }
-
-    /// The key of a byte string.
-    #[inline]
-    pub(crate) fn key(&self, bytes: &[u8]) -> Key {
-        Key::from_wide(xxh3_128_with_secret(bytes, &self.secret[..]))
-    }
-
-    /// Begins the key of a list of keys.
-    #[inline]
-    pub(crate) fn mixer(&self) -> Mixer<'_> {
-        Mixer {
-            secret: &self.mix,
-            sum: 0,
-            count: 0,
-        }
-    }
-}
-
-/// The key of a list of keys in their order: a sum of products with a secret for each place, so that the additions of
-/// one list need not wait for each other. The keys are hashes with a secret already, which nobody outside can choose.
-#[derive(Clone, Copy)]
-pub(crate) struct Mixer<'a> {
-    secret: &'a MixSecret,
-    sum: u128,
-    count: usize,
-}
-
-impl Mixer<'_> {
-    #[inline]
-    pub(crate) fn add(&mut self, key: Key) {
-        let place = self.count % MIX_BLOCK;
-        if place == 0 {
-            self.sum = self.sum.wrapping_mul(self.secret.step);
-        }
-        let (one, other) = self.secret.places[place];
-        let low = key.low.wrapping_add(one);
-        let high = key.high.wrapping_add(other);
-        self.sum = self.sum.wrapping_add(u128::from(low) * u128::from(high));
-        self.count += 1;
-    }
-
-    /// How many keys were added.
-    #[inline]
-    pub(crate) fn count(&self) -> usize {
-        self.count
-    }
-
-    /// The key of the list. Its length is a part of it.
-    #[inline]
-    pub(crate) fn finish(self) -> Key {
-        let sum = self.sum.wrapping_add(self.count as u128).wrapping_mul(self.secret.step);
-        // High bits of products are better than low ones; the index of the routes looks at the low ones.
-        Key::from_wide(sum ^ (sum >> 64))
-    }
-}
-
-impl Key {
-    /// A key that stands for a small number in a [`Mixer`].
-    pub(crate) fn from_number(number: u64) -> Self {
-        Self::from_numbers(number, number)
-    }
-
-    /// The same for two of them.
-    #[inline]
-    pub(crate) fn from_numbers(low: u64, high: u64) -> Self {
-        Key { low, high }
-    }
-
-    #[inline]
-    fn from_wide(wide: u128) -> Self {
-        Key {
-            low: wide as u64,
-            high: (wide >> 64) as u64,
-        }
-    }
-}
 
 /// The routes of all tenants.
 pub(crate) struct Resolver {
@@ -244,18 +127,28 @@ impl Resolver {
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;
+    use std::sync::atomic::AtomicU64;
 
-    struct Counting(std::sync::atomic::AtomicU64);
+    /// Numbers that look random and are the same each time.
+    pub(crate) struct Counting(AtomicU64);
+
+    impl Counting {
+        pub(crate) fn new(seed: u64) -> Self {
+            Self(seed.into())
+        }
+    }
 
     impl Rng for Counting {
         fn next_u64(&self) -> u64 {
-            self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
+            let state = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+            let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb)
         }
     }
 
     /// A hasher that is the same each time.
     pub(crate) fn hasher() -> KeyHasher {
-        KeyHasher::new(&Counting(1.into()))
+        KeyHasher::new(&Counting::new(1))
     }
 }
 

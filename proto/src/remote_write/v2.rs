@@ -18,21 +18,28 @@ const SAMPLE: &str = "Sample";
 const EXEMPLAR: &str = "Exemplar";
 const METADATA: &str = "Metadata";
 
+/// The tag of a series as everybody writes it, in one byte: field 5, with a length.
+const SERIES_TAG: u8 = 0x2a;
+
 /// Calls `take` for each symbol in order; it may end the walk by an error of its own.
 pub fn symbols<'a, E: From<WireError>>(
     body: &'a [u8],
     mut take: impl FnMut(&'a [u8]) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut reader = Reader::new(body);
-    while let Some(tag) = reader.tag().map_err(|fault| fault.within(REQUEST))? {
-        match (tag.field, tag.wire) {
-            (4, _) => take(message(&mut reader, tag, REQUEST)?)?,
-            // Series, of which there are many; skipping them like anything else would cost four times as much.
-            (_, wire::BYTES) => drop(message(&mut reader, tag, REQUEST)?),
+    loop {
+        // Series, of which there are many; passing over them like over anything else would cost several times as much.
+        while let Some((_, rest)) = leading_field(reader.rest(), SERIES_TAG) {
+            reader = Reader::new(rest);
+        }
+        let Some(tag) = reader.tag().map_err(|fault| fault.within(REQUEST))? else {
+            return Ok(());
+        };
+        match tag.field {
+            4 => take(message(&mut reader, tag, REQUEST)?)?,
             _ => reader.skip(tag).map_err(|fault| fault.within(REQUEST))?,
         }
     }
-    Ok(())
 }
 
 #[inline]
@@ -69,6 +76,15 @@ impl<'a> Entries<'a> {
     /// The next entry, `None` at the end. After an error nothing sensible follows.
     #[inline]
     pub fn next_entry(&mut self) -> Result<Option<Entry<'a>>, WireError> {
+        if let Some((bytes, rest)) = leading_field(self.reader.rest(), SERIES_TAG) {
+            self.reader = Reader::new(rest);
+            return Ok(Some(Entry::Series(Series { bytes })));
+        }
+        self.other_entry()
+    }
+
+    /// The next entry where a symbol, something unknown or something broken comes first.
+    fn other_entry(&mut self) -> Result<Option<Entry<'a>>, WireError> {
         while let Some(tag) = self.reader.tag().map_err(|fault| fault.within(REQUEST))? {
             if tag.field == 5 {
                 return Ok(Some(Entry::Series(Series {
@@ -143,9 +159,9 @@ impl Plain<'_> {
 /// The content of the first field if it has this tag of one byte, and what stands behind it.
 #[inline]
 fn leading_field(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (first, rest) = bytes.split_first()?;
+    let (_, rest) = bytes.split_first().filter(|(first, _)| **first == tag)?;
     let mut reader = Reader::new(rest);
-    let content = reader.bytes().ok().filter(|_| *first == tag)?;
+    let content = reader.bytes().ok()?;
     Some((content, reader.rest()))
 }
 

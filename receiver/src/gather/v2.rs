@@ -11,7 +11,7 @@ use super::{Broken, Request, Slice};
 use crate::{
     admit::{Refusal, admit, admit_exemplar, show},
     rejections::Rejections,
-    resolve::{Found, Key, KeyHasher, Mixer, RouteReader, Routes},
+    resolve::{Found, Key, Mixer, RouteReader, Routes},
     settings::LabelLimits,
 };
 use model::label::Labels;
@@ -19,7 +19,7 @@ use model::metadata::{Metadata, MetricType};
 use model::verdict::Reason;
 use proto::protobuf::WireError;
 use proto::remote_write::v1::RawPair;
-use proto::remote_write::v2::{self, Complete, Entries, Entry, Field, MetadataRefs, Plain, Refs, Series};
+use proto::remote_write::v2::{self, Complete, Entries, Entry, Field, MetadataRefs, Refs, Series};
 
 /// The labels that tell type and unit of a metric, where that is switched on. Prometheus's names.
 const TYPE_LABEL: &str = "__type__";
@@ -63,7 +63,7 @@ fn add_series<'a>(
     if let Some(table) = request.symbols.repeated()
         && let Some(plain) = series.plain()
     {
-        let key = key_of_bytes(table, &plain, request.hasher);
+        let key = request.hasher.key_of_references(table, plain.refs, plain.metadata);
         let found = routes.find(key);
         if found != Found::Missing {
             slice.batch.floats.push(plain.sample()?);
@@ -132,30 +132,6 @@ fn add_fields<'a>(
         }
     }
     Ok(())
-}
-
-/// Tells keys of bytes from keys of symbols: no list of symbols has a number like this at the end.
-const BY_BYTES: u64 = 0x100;
-
-/// The key of a series by the bytes of its references and of its metadata, when these mean what they meant in an earlier request.
-#[inline]
-fn key_of_bytes(table: Key, plain: &Plain<'_>, hasher: &KeyHasher) -> Key {
-    let mut mixer = hasher.mixer();
-    mixer.add(table);
-    mixer.add(hasher.key(plain.refs));
-    let mut number = [0; 8];
-    match number.get_mut(..plain.metadata.len()) {
-        Some(place) => {
-            place.copy_from_slice(plain.metadata);
-            let len = plain.metadata.len() as u64;
-            mixer.add(Key::from_numbers(u64::from_le_bytes(number), BY_BYTES + len));
-        }
-        None => {
-            mixer.add(hasher.key(plain.metadata));
-            mixer.add(Key::from_number(BY_BYTES));
-        }
-    }
-    mixer.finish()
 }
 
 /// The key of a series in the making.

@@ -6,7 +6,8 @@
 //!
 //! When guesses keep being wrong, as for a sender whose order is another one each time, the reader is *lost*: then the caller collects
 //! keys and has them looked up one directly behind the other ([`RouteReader::find_lost`]). Each look-up waits for three places
-//! in memory, but those of many wait at the same time when nothing else stands between them.
+//! in memory, two of the index and the slot. Those of many keys are read before, place by place ([`RouteReader::fetch`]), so that the waits
+//! happen at the same time.
 
 use super::Key;
 use hashbrown::HashTable;
@@ -139,6 +140,9 @@ pub(crate) struct RouteReader<'a> {
 /// After so many wrong guesses a reader is lost. At the beginning of a request, and where a target came or went, there are a few.
 const LOST: u32 = 8;
 
+/// So many look-ups are prepared together at most. Processors wait for ten to twenty places in memory at a time.
+pub(crate) const FETCHED_MAX: usize = 32;
+
 impl RouteReader<'_> {
     /// The slot that is expected next, and its number.
     #[inline]
@@ -193,6 +197,23 @@ impl RouteReader<'_> {
     #[inline]
     pub(crate) fn is_lost(&self) -> bool {
         self.strays >= LOST
+    }
+
+    /// Reads what the look-ups of some keys will read, so that it is in the cache then: first the index for all of them, then the slots.
+    /// A loop so short has many of its turns under way at once.
+    #[inline(never)]
+    pub(crate) fn fetch(&self, keys: impl Iterator<Item = Key>) {
+        let young = &self.halves.young;
+        let mut numbers = [NO_SLOT; FETCHED_MAX];
+        for (number, key) in numbers.iter_mut().zip(keys) {
+            // The first one whose hash looks right, mostly the right one; without looking at its slot.
+            if let Some(found) = young.index.find(key.low, |_| true) {
+                *number = *found;
+            }
+        }
+        let low = |number: &SlotNumber| young.slots.get(*number as usize).map_or(0, |slot| slot.key.low);
+        // Nothing is done with what is read; the processor does not know.
+        std::hint::black_box(numbers.iter().fold(0, |sum, number| sum ^ low(number)));
     }
 
     /// The same as [`Self::find`] without trying a guess, which would wait for one more place in memory; but whether it would have been

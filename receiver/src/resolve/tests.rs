@@ -1,17 +1,9 @@
 //! Routes are found, corrected, renewed and forgotten.
 
-use super::*;
-
-struct Counting(std::sync::atomic::AtomicU64);
-
-impl Rng for Counting {
-    fn next_u64(&self) -> u64 {
-        self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
-    }
-}
+use super::{testing::Counting, *};
 
 fn resolver(spellings_max: usize, tenants_max: usize) -> Resolver {
-    Resolver::new(&Counting(1.into()), spellings_max, tenants_max)
+    Resolver::new(&Counting::new(1), spellings_max, tenants_max)
 }
 
 fn key(resolver: &Resolver, number: u64) -> Key {
@@ -155,8 +147,8 @@ fn a_flood_of_tenants_makes_room_only_now_and_then() {
 
 #[test]
 fn another_secret_gives_other_keys() {
-    let one = Resolver::new(&Counting(1.into()), 10, 10);
-    let two = Resolver::new(&Counting(2.into()), 10, 10);
+    let one = Resolver::new(&Counting::new(1), 10, 10);
+    let two = Resolver::new(&Counting::new(2), 10, 10);
     for len in [0, 1, 16, 17, 128, 129, 240, 241, 1_000] {
         let bytes = vec![7u8; len];
         assert_ne!(one.hasher().key(&bytes), two.hasher().key(&bytes), "{len} bytes");
