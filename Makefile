@@ -9,7 +9,7 @@ S3 := $(abspath $(TARGET)/s3)
 export PATH := $(PATH):$(S3)/bin
 export NARTHEX_BIN ?= $(abspath $(TARGET)/release/narthex)
 
-.PHONY: help test peers verify fix build e2e cluster compose differential bench speed gate model crash buckets fuzz
+.PHONY: help test peers verify fix build e2e cluster compose differential bench speed gate model crash s3s buckets fuzz
 
 help: ## list the verbs
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
@@ -41,6 +41,9 @@ cluster: build ## the long forms of the ring's tests: fifty kills, long stops, u
 
 compose: ## both stacks of deploy/compose in a docker daemon, with a receiver killed under load (root; builds images where no registry is reachable)
 	./deploy/compose/try
+
+s3s: ## install s3s-fs, a third S3 server for the tests of buckets; not part of `make test`, since it takes minutes to build
+	$(CARGO) install s3s-fs --version 0.14.1 --features binary --locked --root $(S3)
 
 buckets: build ## every kind of bucket at hand, faults, and what starts and queries over large blocks cost (minutes)
 	$(CARGO) test --release -p node --test bucket -- --include-ignored --nocapture --test-threads 1

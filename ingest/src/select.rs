@@ -22,8 +22,8 @@ use model::{
     metadata::Metadata,
     sample::SampleBuffer,
     select::{
-        Chunk, ExemplarSeries, IdentifiedSet, LabelList, Samples, Select, SelectError, SelectRequest, SelectTenants,
-        SeriesSet,
+        Chunk, ExemplarSeries, IdentifiedSet, LabelList, Listed, Samples, Select, SelectError, SelectRequest,
+        SelectTenants, SeriesSet,
     },
     tenant::Tenant,
     time::TimeRange,
@@ -74,7 +74,8 @@ impl TenantSelect {
 
     async fn select_series(&self, request: SelectRequest) -> Result<Box<dyn SeriesSet>, SelectError> {
         self.check_ready()?;
-        let (blocks, pin) = self.core.blocks.read(&self.tenant, request.range);
+        let (mut blocks, pin) = self.core.blocks.read(&self.tenant, request.range);
+        blocks.retain(|local| request.asks_block(&local.ulid.to_string()));
         if !blocks.is_empty() && !request.sorted {
             let joined = self.join(&request, self.core.env.rng.next_u64(), &blocks, &pin).await;
             if joined.table_max() <= JOINED_SERIES_MAX {
@@ -201,7 +202,8 @@ impl Select for TenantSelect {
         let request = request.clone();
         Some(Box::pin(async move {
             self.check_ready()?;
-            let (blocks, pin) = self.core.blocks.read(&self.tenant, request.range);
+            let (mut blocks, pin) = self.core.blocks.read(&self.tenant, request.range);
+            blocks.retain(|local| request.asks_block(&local.ulid.to_string()));
             Ok(Box::new(self.join(&request, key, &blocks, &pin).await) as Box<dyn IdentifiedSet>)
         }))
     }
@@ -229,12 +231,12 @@ impl Select for TenantSelect {
         &self,
         selectors: Vec<Vec<Matcher>>,
         range: TimeRange,
-    ) -> BoxFuture<'_, Result<Vec<ExemplarSeries>, SelectError>> {
-        Box::pin(async move { self.find_exemplars(&selectors, range) })
+    ) -> BoxFuture<'_, Result<Listed<ExemplarSeries>, SelectError>> {
+        Box::pin(async move { self.find_exemplars(&selectors, range).map(Listed::from) })
     }
 
-    fn metadata(&self, family: Option<String>) -> BoxFuture<'_, Result<Vec<Metadata>, SelectError>> {
-        Box::pin(async move { self.find_metadata(family.as_deref()) })
+    fn metadata(&self, family: Option<String>) -> BoxFuture<'_, Result<Listed<Metadata>, SelectError>> {
+        Box::pin(async move { self.find_metadata(family.as_deref()).map(Listed::from) })
     }
 }
 

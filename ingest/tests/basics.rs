@@ -332,11 +332,12 @@ async fn metadata_and_exemplars_survive_a_restart() {
     drop(ingester);
     let ingester = world.open().await;
     let select = ingester.tenant(&Tenant::default());
-    assert_eq!(select.metadata(None).await.unwrap(), std::slice::from_ref(&metadata));
-    assert_eq!(select.metadata(Some("metric".into())).await.unwrap(), [metadata]);
-    assert_eq!(select.metadata(Some("other".into())).await.unwrap(), []);
+    let about = async |family: Option<&str>| select.metadata(family.map(str::to_owned)).await.unwrap().items;
+    assert_eq!(about(None).await, std::slice::from_ref(&metadata));
+    assert_eq!(about(Some("metric")).await, [metadata]);
+    assert_eq!(about(Some("other")).await, []);
     let selector = vec![model::matcher::Matcher::equal("series", "1")];
-    let found = select.exemplars(vec![selector], TimeRange::ALL).await.unwrap();
+    let found = select.exemplars(vec![selector], TimeRange::ALL).await.unwrap().items;
     assert_eq!((found.len(), &found[0].exemplars), (1, &vec![exemplar]));
     let verdicts: Vec<_> = push(&ingester, &batch)
         .await

@@ -5,10 +5,10 @@ mod support;
 use futures::TryStreamExt as _;
 use ingest::{CutError, Ingester};
 use model::{
-    matcher::Matcher,
+    matcher::{MatchOp, Matcher},
     push::{SeriesId, WriteBatch},
-    sample::FloatSample,
-    select::{Select as _, SelectRequest, SelectTenants as _},
+    sample::{FloatSample, SampleBuffer},
+    select::{BLOCK_ID, Select as _, SelectRequest, SelectTenants as _},
     tenant::Tenant,
     time::{BLOCK_RANGE_MS, TimeRange, Timestamp, block_start},
     verdict::{Reason, Verdict},
@@ -281,6 +281,35 @@ async fn cut_now_puts_everything_into_the_bucket_once() {
             .iter()
             .all(|exception| exception.verdict == Verdict::Duplicate)
     );
+}
+
+#[tokio::test]
+async fn who_names_blocks_reads_what_lies_in_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::on_disk(dir.path());
+    let ingester = world.open().await;
+    let samples = minutes(W0 - 30 * MINUTE, W0 + 90 * MINUTE);
+    push(&ingester, &batch(&[(series(1), &samples[..60])])).await;
+    let blocks = ingester.cut_now().await.unwrap();
+    let ids: Vec<String> = blocks.iter().map(|block| block.ulid.to_string()).collect();
+    push(&ingester, &batch(&[(series(1), &samples[60..])])).await;
+    let select = ingester.tenant(&Tenant::default());
+    let read = async |op, id: &str| {
+        let mut request = SelectRequest::new(vec![], TimeRange::ALL);
+        request.blocks = vec![Matcher::new(op, BLOCK_ID, id).unwrap()];
+        let mut set = select.select(request).await.unwrap();
+        let mut buffer = SampleBuffer::default();
+        while let Some(batch) = set.next().await {
+            for series in batch.unwrap() {
+                series.samples.read(TimeRange::ALL, &mut buffer).unwrap();
+            }
+        }
+        (buffer.timestamps.len(), set.blocks())
+    };
+    assert_eq!(read(MatchOp::Equal, &ids[0]).await, (30, ids[..1].to_vec()));
+    assert_eq!(read(MatchOp::NotEqual, &ids[0]).await, (90, ids[1..].to_vec()));
+    assert_eq!(read(MatchOp::Equal, "").await, (60, vec![]), "the head is no block");
+    assert_eq!(read(MatchOp::Equal, "another").await, (0, vec![]));
 }
 
 #[tokio::test]

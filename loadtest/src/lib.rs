@@ -23,6 +23,7 @@ pub mod verify;
 pub mod probe;
 pub mod meter;
 pub mod process;
+pub mod s3;
 pub mod questions;
 pub mod ask;
 pub mod mixed;

@@ -17,7 +17,7 @@ use model::{
     matcher::Matcher,
     metadata::Metadata,
     sample::Exemplar,
-    select::{ExemplarSeries, LabelList, Select, SelectError, SelectRequest, SelectTenants, Series, SeriesSet},
+    select::{ExemplarSeries, LabelList, Listed, Select, SelectError, SelectRequest, SelectTenants, Series, SeriesSet},
     tenant::Tenant,
     time::{TimeRange, Timestamp},
 };
@@ -276,7 +276,7 @@ impl Select for TenantFanout {
                     select.label_names(matchers.clone(), range, limit)
                 })
                 .await?;
-            Ok(merge_lists(lists.into_iter().flatten(), limit, &failures))
+            Ok(merge(lists, &failures, |items| merge_labels(items, limit)))
         })
     }
 
@@ -294,7 +294,7 @@ impl Select for TenantFanout {
                     select.label_values(name.clone(), matchers.clone(), range, limit)
                 })
                 .await?;
-            Ok(merge_lists(lists.into_iter().flatten(), limit, &failures))
+            Ok(merge(lists, &failures, |items| merge_labels(items, limit)))
         })
     }
 
@@ -302,23 +302,23 @@ impl Select for TenantFanout {
         &self,
         selectors: Vec<Vec<Matcher>>,
         range: TimeRange,
-    ) -> BoxFuture<'_, Result<Vec<ExemplarSeries>, SelectError>> {
+    ) -> BoxFuture<'_, Result<Listed<ExemplarSeries>, SelectError>> {
         Box::pin(async move {
             let mut failures = self.failures(range.min);
             let answers = self
                 .ask_all(&mut failures, |select| select.exemplars(selectors.clone(), range))
                 .await?;
-            Ok(merge_exemplars(answers.into_iter().flatten().flatten()))
+            Ok(merge(answers, &failures, merge_exemplars))
         })
     }
 
-    fn metadata(&self, family: Option<String>) -> BoxFuture<'_, Result<Vec<Metadata>, SelectError>> {
+    fn metadata(&self, family: Option<String>) -> BoxFuture<'_, Result<Listed<Metadata>, SelectError>> {
         Box::pin(async move {
             let mut failures = self.failures(Timestamp::MIN);
             let answers = self
                 .ask_all(&mut failures, |select| select.metadata(family.clone()))
                 .await?;
-            Ok(merge_metadata(answers.into_iter().flatten().flatten()))
+            Ok(merge(answers, &failures, merge_metadata))
         })
     }
 }
@@ -350,6 +350,10 @@ impl SeriesSet for TimedSet {
 
     fn warnings(&self) -> Vec<String> {
         self.set.warnings()
+    }
+
+    fn blocks(&self) -> Vec<String> {
+        self.set.blocks()
     }
 }
 
@@ -440,29 +444,34 @@ fn named(source: &str, error: SelectError) -> SelectError {
     }
 }
 
-/// One sorted list without repetitions.
-fn merge_lists(lists: impl Iterator<Item = LabelList>, limit: usize, failures: &Failures) -> LabelList {
-    let mut merged = LabelList {
-        items: Vec::new(),
-        warnings: failures.warnings(),
-    };
-    for list in lists {
-        merged.items.extend(list.items);
-        merged.warnings.extend(list.warnings);
+/// One list of several; `fold` makes one of the items. What sources lack, and sources that are lacking, it says.
+fn merge<T>(lists: Vec<Option<Listed<T>>>, failures: &Failures, fold: impl FnOnce(Vec<T>) -> Vec<T>) -> Listed<T> {
+    let (mut items, mut warnings) = (Vec::new(), failures.warnings());
+    for list in lists.into_iter().flatten() {
+        items.extend(list.items);
+        warnings.extend(list.warnings);
     }
+    warnings.sort();
+    warnings.dedup();
+    Listed {
+        items: fold(items),
+        warnings,
+    }
+}
+
+/// Names or values sorted, none twice, up to `limit` of them; 0 for all.
+fn merge_labels(mut items: Vec<String>, limit: usize) -> Vec<String> {
     // Runs that are sorted already are found by the stable sort, so this is a merge.
-    merged.items.sort();
-    merged.items.dedup();
+    items.sort();
+    items.dedup();
     if limit > 0 {
-        merged.items.truncate(limit);
+        items.truncate(limit);
     }
-    merged.warnings.sort();
-    merged.warnings.dedup();
-    merged
+    items
 }
 
 /// Exemplars of equal labels together, ascending, none twice.
-fn merge_exemplars(answers: impl Iterator<Item = ExemplarSeries>) -> Vec<ExemplarSeries> {
+fn merge_exemplars(answers: Vec<ExemplarSeries>) -> Vec<ExemplarSeries> {
     let mut merged: BTreeMap<Labels, Vec<Exemplar>> = BTreeMap::new();
     for series in answers {
         merged.entry(series.labels).or_default().extend(series.exemplars);
@@ -476,8 +485,7 @@ fn merge_exemplars(answers: impl Iterator<Item = ExemplarSeries>) -> Vec<Exempla
 }
 
 /// Metadata sorted by family, equal entries once.
-fn merge_metadata(answers: impl Iterator<Item = Metadata>) -> Vec<Metadata> {
-    let mut merged: Vec<Metadata> = answers.collect();
+fn merge_metadata(mut merged: Vec<Metadata>) -> Vec<Metadata> {
     merged.sort_by(|a, b| {
         (&a.family, a.kind.as_str(), &a.unit, &a.help).cmp(&(&b.family, b.kind.as_str(), &b.unit, &b.help))
     });

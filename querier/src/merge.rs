@@ -44,6 +44,8 @@ pub struct MergedSet<F: OnFailure> {
     pending: Option<(Labels, Vec<Box<dyn Samples>>)>,
     on_failure: F,
     warnings: Vec<String>,
+    /// Blocks that the inputs that have ended looked into.
+    blocks: Vec<String>,
     /// How many series may still be given out.
     left: usize,
     done: bool,
@@ -113,6 +115,7 @@ impl<F: OnFailure> MergedSet<F> {
             pending: None,
             on_failure,
             warnings: Vec::new(),
+            blocks: Vec::new(),
             left: if limit == 0 { usize::MAX } else { limit },
             done: false,
         }
@@ -224,6 +227,7 @@ impl<F: OnFailure> MergedSet<F> {
     fn end(&mut self, index: usize) {
         if let Some(set) = self.inputs[index].set.take() {
             self.warnings.extend(set.warnings());
+            self.blocks.extend(set.blocks());
         }
     }
 }
@@ -254,5 +258,14 @@ impl<F: OnFailure> SeriesSet for MergedSet<F> {
         warnings.sort();
         warnings.dedup();
         warnings
+    }
+
+    fn blocks(&self) -> Vec<String> {
+        let open = self.inputs.iter().filter_map(|input| input.set.as_ref());
+        let mut blocks: Vec<String> = open.flat_map(|set| set.blocks()).collect();
+        blocks.extend(self.blocks.iter().cloned());
+        blocks.sort();
+        blocks.dedup();
+        blocks
     }
 }

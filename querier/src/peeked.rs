@@ -27,4 +27,8 @@ impl SeriesSet for Peeked {
     fn warnings(&self) -> Vec<String> {
         self.set.warnings()
     }
+
+    fn blocks(&self) -> Vec<String> {
+        self.set.blocks()
+    }
 }

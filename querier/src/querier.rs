@@ -4,10 +4,9 @@ use crate::{
     evaluate::Evaluator,
     gate::{Bounds, Full, Gate, Permit},
     metrics::Metrics,
-    replica::Deduplicated,
-    settings::{Dedup, QuerierSettings},
+    reading::Reading,
+    settings::QuerierSettings,
     status::StatusProvider,
-    whole::Whole,
 };
 use futures::future::{Either, select};
 use model::{
@@ -65,16 +64,6 @@ impl Origins {
     }
 }
 
-/// How a request wants its series read.
-pub(crate) struct Reading {
-    /// Whether the answer may lack what a failing source holds.
-    pub(crate) partial: bool,
-    /// Labels in which the series of HA pairs differ.
-    pub(crate) replica_labels: Arc<[String]>,
-    /// How they become one.
-    pub(crate) dedup: Dedup,
-}
-
 /// Why something was not done in time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Late {
@@ -127,13 +116,7 @@ impl Querier {
 
     /// What a tenant may read, in the way that its request wants.
     pub(crate) fn select_of(&self, tenant: &Tenant, reading: &Reading) -> Arc<dyn Select> {
-        let select = self.select.tenant(tenant);
-        let select = if reading.partial {
-            select
-        } else {
-            Arc::new(Whole::new(select))
-        };
-        Deduplicated::wrap(select, reading.replica_labels.clone(), reading.dedup)
+        reading.of(self.select.tenant(tenant))
     }
 
     /// Runs a request for names, series or the like: when its turn comes, and not for longer than allowed.

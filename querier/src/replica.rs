@@ -10,19 +10,12 @@ use crate::{
     settings::Dedup,
     union::{Cursor, UnionSamples},
 };
-use futures::future::BoxFuture;
 use model::{
     label::Labels,
-    matcher::Matcher,
-    metadata::Metadata,
     sample::SampleBuffer,
-    select::{
-        Chunk, ExemplarSeries, Hints, LabelList, ReadySet, Samples, Select, SelectError, SelectRequest, Series,
-        SeriesSet,
-    },
+    select::{Chunk, Samples, SelectError, Series},
     time::{TimeRange, Timestamp},
 };
-use std::sync::Arc;
 
 /// A replica that is silent for longer than its usual interval times this (in fifths: 1.2) has a gap. Scrapes jitter by a few
 /// percent; one that is missed doubles the distance.
@@ -37,114 +30,26 @@ const INTERVAL_DEFAULT_MS: i64 = 60_000;
 /// Distances that are looked at to find the usual interval.
 const DISTANCES_MAX: usize = 64;
 
-/// A select without replica labels: series that differ in nothing else are one.
-pub struct Deduplicated {
-    inner: Arc<dyn Select>,
-    replica_labels: Arc<[String]>,
+/// Series that differ in nothing but `replica_labels` become one without them, for who looks at them with `function`, and begins so many
+/// milliseconds before what it looks at.
+pub(crate) fn join_replicas(
+    series: Vec<Series>,
+    replica_labels: &[String],
     dedup: Dedup,
-}
-
-impl Deduplicated {
-    /// Wraps `inner`; without replica labels it is handed back.
-    pub fn wrap(inner: Arc<dyn Select>, replica_labels: Arc<[String]>, dedup: Dedup) -> Arc<dyn Select> {
-        if replica_labels.is_empty() {
-            inner
-        } else {
-            Arc::new(Self {
-                inner,
-                replica_labels,
-                dedup,
-            })
-        }
-    }
-
-    fn stripped(&self, labels: Labels) -> Labels {
-        let is_replica = |name: &str| self.replica_labels.iter().any(|label| label == name);
-        if labels.iter().any(|(name, _)| is_replica(name)) {
-            labels.without(is_replica)
-        } else {
-            labels
-        }
-    }
-}
-
-impl Select for Deduplicated {
-    fn select(&self, request: SelectRequest) -> BoxFuture<'_, Result<Box<dyn SeriesSet>, SelectError>> {
-        Box::pin(async move {
-            let limit = request.limit;
-            let hints = Hints {
-                newest_only: false,
-                ..request.hints
-            };
-            let (counter, lead_ms) = (lifts_counters(&hints.function), hints.lead_ms);
-            let mut range = request.range;
-            if self.dedup == Dedup::Penalty {
-                // What it chooses depends on where it begins, and Thanos begins where Prometheus does.
-                range.min = range.min.saturating_sub(lead_ms);
-            }
-            // A limit counts series as they come out, and sorting decides which replica speaks first.
-            let mut set = self
-                .inner
-                .select(SelectRequest {
-                    limit: 0,
-                    sorted: true,
-                    range,
-                    hints,
-                    ..request
-                })
-                .await?;
-            let mut all = Vec::new();
-            while let Some(batch) = set.next().await {
-                all.extend(
-                    batch?
-                        .into_iter()
-                        .map(|series| (self.stripped(series.labels), series.samples)),
-                );
-            }
-            // Without a label the order is another. The sort is stable: replicas stay in the order of their names.
-            all.sort_by(|a, b| a.0.cmp(&b.0));
-            let mut series = join_replicas(all, self.dedup, (counter, lead_ms));
-            if limit > 0 {
-                series.truncate(limit);
-            }
-            Ok(Box::new(ReadySet::new(series, set.warnings())) as Box<dyn SeriesSet>)
-        })
-    }
-
-    fn label_names(
-        &self,
-        matchers: Vec<Matcher>,
-        range: TimeRange,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<LabelList, SelectError>> {
-        self.inner.label_names(matchers, range, limit)
-    }
-
-    fn label_values(
-        &self,
-        name: String,
-        matchers: Vec<Matcher>,
-        range: TimeRange,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<LabelList, SelectError>> {
-        self.inner.label_values(name, matchers, range, limit)
-    }
-
-    fn exemplars(
-        &self,
-        selectors: Vec<Vec<Matcher>>,
-        range: TimeRange,
-    ) -> BoxFuture<'_, Result<Vec<ExemplarSeries>, SelectError>> {
-        self.inner.exemplars(selectors, range)
-    }
-
-    fn metadata(&self, family: Option<String>) -> BoxFuture<'_, Result<Vec<Metadata>, SelectError>> {
-        self.inner.metadata(family)
-    }
-}
-
-/// Neighbours with equal labels become one series.
-fn join_replicas(all: Vec<(Labels, Box<dyn Samples>)>, dedup: Dedup, hints: (bool, i64)) -> Vec<Series> {
+    (function, lead_ms): (&str, i64),
+) -> Vec<Series> {
+    let counter = lifts_counters(function);
+    let is_replica = |name: &str| replica_labels.iter().any(|label| label == name);
+    let stripped = |labels: Labels| match labels.iter().any(|(name, _)| is_replica(name)) {
+        true => labels.without(is_replica),
+        false => labels,
+    };
+    let all = series
+        .into_iter()
+        .map(|series| (stripped(series.labels), series.samples));
+    let mut all: Vec<_> = all.collect();
+    // Without a label the order is another. The sort is stable: replicas stay in the order of their names.
+    all.sort_by(|a, b| a.0.cmp(&b.0));
     let mut series: Vec<Series> = Vec::new();
     let mut replicas: Vec<Box<dyn Samples>> = Vec::new();
     let mut all = all.into_iter().peekable();
@@ -153,7 +58,7 @@ fn join_replicas(all: Vec<(Labels, Box<dyn Samples>)>, dedup: Dedup, hints: (boo
         if all.peek().is_none_or(|(next, _)| *next != labels) {
             series.push(Series {
                 labels,
-                samples: joined(std::mem::take(&mut replicas), dedup, hints),
+                samples: joined(std::mem::take(&mut replicas), dedup, (counter, lead_ms)),
             });
         }
     }

@@ -9,7 +9,7 @@ use model::{
     matcher::{MatchOp, Matcher},
     metadata::MetricType,
     sample::SampleBuffer,
-    select::{Chunk, LabelList, Samples, Select, SelectError, SelectRequest, SelectTenants, Series, SeriesSet},
+    select::{Chunk, LabelList, Listed, Samples, Select, SelectError, SelectRequest, SelectTenants, Series, SeriesSet},
     tenant::Tenant,
     time::TimeRange,
 };
@@ -238,10 +238,11 @@ async fn exemplars_and_metadata_come_over_the_wire() {
     let far = server.endpoint().tenant(&Tenant::default());
     let selectors = vec![vec![Matcher::equal("http.code", "5")], vec![Matcher::equal("a", "b")]];
     let found = far.exemplars(selectors, TimeRange::ALL).await.unwrap();
-    assert_eq!(found, expected.exemplars);
-    assert_eq!(far.metadata(None).await.unwrap(), expected.metadata);
-    assert_eq!(far.metadata(Some("up".into())).await.unwrap(), expected.metadata);
-    assert_eq!(far.metadata(Some("down".into())).await.unwrap(), []);
+    assert_eq!(found, expected.exemplars.into());
+    let about = async |family: Option<&str>| far.metadata(family.map(str::to_owned)).await.unwrap();
+    assert_eq!(about(None).await, expected.metadata.clone().into());
+    assert_eq!(about(Some("up")).await, expected.metadata.into());
+    assert_eq!(about(Some("down")).await, Listed::default());
 }
 
 #[tokio::test]

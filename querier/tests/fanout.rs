@@ -466,20 +466,69 @@ async fn exemplars_and_metadata_are_merged_without_repetition() {
     ]);
     let metadata = select(&fanout).metadata(None).await.unwrap();
     assert_eq!(
-        metadata.iter().map(|about| about.help.as_str()).collect::<Vec<_>>(),
+        metadata
+            .items
+            .iter()
+            .map(|about| about.help.as_str())
+            .collect::<Vec<_>>(),
         ["alive", "is it up"]
     );
     let selector = vec![vec![Matcher::equal("__name__", "up")]];
     let exemplars = select(&fanout).exemplars(selector, TimeRange::ALL).await.unwrap();
-    assert_eq!(exemplars.len(), 1);
+    assert_eq!(exemplars.items.len(), 1);
     assert_eq!(
-        exemplars[0]
+        exemplars.items[0]
             .exemplars
             .iter()
             .map(|exemplar| exemplar.at)
             .collect::<Vec<_>>(),
         [3, 5]
     );
+}
+
+#[tokio::test]
+async fn no_kind_of_answer_passes_over_a_source_in_silence() {
+    let doubtful = Memory {
+        warnings: vec!["block 7 is damaged".into()],
+        ..source("b")
+    };
+    let doubtful = doubtful.shared();
+    let sources = |first: Memory| vec![("a".into(), first.shared()), ("b".into(), doubtful.clone())];
+    let told = async |select: Arc<dyn Select>| {
+        let selectors = vec![vec![Matcher::equal("__name__", "up")]];
+        [
+            select
+                .exemplars(selectors, TimeRange::ALL)
+                .await
+                .map(|list| list.warnings),
+            select.metadata(None).await.map(|list| list.warnings),
+            select
+                .label_names(vec![], TimeRange::ALL, 0)
+                .await
+                .map(|list| list.warnings),
+            select
+                .label_values("job".into(), vec![], TimeRange::ALL, 0)
+                .await
+                .map(|list| list.warnings),
+        ]
+    };
+    let failed = "source a failed: connection refused";
+    let partial = Fanout::new(sources(Memory::failing(refused()))).with_policy(Policy::Partial);
+    let expected = vec![
+        "block 7 is damaged".to_owned(),
+        format!("the result may be incomplete: {failed}"),
+    ];
+    for warnings in told(select(&partial)).await {
+        assert_eq!(warnings.unwrap(), expected);
+    }
+    let strict = Fanout::new(sources(Memory::failing(refused())));
+    for refusal in told(select(&strict)).await {
+        assert_eq!(refusal, Err(SelectError::Unavailable(failed.into())));
+    }
+    let answering = Fanout::new(sources(source("a")));
+    for warnings in told(select(&answering)).await {
+        assert_eq!(warnings.unwrap(), ["block 7 is damaged"]);
+    }
 }
 
 #[test]

@@ -10,10 +10,7 @@ use model::{
     time::{TimeRange, Timestamp},
 };
 use proptest::prelude::*;
-use querier::{
-    QuerierSettings,
-    replica::{Deduplicated, ReplicaSamples},
-};
+use querier::{Dedup, QuerierSettings, Reading, replica::ReplicaSamples};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -240,7 +237,12 @@ fn pair() -> Memory {
 
 #[tokio::test]
 async fn series_lose_their_replica_label_and_stay_sorted() {
-    let select = Deduplicated::wrap(Arc::new(pair()), ["replica".to_owned()].into(), querier::Dedup::Gaps);
+    let reading = Reading {
+        partial: true,
+        replica_labels: ["replica".to_owned()].into(),
+        dedup: Dedup::Gaps,
+    };
+    let select = reading.of(Arc::new(pair()));
     let request = SelectRequest::new(vec![Matcher::equal("__name__", "up")], TimeRange::ALL);
     let mut set = select.select(request.clone()).await.unwrap();
     let series = collect(&mut *set).await.unwrap();

@@ -11,7 +11,8 @@ use model::{
     metadata::Metadata,
     sample::SampleBuffer,
     select::{
-        Chunk, ExemplarSeries, LabelList, ReadySet, Samples, Select, SelectError, SelectRequest, Series, SeriesSet,
+        Chunk, ExemplarSeries, LabelList, Listed, ReadySet, Samples, Select, SelectError, SelectRequest, Series,
+        SeriesSet,
     },
     time::TimeRange,
 };
@@ -83,7 +84,7 @@ impl WithExternalLabels {
             });
             gathered.extend(relabelled);
         }
-        Ok(Box::new(ReadySet::new(unite(gathered), set.warnings())))
+        Ok(Box::new(ReadySet::remade(unite(gathered), &*set)))
     }
 
     async fn label_names_inner(
@@ -132,16 +133,16 @@ impl WithExternalLabels {
         &self,
         selectors: Vec<Vec<Matcher>>,
         range: TimeRange,
-    ) -> Result<Vec<ExemplarSeries>, SelectError> {
+    ) -> Result<Listed<ExemplarSeries>, SelectError> {
         let own: Vec<_> = selectors
             .iter()
             .filter_map(|matchers| rewrite_matchers(matchers, &self.external))
             .collect();
         if own.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Listed::default());
         }
         let mut found = self.inner.exemplars(own, range).await?;
-        for series in &mut found {
+        for series in &mut found.items {
             series.labels = with_external(&series.labels, &self.external);
         }
         Ok(found)
@@ -176,11 +177,11 @@ impl Select for WithExternalLabels {
         &self,
         selectors: Vec<Vec<Matcher>>,
         range: TimeRange,
-    ) -> BoxFuture<'_, Result<Vec<ExemplarSeries>, SelectError>> {
+    ) -> BoxFuture<'_, Result<Listed<ExemplarSeries>, SelectError>> {
         Box::pin(self.exemplars_inner(selectors, range))
     }
 
-    fn metadata(&self, family: Option<String>) -> BoxFuture<'_, Result<Vec<Metadata>, SelectError>> {
+    fn metadata(&self, family: Option<String>) -> BoxFuture<'_, Result<Listed<Metadata>, SelectError>> {
         self.inner.metadata(family)
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct GatewayMetrics {
     pub(crate) index_downloads: Counter,
     pub(crate) cache_hits: Counter,
     pub(crate) hedges: Counter,
+    /// Bytes that queries hold between the bucket and those who asked.
+    pub(crate) query_memory: Gauge,
     /// Bytes of the cache in memory and on disk, as of the last sync.
     pub(crate) cache_memory: Gauge,
     pub(crate) cache_disk: Gauge,
@@ -96,6 +98,8 @@ impl GatewayMetrics {
             "Reads that were asked for again because the answer took long",
             m.hedges.clone(),
         );
+        let help = "Entries and chunks that queries hold on their way to those who asked";
+        registry.register_with_unit("query_memory", help, Unit::Bytes, m.query_memory.clone());
         let help = "Entries and chunks kept in memory, as of the last sync";
         registry.register_with_unit("cache_memory", help, Unit::Bytes, m.cache_memory.clone());
         let help = "Entries and chunks kept on disk, as of the last sync";

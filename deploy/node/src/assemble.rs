@@ -271,6 +271,7 @@ impl Build<'_> {
         };
         let describe = describe(self.role, local, passed_on, ready.clone());
         StoreService::new(shared, describe, querier::endpoint::selectors_of)
+            .with_concurrency(self.settings.store.store_concurrency)
     }
 
     /// What takes samples: over HTTP, and over gRPC from Thanos.

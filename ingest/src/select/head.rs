@@ -146,11 +146,16 @@ impl HeadSeries {
         projection: Projection,
     ) -> Self {
         let selection = core.head.find(tenant, &request.matchers);
+        // What the head holds is in no block.
+        let candidates = match request.asks_block("") {
+            true => selection.candidates(),
+            false => Vec::new(),
+        };
         Self {
             core: Arc::clone(core),
             scan: HeadScan {
                 core: Arc::clone(core),
-                candidates: selection.candidates().into_iter(),
+                candidates: candidates.into_iter(),
                 selection,
                 projection,
             },

@@ -11,6 +11,7 @@ use model::select::{
 };
 use std::sync::Arc;
 use storage::join::{JoinTable, Parted, hold};
+use ulid::Ulid;
 
 /// Series of head and blocks, each once.
 pub(super) struct IdentityJoin {
@@ -19,6 +20,8 @@ pub(super) struct IdentityJoin {
     blocks: Vec<Box<dyn IdentifiedSet>>,
     table: JoinTable,
     account: Option<Arc<dyn Account>>,
+    /// Names of the blocks that are looked into.
+    ulids: Vec<Ulid>,
     warnings: Vec<String>,
     /// Series that may still come.
     left: usize,
@@ -32,13 +35,16 @@ impl IdentityJoin {
             limit: 0,
             ..request.clone()
         };
-        let (mut sets, mut warnings) = (Vec::with_capacity(blocks.len()), Vec::new());
-        for set in blocks
-            .iter()
-            .filter_map(|local| local.block.select_identified(&inner, key))
-        {
+        let (mut sets, mut ulids, mut warnings) = (Vec::with_capacity(blocks.len()), Vec::new(), Vec::new());
+        for local in blocks {
+            let Some(set) = local.block.select_identified(&inner, key) else {
+                continue;
+            };
             match set.await {
-                Ok(set) => sets.push(set),
+                Ok(set) => {
+                    sets.push(set);
+                    ulids.push(local.ulid);
+                }
                 Err(error) => warnings.push(damaged(&error)),
             }
         }
@@ -47,6 +53,7 @@ impl IdentityJoin {
             blocks: sets,
             table: JoinTable::counted(request.account.clone()),
             account: request.account.clone(),
+            ulids,
             warnings,
             left: if request.limit == 0 { usize::MAX } else { request.limit },
         }
@@ -130,6 +137,10 @@ impl SeriesSet for IdentityJoin {
     fn warnings(&self) -> Vec<String> {
         self.warnings.clone()
     }
+
+    fn blocks(&self) -> Vec<String> {
+        self.ulids.iter().map(Ulid::to_string).collect()
+    }
 }
 
 impl IdentifiedSet for IdentityJoin {
@@ -149,5 +160,9 @@ impl IdentifiedSet for IdentityJoin {
 
     fn warnings(&self) -> Vec<String> {
         self.warnings.clone()
+    }
+
+    fn blocks(&self) -> Vec<String> {
+        self.ulids.iter().map(Ulid::to_string).collect()
     }
 }

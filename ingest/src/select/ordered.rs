@@ -7,9 +7,11 @@ use crate::blocks::LocalBlock;
 use futures::future::BoxFuture;
 use model::select::{Samples, Select as _, SelectError, SelectRequest, Series, SeriesSet};
 use std::{collections::VecDeque, sync::Arc};
+use ulid::Ulid;
 
 /// The series of a block, sorted.
 struct Source {
+    ulid: Ulid,
     set: Box<dyn SeriesSet>,
     ready: VecDeque<Series>,
     done: bool,
@@ -51,6 +53,7 @@ impl OrderedSet {
             (inner.sorted, inner.limit) = (true, 0);
             match local.block.select(inner).await {
                 Ok(set) => sources.push(Source {
+                    ulid: local.ulid,
                     set,
                     ready: VecDeque::new(),
                     done: false,
@@ -119,5 +122,9 @@ impl SeriesSet for OrderedSet {
 
     fn warnings(&self) -> Vec<String> {
         self.warnings.clone()
+    }
+
+    fn blocks(&self) -> Vec<String> {
+        self.sources.iter().map(|source| source.ulid.to_string()).collect()
     }
 }

@@ -5,21 +5,18 @@
 mod compare;
 mod dump;
 mod queries;
+mod scene;
 
 use anyhow::{Context, ensure};
-use compare::{Question, Reply, ask_all, disagreements};
+use compare::{Question, Reply, Wanted, ask_all, disagreements};
 use loadtest::{
     api::{Answer, Api, seconds},
     clock::now_ms,
-    process::{Launch, NODE_EXPORTER, PROMETHEUS, PROMTOOL, Server, installed},
+    process::{Launch, NODE_EXPORTER, PROMETHEUS, PROMTOOL, installed},
 };
+use scene::{Scrapes, ensure_wanted, folder, start_prometheus, wait_for_samples};
 use serde::Deserialize;
-use std::{
-    path::Path,
-    process::Command,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{path::Path, process::Command, thread, time::Duration};
 
 /// How long samples are collected. The first seconds are not asked about: a sender's first samples may be older than
 /// its queue.
@@ -33,20 +30,20 @@ fn narthex_answers_as_prometheus_does_also_from_its_blocks() -> anyhow::Result<(
         return Ok(());
     }
     let dir = tempfile::tempdir()?;
-    let place = |name: &str| -> anyhow::Result<std::path::PathBuf> {
-        let path = dir.path().join(name);
-        std::fs::create_dir(&path)?;
-        Ok(path)
-    };
+    let place = |name: &str| folder(dir.path(), name);
     let launch = Launch::narthex(&place("narthex")?)?.with("--web.enable-admin-api");
     let narthex = launch.start()?;
     let exporter = Launch::node_exporter(&place("exporter")?)?.start()?;
-    let prometheus = start_prometheus(&place("prometheus")?, &exporter, &narthex)?;
+    let scrapes = Scrapes {
+        itself: true,
+        replica: None,
+    };
+    let prometheus = start_prometheus(&place("prometheus")?, &scrapes, &exporter, narthex.launch())?;
 
     let started = now_ms();
     thread::sleep(Duration::from_millis(COLLECT_MS as u64));
     let at = quiet_moment(&mut prometheus.api(), started)?;
-    wait_for_samples(&narthex, at)?;
+    wait_for_samples(&mut narthex.api(), "up", at)?;
 
     let questions = questions(at);
     let told = |left: (&str, &[Reply]), right: (&str, &[Reply])| disagreements(&questions, left, right);
@@ -55,18 +52,7 @@ fn narthex_answers_as_prometheus_does_also_from_its_blocks() -> anyhow::Result<(
         ("Prometheus", &expected),
         ("Narthex", &ask_all(&mut narthex.api(), &questions)),
     );
-    for (question, answer) in questions.iter().zip(&expected) {
-        let as_wanted = match (question.wanted, answer) {
-            (compare::Wanted::Refusal, answer) => answer.is_err(),
-            (compare::Wanted::Nothing, Ok(answer)) => answer.series.is_empty(),
-            (compare::Wanted::Something, Ok(answer)) => !answer.series.is_empty(),
-            (_, Err(_)) => false,
-        };
-        assert!(
-            as_wanted,
-            "the test is wrong about {question}: Prometheus says {answer:?}"
-        );
-    }
+    ensure_wanted(&questions, &expected)?;
     println!(
         "{} questions, {} disagreements: {failures:#?}",
         questions.len(),
@@ -111,25 +97,6 @@ fn narthex_answers_as_prometheus_does_also_from_its_blocks() -> anyhow::Result<(
     Ok(())
 }
 
-/// Prometheus that scrapes itself and `exporter` every second and writes to `narthex` without delay.
-fn start_prometheus(dir: &Path, exporter: &Server, narthex: &Server) -> anyhow::Result<Server> {
-    let launch = Launch::prometheus(dir, "")?;
-    let configuration = format!(
-        "global: {{scrape_interval: 1s, scrape_timeout: 900ms}}\n\
-         scrape_configs:\n\
-         - {{job_name: prometheus, static_configs: [{{targets: ['{own}']}}]}}\n\
-         - {{job_name: node, static_configs: [{{targets: ['{exporter}']}}]}}\n\
-         remote_write:\n\
-         - url: http://{narthex}/api/v1/write\n  \
-           queue_config: {{batch_send_deadline: 200ms, max_samples_per_send: 500, min_backoff: 30ms}}\n",
-        own = launch.url.authority,
-        exporter = exporter.launch().url.authority,
-        narthex = narthex.launch().url.authority,
-    );
-    std::fs::write(dir.join("prometheus.yml"), configuration)?;
-    launch.start()
-}
-
 /// Points the flag at the folder that `data` names.
 fn with_data(mut launch: Launch) -> Launch {
     for argument in &mut launch.arguments {
@@ -168,54 +135,18 @@ fn quiet_moment(api: &mut Api, started: i64) -> anyhow::Result<i64> {
     Ok(end / 1000 * 1000 + best - 1000)
 }
 
-fn wait_for_samples(narthex: &Server, at: i64) -> anyhow::Result<()> {
-    let (deadline, mut api) = (Instant::now() + Duration::from_secs(20), narthex.api());
-    loop {
-        let answer = api.instant("timestamp(up)", at + 1_500)?;
-        let newest: Vec<f64> = answer
-            .series
-            .iter()
-            .map(|series| series.samples[0].1 * 1000.0)
-            .collect();
-        if newest.len() == 2 && newest.iter().all(|&timestamp| timestamp > at as f64) {
-            return Ok(());
-        }
-        ensure!(
-            Instant::now() < deadline,
-            "samples do not arrive: {newest:?}, want {at}; {}",
-            narthex.log_tail()
-        );
-        thread::sleep(Duration::from_millis(200));
-    }
-}
-
 fn questions(at: i64) -> Vec<Question> {
     let lists = [
-        (queries::QUERIES, compare::Wanted::Something),
-        (queries::EMPTY_QUERIES, compare::Wanted::Nothing),
-        (queries::REFUSED_QUERIES, compare::Wanted::Refusal),
+        (queries::QUERIES, Wanted::Something),
+        (queries::EMPTY_QUERIES, Wanted::Nothing),
+        (queries::REFUSED_QUERIES, Wanted::Refusal),
     ];
-    let mut questions = Vec::new();
-    for (queries, wanted) in lists {
-        for query in queries {
-            let query = query.replace("{{at}}", &seconds(at - 4_000));
-            questions.push(Question {
-                query: query.clone(),
-                start: at,
-                end: at,
-                step: 0,
-                wanted,
-            });
-            questions.push(Question {
-                query,
-                start: at - RANGE_MS,
-                end: at,
-                step: 1_000,
-                wanted,
-            });
-        }
-    }
-    questions
+    let then = seconds(at - 4_000);
+    let all = lists
+        .into_iter()
+        .flat_map(|(queries, wanted)| queries.iter().map(move |query| (query, wanted)));
+    let all = all.map(|(query, wanted)| (query.replace("{{at}}", &then), wanted));
+    scene::questions(all, at, RANGE_MS)
 }
 
 /// A block as the cut lists it.

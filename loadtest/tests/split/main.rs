@@ -7,7 +7,8 @@
 mod compare;
 #[path = "../end_to_end/queries.rs"]
 mod queries;
-mod s3;
+#[path = "../end_to_end/scene.rs"]
+mod scene;
 
 use anyhow::{Context, ensure};
 use compare::{Question, Wanted, ask_all, disagreements};
@@ -15,11 +16,12 @@ use loadtest::{
     api::Answer,
     clock::now_ms,
     process::{Launch, NODE_EXPORTER, PROMETHEUS, Server, installed},
+    s3::{self, Bucket},
 };
-use s3::Bucket;
+use scene::{Scrapes, ensure_wanted, folder, start_prometheus, wait_for_samples};
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -89,12 +91,6 @@ fn a_pair_of_prometheus_is_answered_for_as_one() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn folder(dir: &Path, name: &str) -> anyhow::Result<PathBuf> {
-    let path = dir.join(name);
-    std::fs::create_dir(&path)?;
-    Ok(path)
-}
-
 /// Narthex with a role; gives where it is reached over gRPC as well.
 fn narthex(dir: &Path, name: &str, role: &str) -> anyhow::Result<(Launch, String)> {
     let mut launch = Launch::narthex(&folder(dir, name)?)?;
@@ -110,7 +106,7 @@ fn narthex(dir: &Path, name: &str, role: &str) -> anyhow::Result<(Launch, String
 
 impl World {
     fn start(dir: &Path) -> anyhow::Result<Self> {
-        let bucket = Bucket::start(&folder(dir, "s3")?)?;
+        let bucket = s3::any(&folder(dir, "s3")?)?;
         let objstore = format!("--objstore.config={}", bucket.document);
         let mut receivers = Vec::new();
         let mut ring = String::new();
@@ -141,8 +137,12 @@ impl World {
             .start()?;
         let exporter = Launch::node_exporter(&folder(dir, "exporter")?)?.start()?;
         let prometheus = |number: usize| -> anyhow::Result<Server> {
-            let target = &receivers[number].0;
-            start_prometheus(&folder(dir, &format!("prometheus{number}"))?, number, &exporter, target)
+            let scrapes = Scrapes {
+                itself: false,
+                replica: Some(number),
+            };
+            let folder = folder(dir, &format!("prometheus{number}"))?;
+            start_prometheus(&folder, &scrapes, &exporter, &receivers[number].0)
         };
         let pair = [prometheus(0)?, prometheus(1)?];
         Ok(Self {
@@ -199,15 +199,7 @@ impl World {
         let questions = questions(at);
         let expected = ask_all(&mut self.pair[0].api(), &questions);
         let got = ask_all(&mut self.querier.api(), &questions);
-        for (question, reply) in questions.iter().zip(&expected) {
-            let as_wanted = match (question.wanted, reply) {
-                (Wanted::Refusal, reply) => reply.is_err(),
-                (Wanted::Nothing, Ok(answer)) => answer.series.is_empty(),
-                (Wanted::Something, Ok(answer)) => !answer.series.is_empty(),
-                (_, Err(_)) => false,
-            };
-            ensure!(as_wanted, "{story}: the test is wrong about {question}: {reply:?}");
-        }
+        ensure_wanted(&questions, &expected).with_context(|| story.to_owned())?;
         let told = disagreements(&questions, ("Prometheus", &expected), ("the querier", &got));
         ensure!(
             told.is_empty(),
@@ -307,23 +299,8 @@ impl World {
     }
 
     fn wait_for_samples(&self, at: i64) -> anyhow::Result<()> {
-        let (deadline, mut api) = (Instant::now() + PATIENCE, self.querier.api().with("dedup", "false"));
-        loop {
-            let answer = api.instant("timestamp(up{job=\"node\"})", at + 1_500)?;
-            let newest: Vec<f64> = answer
-                .series
-                .iter()
-                .map(|series| series.samples[0].1 * 1000.0)
-                .collect();
-            if newest.len() == 2 && newest.iter().all(|&timestamp| timestamp > at as f64) {
-                return Ok(());
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "samples do not arrive: {newest:?}, want {at}"
-            );
-            thread::sleep(Duration::from_millis(200));
-        }
+        let mut api = self.querier.api().with("dedup", "false");
+        wait_for_samples(&mut api, "up{job=\"node\"}", at)
     }
 }
 
@@ -345,32 +322,6 @@ fn questions(at: i64) -> Vec<Question> {
         .map(|query| (query, Wanted::Something));
     let nothing = queries::EMPTY_QUERIES.iter().map(|query| (query, Wanted::Nothing));
     let refused = queries::REFUSED_QUERIES.iter().map(|query| (query, Wanted::Refusal));
-    let ask = |(query, wanted): (&&str, Wanted)| {
-        let question = |start, step| Question {
-            query: (*query).to_owned(),
-            start,
-            end: at,
-            step,
-            wanted,
-        };
-        [question(at, 0), question(at - RANGE_MS, 1_000)]
-    };
-    answered.chain(nothing).chain(refused).flat_map(ask).collect()
-}
-
-/// One of the pair: scrapes the exporter every second and writes to `receiver` without delay.
-fn start_prometheus(dir: &Path, number: usize, exporter: &Server, receiver: &Launch) -> anyhow::Result<Server> {
-    let launch = Launch::prometheus(dir, "")?;
-    let configuration = format!(
-        "global: {{scrape_interval: 1s, scrape_timeout: 900ms, external_labels: {{replica: '{number}'}}}}\n\
-         scrape_configs:\n\
-         - {{job_name: node, static_configs: [{{targets: ['{exporter}']}}]}}\n\
-         remote_write:\n\
-         - url: http://{receiver}/api/v1/write\n  \
-           queue_config: {{batch_send_deadline: 200ms, max_samples_per_send: 500, min_backoff: 30ms, max_backoff: 500ms}}\n",
-        exporter = exporter.launch().url.authority,
-        receiver = receiver.url.authority,
-    );
-    std::fs::write(dir.join("prometheus.yml"), configuration)?;
-    launch.start()
+    let all = answered.chain(nothing).chain(refused);
+    scene::questions(all.map(|(query, wanted)| ((*query).to_owned(), wanted)), at, RANGE_MS)
 }

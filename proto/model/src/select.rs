@@ -26,8 +26,8 @@ pub struct SelectRequest {
     pub labels_only: bool,
     /// At most so many series, 0 for no limit.
     pub limit: usize,
-    /// Of the blocks of a bucket only those whose label [`BLOCK_ID`] matches all; empty for every block. Sources without blocks pass
-    /// over it.
+    /// Of blocks only those whose label [`BLOCK_ID`] matches all; empty for every block. What lies in no block, as in a head, has that
+    /// label with no value.
     pub blocks: Vec<Matcher>,
     /// What the samples are for.
     pub hints: Hints,
@@ -60,6 +60,12 @@ impl SelectRequest {
             hints: Hints::default(),
             account: None,
         }
+    }
+
+    /// Whether the block with this ULID is among those that are asked; "" stands for what lies in none.
+    pub fn asks_block(&self, ulid: &str) -> bool {
+        let value = |matcher: &Matcher| if &*matcher.name == BLOCK_ID { ulid } else { "" };
+        self.blocks.iter().all(|matcher| matcher.matches(value(matcher)))
     }
 }
 
@@ -131,7 +137,7 @@ pub trait SeriesSet: Send {
     /// What makes the answer incomplete, in words (promise P7). Final after the last batch.
     fn warnings(&self) -> Vec<String>;
 
-    /// ULIDs of the blocks of a bucket that were looked into, where the source tells.
+    /// ULIDs of the blocks that were looked into, where the source tells. Final after the last batch.
     fn blocks(&self) -> Vec<String> {
         Vec::new()
     }
@@ -151,15 +157,39 @@ pub trait IdentifiedSet: Send {
 
     /// What makes the answer incomplete, in words. Final after the last batch.
     fn warnings(&self) -> Vec<String>;
+
+    /// ULIDs of the blocks that were looked into, where the source tells. Final after the last batch.
+    fn blocks(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
-/// A list of names or values, sorted and distinct, with what makes it incomplete.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LabelList {
-    /// The names or values.
-    pub items: Vec<String>,
-    /// What makes the list incomplete.
+/// An answer that is a list, with what makes it incomplete (promise P7).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed<T> {
+    /// What was found.
+    pub items: Vec<T>,
+    /// What makes the list incomplete, in words.
     pub warnings: Vec<String>,
+}
+
+/// A list of names or values, sorted and distinct.
+pub type LabelList = Listed<String>;
+
+impl<T> Default for Listed<T> {
+    fn default() -> Self {
+        Vec::new().into()
+    }
+}
+
+/// A list that lacks nothing.
+impl<T> From<Vec<T>> for Listed<T> {
+    fn from(items: Vec<T>) -> Self {
+        Self {
+            items,
+            warnings: Vec::new(),
+        }
+    }
 }
 
 /// Exemplars of one series.
@@ -225,13 +255,13 @@ pub trait Select: Send + Sync {
         &self,
         _selectors: Vec<Vec<Matcher>>,
         _range: TimeRange,
-    ) -> BoxFuture<'_, Result<Vec<ExemplarSeries>, SelectError>> {
-        Box::pin(async { Ok(Vec::new()) })
+    ) -> BoxFuture<'_, Result<Listed<ExemplarSeries>, SelectError>> {
+        Box::pin(async { Ok(Listed::default()) })
     }
 
     /// Metadata of metric families, all when `family` is `None`. Sources without metadata answer with none.
-    fn metadata(&self, _family: Option<String>) -> BoxFuture<'_, Result<Vec<Metadata>, SelectError>> {
-        Box::pin(async { Ok(Vec::new()) })
+    fn metadata(&self, _family: Option<String>) -> BoxFuture<'_, Result<Listed<Metadata>, SelectError>> {
+        Box::pin(async { Ok(Listed::default()) })
     }
 }
 
@@ -248,6 +278,7 @@ pub trait SelectTenants: Send + Sync {
 pub struct ReadySet {
     series: Option<Vec<Series>>,
     warnings: Vec<String>,
+    blocks: Vec<String>,
 }
 
 impl ReadySet {
@@ -256,7 +287,18 @@ impl ReadySet {
         Self {
             series: Some(series).filter(|series| !series.is_empty()),
             warnings,
+            blocks: Vec::new(),
         }
+    }
+
+    /// The same with the blocks that it was made of.
+    pub fn of_blocks(self, blocks: Vec<String>) -> Self {
+        Self { blocks, ..self }
+    }
+
+    /// What was made of all series of `set`: they, and its words about itself.
+    pub fn remade(series: Vec<Series>, set: &dyn SeriesSet) -> Self {
+        Self::new(series, set.warnings()).of_blocks(set.blocks())
     }
 }
 
@@ -268,5 +310,9 @@ impl SeriesSet for ReadySet {
 
     fn warnings(&self) -> Vec<String> {
         self.warnings.clone()
+    }
+
+    fn blocks(&self) -> Vec<String> {
+        self.blocks.clone()
     }
 }

@@ -14,7 +14,7 @@ use model::{
     label::{Labels, LabelsBuilder},
     matcher::Matcher,
     metadata::Metadata,
-    select::{ExemplarSeries, LabelList, SelectError, SelectRequest},
+    select::{ExemplarSeries, LabelList, Listed, SelectError, SelectRequest},
     tenant::Tenant,
     time::TimeRange,
 };
@@ -167,6 +167,7 @@ impl StoreClient {
             }),
             without_replica_labels: without.to_vec(),
             limit: i64::try_from(request.limit).unwrap_or(i64::MAX),
+            hints: block_hints(&request.blocks),
             response_batch_size: BATCH_SERIES,
             ..wire::SeriesRequest::default()
         };
@@ -175,6 +176,7 @@ impl StoreClient {
             frames: Some(frames),
             builder: LabelsBuilder::default(),
             warnings: Vec::new(),
+            blocks: Vec::new(),
         })
     }
 
@@ -234,24 +236,28 @@ impl StoreClient {
         tenant: &Tenant,
         selectors: &[Vec<Matcher>],
         range: TimeRange,
-    ) -> Result<Vec<ExemplarSeries>, SelectError> {
+    ) -> Result<Listed<ExemplarSeries>, SelectError> {
         let (start, end) = convert::range_to_wire(range);
         let request = wire::ExemplarsRequest {
             query: convert::selectors_to_query(selectors),
             start,
             end,
-            partial_response_strategy: wire::PartialResponse::Abort as i32,
+            partial_response_strategy: wire::PartialResponse::Warn as i32,
         };
         let mut frames: Streaming<wire::ExemplarsResponse> = self
             .streaming(tagged(request, tenant)?, "/thanos.Exemplars/Exemplars")
             .await?;
-        let mut found = Vec::new();
+        let mut found = Listed::default();
         let failed = |status| convert::error_of(&status);
         while let Some(frame) = frames.message().await.map_err(failed)? {
-            if let Some(wire::ExemplarsResult::Data(data)) = frame.result {
-                found.push(convert::exemplars_from_wire(&data).map_err(failed)?);
+            match frame.result {
+                Some(wire::ExemplarsResult::Data(data)) => {
+                    found.items.push(convert::exemplars_from_wire(&data).map_err(failed)?);
+                }
+                Some(wire::ExemplarsResult::Warning(warning)) => found.warnings.push(warning),
+                None => {}
             }
-            if found.len() > ITEMS_MAX {
+            if found.items.len() + found.warnings.len() > ITEMS_MAX {
                 return Err(SelectError::Limit(format!(
                     "more than {ITEMS_MAX} series with exemplars"
                 )));
@@ -261,22 +267,24 @@ impl StoreClient {
     }
 
     /// Metadata of metric families.
-    pub async fn metadata(&self, tenant: &Tenant, family: Option<&str>) -> Result<Vec<Metadata>, SelectError> {
+    pub async fn metadata(&self, tenant: &Tenant, family: Option<&str>) -> Result<Listed<Metadata>, SelectError> {
         let request = wire::MetadataRequest {
             metric: family.unwrap_or("").to_owned(),
             // Less than 0 is no limit to Thanos, 0 is nothing at all.
             limit: -1,
-            partial_response_strategy: wire::PartialResponse::Abort as i32,
+            partial_response_strategy: wire::PartialResponse::Warn as i32,
         };
         let mut frames: Streaming<wire::MetadataResponse> = self
             .streaming(tagged(request, tenant)?, "/thanos.Metadata/MetricMetadata")
             .await?;
-        let mut found = Vec::new();
+        let mut found = Listed::default();
         while let Some(frame) = frames.message().await.map_err(|status| convert::error_of(&status))? {
-            if let Some(wire::MetadataResult::Metadata(map)) = frame.result {
-                found.extend(convert::metadata_from_wire(map));
+            match frame.result {
+                Some(wire::MetadataResult::Metadata(map)) => found.items.extend(convert::metadata_from_wire(map)),
+                Some(wire::MetadataResult::Warning(warning)) => found.warnings.push(warning),
+                None => {}
             }
-            if found.len() > ITEMS_MAX {
+            if found.items.len() + found.warnings.len() > ITEMS_MAX {
                 return Err(SelectError::Limit(format!(
                     "metadata of more than {ITEMS_MAX} families"
                 )));
@@ -322,6 +330,26 @@ impl StoreClient {
     }
 }
 
+/// Names the blocks that are asked; nothing where all are.
+fn block_hints(blocks: &[Matcher]) -> Option<wire::Any> {
+    let hints = wire::SeriesRequestHints {
+        block_matchers: blocks.iter().map(convert::matcher_to_wire).collect(),
+    };
+    (!blocks.is_empty()).then(|| wire::Any {
+        type_url: wire::REQUEST_HINTS.to_owned(),
+        value: hints.encode_to_vec().into(),
+    })
+}
+
+/// The blocks that an endpoint tells of; hints of other kinds are none of ours.
+fn blocks_of(hints: &wire::Any) -> Vec<String> {
+    let told = hints
+        .is_a(wire::RESPONSE_HINTS)
+        .then(|| wire::SeriesResponseHints::decode(hints.value.clone()));
+    let blocks = told.and_then(Result::ok).unwrap_or_default().queried_blocks;
+    blocks.into_iter().map(|block| block.id).collect()
+}
+
 /// A transport error with what is behind it, since it says little by itself.
 fn connection_error(error: &tonic::transport::Error) -> String {
     let mut text = error.to_string();
@@ -364,6 +392,7 @@ pub struct SeriesStream {
     frames: Option<Streaming<wire::SeriesResponse>>,
     builder: LabelsBuilder,
     warnings: Vec<String>,
+    blocks: Vec<String>,
 }
 
 impl SeriesStream {
@@ -390,7 +419,11 @@ impl SeriesStream {
                     self.warnings.push(warning);
                     continue;
                 }
-                Some(SeriesResult::Hints(_)) | None => continue,
+                Some(SeriesResult::Hints(hints)) => {
+                    self.blocks.extend(blocks_of(&hints));
+                    continue;
+                }
+                None => continue,
             };
             let decoded: Result<Vec<WireSeries>, _> = encoded
                 .iter()
@@ -410,5 +443,10 @@ impl SeriesStream {
     /// What the endpoint says is missing, so far.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// The blocks that the endpoint looked into, if blocks were named in the question.
+    pub fn blocks(&self) -> &[String] {
+        &self.blocks
     }
 }

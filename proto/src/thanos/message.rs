@@ -54,6 +54,18 @@ pub(crate) struct Any {
     pub(crate) value: Bytes,
 }
 
+/// What the types of hints call themselves.
+pub(crate) const REQUEST_HINTS: &str = "type.googleapis.com/hintspb.SeriesRequestHints";
+pub(crate) const RESPONSE_HINTS: &str = "type.googleapis.com/hintspb.SeriesResponseHints";
+
+impl Any {
+    /// Whether this is a message of a type, whoever is said to describe it.
+    pub(crate) fn is_a(&self, type_url: &str) -> bool {
+        let name = type_url.rsplit('/').next();
+        self.type_url.rsplit('/').next() == name
+    }
+}
+
 /// Which blocks a caller means.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct SeriesRequestHints {

@@ -3,38 +3,31 @@
 //! Answers are streamed: the next batch is taken from the source when the caller has room for it, and a caller that goes away
 //! takes its answer along. What one call may keep in memory is a batch of the source and a frame.
 
-use super::{
-    MESSAGE_BYTES_MAX, convert,
-    message::{self as wire, SeriesResult},
-    series,
-};
+mod frames;
+mod places;
+
+use super::{MESSAGE_BYTES_MAX, convert, message as wire};
 use axum::{Router, body::Body, routing::post};
+use frames::{Frames, Shard, panicked, step, whole};
 use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
 use model::{
     label::Labels,
     matcher::Matcher,
-    select::{Chunk, Hints, ReadySet, Samples, Select, SelectError, SelectRequest, SelectTenants, Series, SeriesSet},
+    select::{ExemplarSeries, Hints, ReadySet, Select, SelectError, SelectRequest, SelectTenants, Series, SeriesSet},
     tenant::{Tenant, tenant_of},
     time::TimeRange,
 };
+use places::Places;
 use prost::Message;
-use std::{collections::VecDeque, panic::AssertUnwindSafe, pin::Pin, sync::Arc, vec};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use std::{panic::AssertUnwindSafe, pin::Pin, sync::Arc};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
-/// Bytes of chunks in a frame, about: as much as Thanos puts into one.
-const FRAME_BYTES: usize = 1 << 20;
+/// Answers with series that are given at the same time unless something else is set. Thanos's number.
+const CONCURRENCY_DEFAULT: usize = 20;
 
-/// Series in a frame, however many a caller asks for.
-const FRAME_SERIES_MAX: usize = 1024;
-
-/// Answers with series that are given at the same time; more wait. Thanos's number.
-const SERIES_CALLS_MAX: usize = 20;
-
-/// How hints name themselves, before the slash of which anything may stand.
-const REQUEST_HINTS: &str = "/hintspb.SeriesRequestHints";
-const RESPONSE_HINTS: &str = "type.googleapis.com/hintspb.SeriesResponseHints";
+/// Bytes of an answer that must be put in order in memory, at most.
+const GATHERED_BYTES_MAX: usize = 256 << 20;
 
 /// Reads the selectors out of an expression, for exemplars, of which the wire has only the expression.
 pub type ParseSelectors = fn(&str) -> Result<Vec<Vec<Matcher>>, String>;
@@ -56,7 +49,7 @@ pub struct StoreService {
     select: Arc<dyn SelectTenants>,
     describe: Arc<dyn Fn() -> Option<Description> + Send + Sync>,
     selectors: ParseSelectors,
-    places: Arc<Semaphore>,
+    places: Places,
 }
 
 impl StoreService {
@@ -70,8 +63,14 @@ impl StoreService {
             select,
             describe: Arc::new(describe),
             selectors,
-            places: Arc::new(Semaphore::new(SERIES_CALLS_MAX)),
+            places: Places::new(CONCURRENCY_DEFAULT),
         }
+    }
+
+    /// The same with another bound on the answers with series that are given at the same time.
+    pub fn with_concurrency(mut self, count: usize) -> Self {
+        self.places = Places::new(count);
+        self
     }
 }
 
@@ -149,23 +148,10 @@ where
     router.route(path, post(serve))
 }
 
-/// A panic is our fault, and ends one call and not the process.
-fn panicked() -> Status {
-    Status::internal("the answer could not be made; the log of the process says why")
-}
-
 fn tenant<Q>(request: &Request<Q>) -> Result<Tenant, Status> {
     let metadata = request.metadata();
     tenant_of(|name| metadata.get(name).and_then(|value| value.to_str().ok()))
         .map_err(|error| Status::invalid_argument(error.to_string()))
-}
-
-/// An answer that must be whole, and is not.
-fn whole(strategy: i32, warnings: &[String]) -> Result<(), Status> {
-    match warnings.first() {
-        Some(warning) if strategy == wire::PartialResponse::Abort as i32 => Err(Status::aborted(warning.clone())),
-        _ => Ok(()),
-    }
 }
 
 async fn info(service: StoreService, _request: Request<wire::InfoRequest>) -> Result<wire::InfoResponse, Status> {
@@ -258,12 +244,11 @@ async fn exemplars(
         .exemplars(selectors, TimeRange::new(request.start, request.end))
         .await
         .map_err(|error| convert::status_of(&error))?;
-    let frames = found.into_iter().map(|series| {
-        let data = convert::exemplars_to_wire(&series);
-        Ok(wire::ExemplarsResponse {
-            result: Some(wire::ExemplarsResult::Data(data)),
-        })
-    });
+    whole(request.partial_response_strategy, &found.warnings)?;
+    let data = |series: ExemplarSeries| wire::ExemplarsResult::Data(convert::exemplars_to_wire(&series));
+    let warnings = found.warnings.into_iter().map(wire::ExemplarsResult::Warning);
+    let results = found.items.into_iter().map(data).chain(warnings);
+    let frames = results.map(|result| Ok(wire::ExemplarsResponse { result: Some(result) }));
     Ok(futures::stream::iter(frames).boxed())
 }
 
@@ -278,11 +263,12 @@ async fn metadata(
         .metadata(family)
         .await
         .map_err(|error| convert::status_of(&error))?;
-    let map = convert::metadata_to_wire(found, limit_of(i64::from(request.limit)));
-    let frame = wire::MetadataResponse {
-        result: Some(wire::MetadataResult::Metadata(map)),
-    };
-    Ok(futures::stream::iter([Ok(frame)]).boxed())
+    whole(request.partial_response_strategy, &found.warnings)?;
+    let map = convert::metadata_to_wire(found.items, limit_of(i64::from(request.limit)));
+    let warnings = found.warnings.into_iter().map(wire::MetadataResult::Warning);
+    let results = std::iter::once(wire::MetadataResult::Metadata(map)).chain(warnings);
+    let frames = results.map(|result| Ok(wire::MetadataResponse { result: Some(result) }));
+    Ok(futures::stream::iter(frames).boxed())
 }
 
 async fn answer_series(
@@ -298,8 +284,7 @@ async fn answer_series(
     }
     let matchers = convert::matchers_from_wire(&request.matchers)?;
     let blocks = block_hints(request.hints.as_ref())?;
-    let place = service.places.clone().acquire_owned().await;
-    let place = place.map_err(|_| Status::unavailable("the process is stopping"))?;
+    let place = service.places.enter().await?;
     let shard = Shard::new(request.shard_info.as_ref())?;
     let own_limit = shard.is_none() && request.without_replica_labels.is_empty();
     let asked = SelectRequest {
@@ -312,47 +297,18 @@ async fn answer_series(
     let set = open(select, asked, &request.without_replica_labels)
         .await
         .map_err(|error| convert::status_of(&error))?;
-    let left = match limit_of(request.limit) {
-        0 => usize::MAX,
-        limit => limit,
-    };
-    let frames = Frames {
-        set: Some(set),
-        batch: Vec::new().into_iter(),
-        parts: VecDeque::new(),
-        range: TimeRange::new(request.min_time, request.max_time),
-        labels_only: request.skip_chunks,
-        shard,
-        left,
-        frame_series: usize::try_from(request.response_batch_size)
-            .unwrap_or(0)
-            .clamp(1, FRAME_SERIES_MAX),
-        strategy: request.partial_response_strategy,
-        warnings: Vec::new().into_iter(),
-        tells_blocks: blocks.is_some(),
-        blocks: None,
-        _place: place,
-    };
+    let frames = Frames::new(set, &request, shard, blocks.is_some(), place);
     Ok(futures::stream::try_unfold(frames, step).boxed())
 }
 
 /// The blocks that the caller means; `None` when it gave no hints of this kind.
 fn block_hints(hints: Option<&wire::Any>) -> Result<Option<Vec<Matcher>>, Status> {
-    let Some(hints) = hints.filter(|hints| hints.type_url.ends_with(REQUEST_HINTS)) else {
+    let Some(hints) = hints.filter(|hints| hints.is_a(wire::REQUEST_HINTS)) else {
         return Ok(None);
     };
     let hints = wire::SeriesRequestHints::decode(hints.value.clone())
         .map_err(|error| Status::invalid_argument(format!("unmarshal series request hints: {error}")))?;
     convert::matchers_from_wire(&hints.block_matchers).map(Some)
-}
-
-/// The frame that ends an answer whose caller gave hints.
-fn blocks_told(blocks: Vec<String>) -> SeriesResult {
-    let queried_blocks = blocks.into_iter().map(|id| wire::Block { id }).collect();
-    SeriesResult::Hints(wire::Any {
-        type_url: RESPONSE_HINTS.to_owned(),
-        value: wire::SeriesResponseHints { queried_blocks }.encode_to_vec().into(),
-    })
 }
 
 fn hints(hints: Option<&wire::QueryHints>) -> Hints {
@@ -373,26 +329,38 @@ fn hints(hints: Option<&wire::QueryHints>) -> Hints {
     }
 }
 
-/// Begins to read. Without some labels the order is another, so then all labels are gathered first.
+/// Begins to read. Without labels that series carry the order is another, so then all series are gathered first.
 async fn open(
     select: Arc<dyn Select>,
     request: SelectRequest,
     without: &[String],
 ) -> Result<Box<dyn SeriesSet>, SelectError> {
-    let set = select.select(request).await?;
-    if without.is_empty() {
+    let is_dropped = |name: &str| without.iter().any(|label| label == name);
+    let mut reorders = false;
+    if !without.is_empty() {
+        let names = select.label_names(request.matchers.clone(), request.range, 0).await?;
+        // A list that lacks something may lack one of them.
+        reorders = !names.warnings.is_empty() || names.items.iter().any(|name| is_dropped(name));
+    }
+    let mut set = select.select(request).await?;
+    if !reorders {
         return Ok(Box::new(Holding { set, _select: select }));
     }
-    let mut set = set;
-    let mut all = Vec::new();
+    let (mut all, mut bytes) = (Vec::new(), 0);
     while let Some(batch) = set.next().await {
-        all.extend(batch?.into_iter().map(|series| Series {
-            labels: series.labels.without(|name| without.iter().any(|label| label == name)),
-            samples: series.samples,
-        }));
+        for Series { labels, samples } in batch? {
+            let labels = labels.without(is_dropped);
+            bytes += size_of::<Series>() + labels.text_len() + samples.held_bytes();
+            all.push(Series { labels, samples });
+        }
+        if bytes > GATHERED_BYTES_MAX {
+            let text = format!("the answer has more than {GATHERED_BYTES_MAX} bytes");
+            let why = format!("without {} it is put in order in memory", without.join(", "));
+            return Err(SelectError::Limit(format!("{text}, and {why}; narrow it down")));
+        }
     }
     all.sort_by(|a, b| a.labels.cmp(&b.labels));
-    Ok(Box::new(ReadySet::new(all, set.warnings())))
+    Ok(Box::new(ReadySet::remade(all, &*set)))
 }
 
 /// An answer that keeps its source alive, as it may read on from it.
@@ -413,161 +381,6 @@ impl SeriesSet for Holding {
     fn blocks(&self) -> Vec<String> {
         self.set.blocks()
     }
-}
-
-/// Which share of the series the caller wants.
-struct Shard {
-    index: u64,
-    count: u64,
-    by: bool,
-    labels: Vec<String>,
-}
-
-impl Shard {
-    fn new(info: Option<&wire::ShardInfo>) -> Result<Option<Self>, Status> {
-        let Some(info) = info.filter(|info| info.total_shards > 1) else {
-            return Ok(None);
-        };
-        let index = u64::try_from(info.shard_index).ok();
-        let count = info.total_shards.unsigned_abs();
-        let Some(index) = index.filter(|index| *index < count) else {
-            let text = format!("shard {} of {count} does not exist", info.shard_index);
-            return Err(Status::invalid_argument(text));
-        };
-        Ok(Some(Self {
-            index,
-            count,
-            by: info.by,
-            labels: info.labels.clone(),
-        }))
-    }
-
-    fn holds(&self, labels: &Labels) -> bool {
-        let counted = labels.filtered(|name| self.labels.iter().any(|label| label == name) == self.by);
-        counted.stable_hash() % self.count == self.index
-    }
-}
-
-/// An answer that becomes frames, one at a time.
-struct Frames {
-    /// `None` after its end.
-    set: Option<Box<dyn SeriesSet>>,
-    batch: vec::IntoIter<Series>,
-    /// Of the series at hand the parts that are not sent yet.
-    parts: VecDeque<(Labels, Vec<Chunk>)>,
-    range: TimeRange,
-    labels_only: bool,
-    shard: Option<Shard>,
-    /// Series that may still be sent.
-    left: usize,
-    frame_series: usize,
-    strategy: i32,
-    warnings: vec::IntoIter<String>,
-    /// Whether the answer ends with the blocks that it is from.
-    tells_blocks: bool,
-    /// Those blocks, once they are known.
-    blocks: Option<Vec<String>>,
-    /// Held as long as the answer lasts.
-    _place: OwnedSemaphorePermit,
-}
-
-type Step = Result<Option<(wire::SeriesResponse, Frames)>, Status>;
-
-async fn step(mut frames: Frames) -> Step {
-    let frame = AssertUnwindSafe(frames.next()).catch_unwind().await;
-    let frame = frame.unwrap_or_else(|_| Err(panicked()))?;
-    Ok(frame.map(|result| (wire::SeriesResponse { result: Some(result) }, frames)))
-}
-
-impl Frames {
-    async fn next(&mut self) -> Result<Option<SeriesResult>, Status> {
-        loop {
-            let frame = self.gather()?;
-            if frame.is_some() {
-                return Ok(frame);
-            }
-            let Some(set) = &mut self.set else {
-                let warning = self.warnings.next().map(SeriesResult::Warning);
-                return Ok(warning.or_else(|| self.blocks.take().map(blocks_told)));
-            };
-            match set.next().await {
-                Some(Ok(batch)) if self.left > 0 => self.batch = batch.into_iter(),
-                Some(Err(error)) => return Err(convert::status_of(&error)),
-                _ => {
-                    let warnings = set.warnings();
-                    whole(self.strategy, &warnings)?;
-                    self.warnings = warnings.into_iter();
-                    self.blocks = self.tells_blocks.then(|| set.blocks());
-                    self.set = None;
-                }
-            }
-        }
-    }
-
-    /// A frame of what is at hand; `None` when nothing is.
-    fn gather(&mut self) -> Result<Option<SeriesResult>, Status> {
-        let mut series = Vec::new();
-        let mut bytes = 0;
-        while series.len() < self.frame_series && bytes < FRAME_BYTES {
-            let Some((labels, chunks)) = self.next_part()? else {
-                break;
-            };
-            let encoded = series::encode(&labels, &chunks);
-            bytes += encoded.len();
-            series.push(encoded);
-        }
-        Ok(match series.len() {
-            0 => None,
-            _ if self.frame_series > 1 => Some(SeriesResult::Batch(wire::SeriesBatch { series })),
-            _ => series.pop().map(SeriesResult::Series),
-        })
-    }
-
-    /// The next series, or the next part of one with many chunks.
-    fn next_part(&mut self) -> Result<Option<(Labels, Vec<Chunk>)>, Status> {
-        while self.parts.is_empty() {
-            if self.left == 0 {
-                self.batch = Vec::new().into_iter();
-            }
-            let Some(series) = self.batch.next() else {
-                return Ok(None);
-            };
-            if self.shard.as_ref().is_some_and(|shard| !shard.holds(&series.labels)) {
-                continue;
-            }
-            self.split(series)?;
-        }
-        Ok(self.parts.pop_front())
-    }
-
-    /// Takes a series apart into pieces that fit a frame.
-    fn split(&mut self, series: Series) -> Result<(), Status> {
-        if self.labels_only {
-            self.parts.push_back((series.labels, Vec::new()));
-            self.left -= 1;
-            return Ok(());
-        }
-        let mut chunks = wanted(&*series.samples, self.range)?.into_iter().peekable();
-        // A series without a chunk in the range is none.
-        self.left -= usize::from(chunks.peek().is_some());
-        while chunks.peek().is_some() {
-            let mut part: Vec<Chunk> = Vec::new();
-            let mut bytes = 0;
-            while let Some(chunk) = chunks.next_if(|_| bytes < FRAME_BYTES) {
-                bytes += chunk.data.len();
-                part.push(chunk);
-            }
-            self.parts.push_back((series.labels.clone(), part));
-        }
-        Ok(())
-    }
-}
-
-/// The chunks of a series that hold something of the range.
-fn wanted(samples: &dyn Samples, range: TimeRange) -> Result<Vec<Chunk>, Status> {
-    let mut chunks = samples.chunks().map_err(|error| convert::status_of(&error))?;
-    chunks.retain(|chunk| range.overlaps(TimeRange::new(chunk.min_time, chunk.max_time)));
-    Ok(chunks)
 }
 
 #[cfg(test)]

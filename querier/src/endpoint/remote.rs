@@ -13,7 +13,7 @@ use model::{
     matcher::Matcher,
     metadata::Metadata,
     select::{
-        Chunk, ExemplarSeries, LabelList, ReadySet, Select, SelectError, SelectRequest, SelectTenants, Series,
+        Chunk, ExemplarSeries, LabelList, Listed, ReadySet, Select, SelectError, SelectRequest, SelectTenants, Series,
         SeriesSet,
     },
     tenant::Tenant,
@@ -180,6 +180,7 @@ impl RemoteSelect {
             stream: Some(stream),
             pending: None,
             warnings: Vec::new(),
+            blocks: Vec::new(),
         };
         if strip_here {
             return resorted(set, &scope.without).await;
@@ -227,11 +228,14 @@ impl RemoteSelect {
     fn in_order(&self, mut list: LabelList) -> LabelList {
         list.items.sort();
         list.items.dedup();
-        list.warnings = list
-            .warnings
-            .iter()
-            .map(|warning| self.endpoint.told(warning))
-            .collect();
+        self.told(list)
+    }
+
+    /// The list with the endpoint's name in its warnings.
+    fn told<T>(&self, mut list: Listed<T>) -> Listed<T> {
+        for warning in &mut list.warnings {
+            *warning = self.endpoint.told(warning);
+        }
         list
     }
 
@@ -239,7 +243,7 @@ impl RemoteSelect {
         &self,
         selectors: Vec<Vec<Matcher>>,
         range: TimeRange,
-    ) -> Result<Vec<ExemplarSeries>, SelectError> {
+    ) -> Result<Listed<ExemplarSeries>, SelectError> {
         let mut asked = Vec::new();
         let mut without = Vec::new();
         for matchers in &selectors {
@@ -252,29 +256,28 @@ impl RemoteSelect {
             }
         }
         if asked.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Listed::default());
         }
         let endpoint = &self.endpoint;
         let mut found = endpoint
             .call(endpoint.client.exemplars(&self.tenant, &asked, range))
             .await?;
-        for series in &mut found {
+        for series in &mut found.items {
             series.labels = series.labels.without(|name| without.iter().any(|label| label == name));
         }
-        Ok(found)
+        Ok(self.told(found))
     }
 
-    async fn metadata_inner(&self, family: Option<String>) -> Result<Vec<Metadata>, SelectError> {
+    async fn metadata_inner(&self, family: Option<String>) -> Result<Listed<Metadata>, SelectError> {
         let endpoint = &self.endpoint;
         // A component that does not know tenants would show those of all.
         let info = endpoint.info().await?;
         let own = info.isolates_tenants || self.tenant == endpoint.settings.default_tenant;
         if !info.serves_metadata || !own {
-            return Ok(Vec::new());
+            return Ok(Listed::default());
         }
-        endpoint
-            .call(endpoint.client.metadata(&self.tenant, family.as_deref()))
-            .await
+        let found = endpoint.client.metadata(&self.tenant, family.as_deref());
+        Ok(self.told(endpoint.call(found).await?))
     }
 }
 
@@ -313,11 +316,11 @@ impl Select for RemoteSelect {
         &self,
         selectors: Vec<Vec<Matcher>>,
         range: TimeRange,
-    ) -> BoxFuture<'_, Result<Vec<ExemplarSeries>, SelectError>> {
+    ) -> BoxFuture<'_, Result<Listed<ExemplarSeries>, SelectError>> {
         Box::pin(self.exemplars_inner(selectors, range))
     }
 
-    fn metadata(&self, family: Option<String>) -> BoxFuture<'_, Result<Vec<Metadata>, SelectError>> {
+    fn metadata(&self, family: Option<String>) -> BoxFuture<'_, Result<Listed<Metadata>, SelectError>> {
         Box::pin(self.metadata_inner(family))
     }
 }
@@ -330,6 +333,7 @@ struct RemoteSet {
     /// The last series of the frame before: more of its chunks may follow.
     pending: Option<(Labels, Vec<Chunk>)>,
     warnings: Vec<String>,
+    blocks: Vec<String>,
 }
 
 impl RemoteSet {
@@ -340,7 +344,7 @@ impl RemoteSet {
             let Some(stream) = &mut self.stream else { break };
             let frame = async { stream.next().await.transpose() };
             let Some(frame) = self.endpoint.call(frame).await? else {
-                self.warnings = stream.warnings().to_vec();
+                (self.warnings, self.blocks) = (stream.warnings().to_vec(), stream.blocks().to_vec());
                 self.stream = None;
                 self.finish(&mut out);
                 break;
@@ -388,6 +392,10 @@ impl SeriesSet for RemoteSet {
             .map(|warning| self.endpoint.told(warning))
             .collect()
     }
+
+    fn blocks(&self) -> Vec<String> {
+        self.blocks.clone()
+    }
 }
 
 /// All series of an answer without some labels, in the order that is then theirs.
@@ -404,6 +412,5 @@ async fn resorted(mut set: RemoteSet, without: &[String]) -> Result<Box<dyn Seri
         }
     }
     all.sort_by(|a, b| a.labels.cmp(&b.labels));
-    let warnings = set.warnings();
-    Ok(Box::new(ReadySet::new(all, warnings)))
+    Ok(Box::new(ReadySet::remade(all, &set)))
 }

@@ -99,6 +99,7 @@ impl TenantFanout {
             timeout: timeout.clone(),
             failures,
             warnings: Vec::new(),
+            blocks: Vec::new(),
             left: if request.limit == 0 { usize::MAX } else { request.limit },
         }))
     }
@@ -192,6 +193,10 @@ impl SeriesSet for Lone {
         warnings.extend(self.set.warnings());
         warnings
     }
+
+    fn blocks(&self) -> Vec<String> {
+        self.set.blocks()
+    }
 }
 
 /// How long one call may take.
@@ -253,8 +258,9 @@ struct JoinedSet {
     account: Option<Arc<dyn Account>>,
     timeout: Timeout,
     failures: Failures,
-    /// Warnings of sources that have ended.
+    /// Warnings of sources that have ended, and the blocks that they looked into.
     warnings: Vec<String>,
+    blocks: Vec<String>,
     /// Series that may still come.
     left: usize,
 }
@@ -271,6 +277,7 @@ impl JoinedSet {
                 self.table.add(identity, series);
             }
             self.warnings.extend(source.set.warnings());
+            self.blocks.extend(source.set.blocks());
             if let Some(error) = error {
                 self.failures.failed(*index, error)?;
             }
@@ -292,6 +299,7 @@ impl JoinedSet {
                 None => {}
             }
             self.warnings.extend(source.set.warnings());
+            self.blocks.extend(source.set.blocks());
             self.last = None;
         }
         let left = std::iter::from_fn(|| self.table.take_left()).take(BATCH_SERIES);
@@ -338,5 +346,14 @@ impl SeriesSet for JoinedSet {
         warnings.sort();
         warnings.dedup();
         warnings
+    }
+
+    fn blocks(&self) -> Vec<String> {
+        let open = self.held.iter().chain(&self.last);
+        let open = open.flat_map(|(_, source)| source.set.blocks());
+        let mut blocks: Vec<String> = self.blocks.iter().cloned().chain(open).collect();
+        blocks.sort();
+        blocks.dedup();
+        blocks
     }
 }

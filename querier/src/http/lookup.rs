@@ -21,7 +21,7 @@ use futures::future::try_join_all;
 use model::{
     matcher::Matcher,
     metadata::Metadata,
-    select::{LabelList, Select, SelectError, SelectRequest, SeriesSet},
+    select::{LabelList, Listed, Select, SelectError, SelectRequest, SeriesSet},
     time::TimeRange,
 };
 use promql::{
@@ -280,11 +280,11 @@ pub(super) async fn metadata(State(querier): State<Arc<Querier>>, asked: Asked) 
     let (families_max, entries_max) = (number("limit")?, number("limit_per_metric")?);
     let family = Some(asked.first("metric").to_owned()).filter(|family| !family.is_empty());
     let select = querier.select_of(&asked.tenant, &asked.reading(&querier.settings)?);
-    let mut found = querier.lookup(&asked.tenant, select.metadata(family)).await??;
-    found.sort_by(|a, b| a.family.cmp(&b.family));
-    let mut answer = Answer::new();
+    let Listed { mut items, warnings } = querier.lookup(&asked.tenant, select.metadata(family)).await??;
+    items.sort_by(|a, b| a.family.cmp(&b.family));
+    let mut answer = Answer::new().warned(warnings);
     answer.json.raw("{");
-    for entries in found.chunk_by(|a, b| a.family == b.family).take(families_max) {
+    for entries in items.chunk_by(|a, b| a.family == b.family).take(families_max) {
         write_metadata(&mut answer, entries, entries_max);
     }
     answer.json.raw("}");
@@ -311,17 +311,17 @@ pub(super) async fn exemplars(State(querier): State<Arc<Querier>>, asked: Asked)
     }
     let expr = parse(asked.first("query"), querier.parser).map_err(|error| ApiError::bad_data(error.to_string()))?;
     let selectors = selectors_of(&expr);
-    let mut answer = Answer::new();
-    let found = if selectors.is_empty() {
-        Vec::new()
+    let Listed { items, warnings } = if selectors.is_empty() {
+        Listed::default()
     } else {
         let select = querier.select_of(&asked.tenant, &asked.reading(&querier.settings)?);
         querier
             .lookup(&asked.tenant, select.exemplars(selectors, range))
             .await??
     };
+    let mut answer = Answer::new().warned(warnings);
     let json = answer.json.raw("[");
-    for series in found.iter().filter(|series| !series.exemplars.is_empty()) {
+    for series in items.iter().filter(|series| !series.exemplars.is_empty()) {
         json.comma()
             .raw("{")
             .key("seriesLabels")

@@ -6,7 +6,7 @@ use super::{
     time::{TIME_MAX, TIME_MIN, parse_duration, parse_time},
 };
 use crate::{
-    querier::Reading,
+    reading::Reading,
     settings::{Dedup, QuerierSettings},
 };
 use ::http::{HeaderMap, Method, header, request::Parts};

@@ -12,8 +12,8 @@ use model::{
     metadata::{Metadata, MetricType},
     sample::{Exemplar, HistogramSample, SampleBuffer},
     select::{
-        Chunk, ExemplarSeries, IdentifiedBatch, IdentifiedSet, LabelList, ReadySet, Samples, Select, SelectError,
-        SelectRequest, SelectTenants, Series, SeriesSet,
+        Chunk, ExemplarSeries, IdentifiedBatch, IdentifiedSet, LabelList, Listed, ReadySet, Samples, Select,
+        SelectError, SelectRequest, SelectTenants, Series, SeriesSet,
     },
     tenant::Tenant,
     time::{TimeRange, Timestamp},
@@ -145,7 +145,11 @@ impl Memory {
         if limit > 0 {
             items.truncate(limit);
         }
-        LabelList {
+        self.listed(items)
+    }
+
+    fn listed<T>(&self, items: Vec<T>) -> Listed<T> {
+        Listed {
             items,
             warnings: self.warnings.clone(),
         }
@@ -382,7 +386,7 @@ impl Select for Memory {
         &self,
         selectors: Vec<Vec<Matcher>>,
         range: TimeRange,
-    ) -> BoxFuture<'_, Result<Vec<ExemplarSeries>, SelectError>> {
+    ) -> BoxFuture<'_, Result<Listed<ExemplarSeries>, SelectError>> {
         Box::pin(async move {
             self.begin().await?;
             let hit = |labels: &Labels, set: &Vec<Matcher>| {
@@ -394,15 +398,15 @@ impl Select for Memory {
             found
                 .iter_mut()
                 .for_each(|series| series.exemplars.retain(|exemplar| range.contains(exemplar.at)));
-            Ok(found)
+            Ok(self.listed(found))
         })
     }
 
-    fn metadata(&self, family: Option<String>) -> BoxFuture<'_, Result<Vec<Metadata>, SelectError>> {
+    fn metadata(&self, family: Option<String>) -> BoxFuture<'_, Result<Listed<Metadata>, SelectError>> {
         Box::pin(async move {
             self.begin().await?;
             let wanted = |about: &&Metadata| family.as_ref().is_none_or(|family| about.family == *family);
-            Ok(self.metadata.iter().filter(wanted).cloned().collect())
+            Ok(self.listed(self.metadata.iter().filter(wanted).cloned().collect()))
         })
     }
 }

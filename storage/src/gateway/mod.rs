@@ -12,7 +12,13 @@ mod cache;
 mod reads;
 mod copy;
 mod headers;
+mod memory;
 mod remote;
+mod lane;
+mod order;
+mod lanes;
+mod view;
+mod batch;
 mod state;
 mod sync;
 mod select;
@@ -24,6 +30,7 @@ pub use sync::SyncReport;
 use crate::{block::BlockMeta, bucket::BucketError, metrics::GatewayMetrics};
 use cache::Cache;
 use headers::Headers;
+use memory::Memory;
 use model::{
     env::Env,
     label::Labels,
@@ -62,6 +69,8 @@ struct Shared {
     syncing: tokio::sync::Mutex<Ledger>,
     /// Ranged reads of the bucket.
     reads: Reads,
+    /// What queries hold of what was read.
+    memory: Memory,
     /// Entries and chunks read before.
     cache: Cache,
     /// Open headers.
@@ -84,6 +93,7 @@ impl Gateway {
         let (memory, disk) = (settings.cache_memory_bytes, settings.cache_disk_bytes);
         let cache = Cache::new(env.fs.clone(), settings.cache_dir.join("parts"), memory, disk);
         let headers = Headers::new(settings.open_header_bytes);
+        let memory = Memory::new(settings.query_memory_bytes, metrics.query_memory.clone());
         Self {
             shared: Arc::new(Shared {
                 env,
@@ -93,6 +103,7 @@ impl Gateway {
                 state: RwLock::default(),
                 syncing: tokio::sync::Mutex::default(),
                 reads,
+                memory,
                 cache,
                 headers,
                 copies: AtomicU64::new(0),

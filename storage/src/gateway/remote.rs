@@ -18,10 +18,16 @@ use model::{
     select::{Chunk, SelectError},
     tenant::Tenant,
 };
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// Guess for the size of a chunk when the block does not tell its largest; as Thanos guesses.
 const CHUNK_BYTES_GUESS: u64 = 16_000;
+
+/// What stands behind the data of a chunk.
+const CHECKSUM_BYTES: usize = 4;
 
 /// How often a chunk is read again because it turned out longer than guessed: for its length, then for its data.
 const REREADS_MAX: usize = 2;
@@ -151,9 +157,10 @@ impl RemoteBlock {
             .await
             .map_err(|error| self.unavailable(INDEX_FILE, error))?
         {
-            for want in &fetch.wants {
-                let (begin, end) = (want.begin - fetch.range.start, want.end - fetch.range.start);
-                let entry = bytes.slice(begin as usize..end as usize);
+            let place = |at: u64| (at - fetch.range.start) as usize;
+            let places = fetch.wants.iter().map(|want| place(want.begin)..place(want.end));
+            let parts = copies(&bytes, places.collect());
+            for (want, entry) in fetch.wants.iter().zip(parts) {
                 shared.metrics.needed_bytes.inc_by(entry.len() as u64);
                 shared.cache.put(self.entry_part(&ranges[want.number]), &entry);
                 entries.add(&ranges[want.number], entry);
@@ -233,28 +240,30 @@ impl RemoteBlock {
         let path = chunks_object(self.meta.ulid, fetch.file);
         let bytes = shared.reads.range(&path, fetch.range.clone()).await;
         let bytes = bytes.map_err(|error| self.unavailable(path.as_ref(), error))?;
-        let needed: u64 = fetch.wants.iter().map(|want| want.end - want.begin).sum();
-        // What is mostly gap would keep the gaps in memory.
-        let is_sparse = needed * 2 < bytes.len() as u64;
-        let mut chunks = Vec::with_capacity(fetch.wants.len());
-        for want in fetch.wants {
+        let (mut chunks, mut places, mut longer) = (Vec::with_capacity(fetch.wants.len()), Vec::new(), Vec::new());
+        for want in &fetch.wants {
             let ChunkWant { chunk, series, .. } = wants[want.number];
             let offset = (want.begin - fetch.range.start) as usize;
-            let (encoding, data) = match read_frame(&bytes, offset) {
+            match read_frame(&bytes, offset) {
                 Ok(frame) => {
                     shared.metrics.needed_bytes.inc_by(frame.len as u64);
-                    shared
-                        .cache
-                        .put(self.chunk_part(&chunk), &bytes[offset..offset + frame.len]);
-                    let data = match is_sparse {
-                        true => Bytes::copy_from_slice(&frame.data),
-                        false => frame.data,
-                    };
-                    (frame.encoding, data)
+                    let whole = offset..offset + frame.len;
+                    shared.cache.put(self.chunk_part(&chunk), &bytes[whole.clone()]);
+                    // The checksum stands behind the data.
+                    let end = whole.end - CHECKSUM_BYTES;
+                    places.push(end - frame.data.len()..end);
+                    chunks.push((series, chunk_of(&chunk, frame.encoding, Bytes::new())));
                 }
-                Err(FrameError::Truncated { needed }) => self.read_longer(shared, &chunk, needed).await?,
+                Err(FrameError::Truncated { needed }) => longer.push((series, chunk, needed)),
                 Err(error) => return Err(self.damaged(&chunk, &error)),
-            };
+            }
+        }
+        for ((_, chunk), data) in chunks.iter_mut().zip(copies(&bytes, places)) {
+            chunk.data = data;
+        }
+        drop(bytes);
+        for (series, chunk, needed) in longer {
+            let (encoding, data) = self.read_longer(shared, &chunk, needed).await?;
             chunks.push((series, chunk_of(&chunk, encoding, data)));
         }
         Ok(chunks)
@@ -284,6 +293,20 @@ impl RemoteBlock {
         let (segment, offset) = (chunk.segment() + 1, chunk.offset());
         self.corrupt(format_args!("chunk at {offset} of segment {segment}: {error}"))
     }
+}
+
+/// The parts of what was read, in memory that holds nothing else: what came from the network may be a small part of a large buffer.
+fn copies(bytes: &Bytes, places: Vec<Range<usize>>) -> impl Iterator<Item = Bytes> {
+    let mut joined = Vec::with_capacity(places.iter().map(Range::len).sum());
+    for place in &places {
+        joined.extend_from_slice(&bytes[place.clone()]);
+    }
+    let (joined, mut begin) = (Bytes::from(joined), 0);
+    places.into_iter().map(move |place| {
+        let part = begin..begin + place.len();
+        begin = part.end;
+        joined.slice(part)
+    })
 }
 
 fn chunk_of(chunk: &ChunkRef, encoding: u8, data: Bytes) -> Chunk {

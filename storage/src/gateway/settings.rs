@@ -58,6 +58,9 @@ pub struct GatewaySettings {
     pub fetches_in_flight: usize,
     /// Bytes of all queries on their way at the same time; more wait.
     pub in_flight_bytes_max: u64,
+    /// Memory for entries and chunks between the bucket and those who asked for them, of all queries together. Nobody waits for it:
+    /// the less is left, the smaller the steps of a query become.
+    pub query_memory_bytes: u64,
     /// Memory for entries and chunks read before.
     pub cache_memory_bytes: u64,
     /// Disk for those that leave memory; 0 for none.
@@ -93,6 +96,7 @@ impl GatewaySettings {
             fetch_bytes_max: 8 << 20,
             fetches_in_flight: 128,
             in_flight_bytes_max: 64 << 20,
+            query_memory_bytes: 32 << 20,
             cache_memory_bytes: 128 << 20,
             cache_disk_bytes: 1 << 30,
             open_header_bytes: 256 << 20,

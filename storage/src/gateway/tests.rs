@@ -1,6 +1,7 @@
 //! The gateway over a bucket in memory: blocks come, go and break.
 
 mod joined;
+mod steps;
 
 use super::*;
 use crate::{

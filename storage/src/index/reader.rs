@@ -96,6 +96,12 @@ impl Index {
         self.toc.series..self.toc.series_end()
     }
 
+    /// Bytes of the entry of a series, on average.
+    pub fn entry_bytes_mean(&self) -> u64 {
+        let section = self.series_section();
+        section.end.saturating_sub(section.start) / (self.series_count as u64).max(1)
+    }
+
     /// Every symbol, ascending.
     pub fn symbols(&self) -> impl Iterator<Item = &str> {
         (0..self.symbols.count()).filter_map(|number| self.symbols.get(&self.bytes, number))

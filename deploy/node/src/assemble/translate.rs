@@ -21,6 +21,7 @@ pub(super) fn gateway(settings: &Settings, env: &Env) -> anyhow::Result<GatewayS
         consistency_delay: store.store_consistency_delay,
         deletion_marks_delay: store.store_ignore_deletion_marks_delay,
         cache_memory_bytes: store.store_cache_memory_bytes,
+        query_memory_bytes: store.store_query_memory_bytes,
         cache_disk_bytes: store.store_cache_disk_bytes,
         query_series_max: store.store_series_max,
         query_chunks_max: store.store_chunks_max,

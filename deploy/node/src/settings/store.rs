@@ -69,6 +69,28 @@ pub struct StoreSettings {
     )]
     pub store_cache_disk_bytes: u64,
 
+    /// Memory for what queries hold between the bucket and those who asked, of all queries together, in bytes; the more is held, the
+    /// smaller are the steps in which queries read
+    #[arg(
+        long = "store.query-memory-bytes",
+        env = "NARTHEX_STORE_QUERY_MEMORY_BYTES",
+        value_name = "BYTES",
+        default_value_t = 32 << 20,
+        help_heading = "Bucket"
+    )]
+    pub store_query_memory_bytes: u64,
+
+    /// Answers with series that are given to other processes over gRPC at the same time. Ten times as many wait for their turn, others
+    /// are refused
+    #[arg(
+        long = "store.concurrency",
+        env = "NARTHEX_STORE_CONCURRENCY",
+        value_name = "COUNT",
+        default_value_t = 20,
+        help_heading = "Bucket"
+    )]
+    pub store_concurrency: usize,
+
     /// Series that one query may find in the blocks of the bucket
     #[arg(
         long = "store.series-max",

@@ -2,17 +2,13 @@
 
 use crate::{
     server::S3,
-    world::{Process, SERIES, count_series, gateway, open, reqwest_client, write_block},
+    world::{SERIES, count_series, gateway, open, write_block},
 };
 use futures::{StreamExt as _, TryStreamExt as _};
+use loadtest::s3::{self, Kind};
 use model::env::Fs;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload, path::Path as ObjectPath};
-use std::{
-    path::Path,
-    process::{Command, Stdio},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc};
 use storage::{
     bucket::{
         BucketError, DeletionMark, block_dir, delete_block, list_blocks, mark_for_deletion, read_manifest, read_mark,
@@ -189,90 +185,29 @@ async fn the_test_server_is_a_bucket() {
     assert!(server.requests() > 1000);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn moto_is_a_bucket() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let moto = Command::new("moto_server")
-        .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let mut moto = match moto {
-        Ok(child) => Process(child),
-        Err(error) => return eprintln!("SKIPPED: moto_server cannot be run ({error}); pip install 'moto[server]'"),
-    };
-    let client = reqwest_client();
-    let url = format!("http://127.0.0.1:{port}/blocks");
-    for _ in 0..1200 {
-        if client
-            .put(&url)
-            .send()
-            .await
-            .is_ok_and(|answer| answer.status().is_success())
-        {
-            let document = format!(
-                "type: S3\nconfig: {{bucket: blocks, endpoint: '127.0.0.1:{port}', insecure: true, access_key: k, secret_key: s, region: us-east-1}}\n"
-            );
-            return run("moto", open(&document)).await;
+/// Starts a server where it is at hand, and runs the suite on its bucket.
+async fn run_on(kind: Kind) {
+    let dir = tempfile::tempdir().unwrap();
+    match s3::start(kind, dir.path()).unwrap() {
+        Some(bucket) => run(bucket.name, open(&bucket.document)).await,
+        None => {
+            let (variable, program) = kind.program();
+            eprintln!("SKIPPED: there is no {program} in PATH; {variable} may name it");
         }
-        if let Ok(Some(status)) = moto.0.try_wait() {
-            return eprintln!("SKIPPED: moto_server ended with {status}");
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    panic!("moto_server does not answer after two minutes");
 }
 
-/// Garage, by the path in `NARTHEX_GARAGE` or from `PATH`.
+#[tokio::test(flavor = "multi_thread")]
+async fn moto_is_a_bucket() {
+    run_on(Kind::Moto).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn garage_is_a_bucket() {
-    const KEY: &str = "GK0123456789abcdef01234567";
-    const SECRET: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
-    let dir = tempfile::tempdir().unwrap();
-    let port = || {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap().port()
-    };
-    let (s3, rpc) = (port(), port());
-    let shown = dir.path().display();
-    let settings = format!(
-        "metadata_dir = '{shown}/meta'\ndata_dir = '{shown}/data'\ndb_engine = 'lmdb'\nreplication_factor = 1\n\
-         rpc_bind_addr = '127.0.0.1:{rpc}'\nrpc_public_addr = '127.0.0.1:{rpc}'\nrpc_secret = '{SECRET}'\n\
-         [s3_api]\napi_bind_addr = '127.0.0.1:{s3}'\ns3_region = 'garage'\nroot_domain = '.s3.local'\n"
-    );
-    let file = dir.path().join("garage.toml");
-    Disk.create(&file).unwrap().append(settings.as_bytes()).unwrap();
-    let program = std::env::var_os("NARTHEX_GARAGE").unwrap_or_else(|| "garage".into());
-    let server = Command::new(program)
-        .arg("-c")
-        .arg(&file)
-        .args(["server", "--single-node", "--default-bucket"])
-        .envs([
-            ("GARAGE_DEFAULT_BUCKET", "blocks"),
-            ("GARAGE_DEFAULT_ACCESS_KEY", KEY),
-            ("GARAGE_DEFAULT_SECRET_KEY", SECRET),
-        ])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let _server = match server {
-        Ok(child) => Process(child),
-        Err(error) => return eprintln!("SKIPPED: garage cannot be run ({error}); NARTHEX_GARAGE may name it"),
-    };
-    let store = open(&format!(
-        "type: S3\nconfig: {{bucket: blocks, endpoint: '127.0.0.1:{s3}', insecure: true, access_key: {KEY}, secret_key: {SECRET}, region: garage}}\n"
-    ));
-    let probe = ObjectPath::from("probe");
-    for _ in 0..120 {
-        if store.put(&probe, PutPayload::from_static(b"x")).await.is_ok() {
-            store.delete(&probe).await.unwrap();
-            return run("garage", store).await;
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-    panic!("garage does not answer after a minute");
+    run_on(Kind::Garage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3s_is_a_bucket() {
+    run_on(Kind::S3s).await;
 }

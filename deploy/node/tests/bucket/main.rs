@@ -3,5 +3,6 @@
 mod conformance;
 mod faults;
 mod measures;
+mod memory;
 mod server;
 mod world;

@@ -4,9 +4,8 @@
 
 use crate::{
     server::{Fault, S3, Seen},
-    world::{Process, env, forgetful_gateway, gateway, open, reqwest_client, write_block},
+    world::{env, forgetful_gateway, gateway, open, put_thousand_blocks},
 };
-use axum::body::Bytes;
 use model::{
     env::Fs,
     label::Labels,
@@ -17,11 +16,9 @@ use model::{
     time::TimeRange,
 };
 use object_store::ObjectStore;
-use proto::thanos::StoreClient;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     sync::Arc,
     time::Duration,
 };
@@ -45,27 +42,12 @@ fn slow(ms: u64) -> impl Fn(&Seen) -> Fault + Send + 'static {
     move |_| if ms > 0 { Fault::Stall(ms) } else { Fault::None }
 }
 
-/// A thousand blocks that differ in their names only.
-fn put_thousand_blocks(server: &S3, dir: &Path) {
-    let (first, block) = write_block(dir, 0);
-    let (chunks, index) = (Disk.read(&block.join("chunks/000001")), Disk.read(&block.join("index")));
-    let (chunks, index) = (Bytes::from(chunks.unwrap()), Bytes::from(index.unwrap()));
-    let meta = String::from_utf8(Disk.read(&block.join("meta.json")).unwrap()).unwrap();
-    for number in 0..1000 {
-        let ulid = Ulid::from_parts(1, number).to_string();
-        let meta = meta.replace(&first.to_string(), &ulid);
-        server.put(&format!("{ulid}/chunks/000001"), chunks.clone());
-        server.put(&format!("{ulid}/index"), index.clone());
-        server.put(&format!("{ulid}/meta.json"), meta.into());
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_blocks_with_a_manifest_are_served_after_one_request() {
     let server = S3::start().await;
     let store = open(&server.document());
     let dir = tempfile::tempdir().unwrap();
-    put_thousand_blocks(&server, dir.path());
+    put_thousand_blocks(&server, dir.path(), 1);
     let first = gateway(&store, &dir.path().join("cache"));
     assert_eq!(first.sync().await.unwrap().blocks, 1000);
     eprintln!("1000 blocks without a manifest: {} requests", server.requests());
@@ -84,99 +66,6 @@ async fn a_thousand_blocks_with_a_manifest_are_served_after_one_request() {
             "{requests} requests, {took:?}"
         );
     }
-}
-
-/// What the cache of the process below may hold.
-const CACHE_BYTES: usize = 16 << 20;
-
-/// Most memory that it may have when it is ready, besides its cache.
-const PROCESS_BYTES: usize = 50_000_000;
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_process_over_a_thousand_blocks_stays_small() {
-    let server = S3::start().await;
-    let dir = tempfile::tempdir().unwrap();
-    put_thousand_blocks(&server, dir.path());
-    gateway(&open(&server.document()), &dir.path().join("cache"))
-        .sync()
-        .await
-        .unwrap();
-    let free = || {
-        std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-    };
-    let (http, grpc) = (free().to_string(), free().to_string());
-    let process = Command::new(env!("CARGO_BIN_EXE_narthex"))
-        .args(["store", "--objstore.config", &server.document()])
-        .args(["--data.dir", &dir.path().join("data").to_string_lossy()])
-        .args(["--http.address", &http, "--grpc.address", &grpc])
-        .args(["--store.cache-memory-bytes", &CACHE_BYTES.to_string()])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let process = Process(process);
-    let (client, clock) = (reqwest_client(), env().clock);
-    let begun = clock.monotonic();
-    while !client
-        .get(format!("http://{http}/-/ready"))
-        .send()
-        .await
-        .is_ok_and(|answer| answer.status().is_success())
-    {
-        assert!(
-            clock.monotonic() - begun < Duration::from_secs(60),
-            "it never got ready"
-        );
-        clock.sleep(Duration::from_millis(5)).await;
-    }
-    let (took, at_start) = (clock.monotonic() - begun, peak_memory(process.0.id()));
-    eprintln!("1000 blocks, a process from its start: ready after {took:?}, {at_start} bytes of memory");
-
-    let store = StoreClient::new(&grpc, None).unwrap();
-    let mut whole = 0;
-    while whole < 3 {
-        let (series, chunks, warnings) = ask_for_all(&store).await;
-        assert!(series >= 1 && chunks >= 1, "{series} series, {chunks} chunks");
-        // Until the bucket was listed it says that blocks may be missing.
-        whole += usize::from(warnings == 0);
-        assert!(
-            clock.monotonic() - begun < Duration::from_secs(60),
-            "answers stay marked"
-        );
-    }
-    let most = peak_memory(process.0.id());
-    eprintln!(
-        "after three queries for one series of all of them: {most} bytes at most, {CACHE_BYTES} of them for the cache"
-    );
-    assert!(at_start <= PROCESS_BYTES + CACHE_BYTES, "{at_start} bytes at the start");
-    // Questions have a share of their own.
-    assert!(most <= 2 * PROCESS_BYTES + CACHE_BYTES, "{most} bytes");
-}
-
-/// Series, chunks and warnings of an answer about one series in all blocks.
-async fn ask_for_all(store: &StoreClient) -> (usize, usize, usize) {
-    let matchers = vec![Matcher::equal("__name__", "m"), Matcher::equal("i", "007")];
-    let request = SelectRequest::new(matchers, TimeRange::ALL);
-    let mut answer = store.series(&Tenant::default(), &request, &[]).await.unwrap();
-    let (mut series, mut chunks) = (0, 0);
-    while let Some(batch) = answer.next().await {
-        let batch = batch.unwrap();
-        series += batch.len();
-        chunks += batch.iter().map(|series| series.chunks.len()).sum::<usize>();
-    }
-    (series, chunks, answer.warnings().len())
-}
-
-/// The most memory that a process ever had.
-fn peak_memory(pid: u32) -> usize {
-    let status = Disk.read(Path::new(&format!("/proc/{pid}/status"))).unwrap();
-    let status = String::from_utf8(status).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let kibibytes: usize = line.trim().trim_end_matches(" kB").parse().unwrap();
-    kibibytes * 1024
 }
 
 /// Blocks of `series` series in the server, and the first of them as a local block.

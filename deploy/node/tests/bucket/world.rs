@@ -1,5 +1,7 @@
 //! A local block, a gateway over a bucket, and what is known of both.
 
+use crate::server::S3;
+use axum::body::Bytes;
 use model::{
     env::{Env, Fs},
     label::Labels,
@@ -40,6 +42,11 @@ pub(crate) fn open(document: &str) -> Arc<dyn ObjectStore> {
 
 /// Writes a block of two hours into `folder`; gives its id and its folder.
 pub(crate) fn write_block(folder: &Path, number: u128) -> (Ulid, PathBuf) {
+    write_block_of(folder, number, value)
+}
+
+/// The same with other values: of a series, at a step.
+fn write_block_of(folder: &Path, number: u128, value: impl Fn(usize, usize) -> f64) -> (Ulid, PathBuf) {
     let ulid = Ulid::from_parts(1, number);
     let labels = BTreeMap::from([("zone".to_owned(), "z".to_owned())]);
     let meta = BlockMeta::new(ulid, 0, 7_200_000).with_thanos(labels, "receive");
@@ -62,6 +69,23 @@ pub(crate) fn write_block(folder: &Path, number: u128) -> (Ulid, PathBuf) {
     }
     writer.finish().unwrap();
     (ulid, folder.join(ulid.to_string()))
+}
+
+/// Puts a thousand blocks of the same two hours into the server. So many differ in their samples, the others in their names only.
+pub(crate) fn put_thousand_blocks(server: &S3, dir: &Path, different: u128) {
+    for kind in 0..different {
+        let (first, block) = write_block_of(dir, kind, |series, step| value(series, step) + kind as f64 * 0.7);
+        let read = |file: &str| Bytes::from(Disk.read(&block.join(file)).unwrap());
+        let (chunks, index, meta) = (read("chunks/000001"), read("index"), read("meta.json"));
+        let meta = String::from_utf8(meta.to_vec()).unwrap();
+        for number in (kind..1000).step_by(different as usize) {
+            let ulid = Ulid::from_parts(1, number).to_string();
+            let meta = meta.replace(&first.to_string(), &ulid);
+            server.put(&format!("{ulid}/chunks/000001"), chunks.clone());
+            server.put(&format!("{ulid}/index"), index.clone());
+            server.put(&format!("{ulid}/meta.json"), meta.into());
+        }
+    }
 }
 
 fn value(series: usize, step: usize) -> f64 {

@@ -1,5 +1,8 @@
-use super::*;
-use model::select::{BLOCK_ID, LabelList};
+use super::{super::message::SeriesResult, *};
+use model::{
+    sample::SampleBuffer,
+    select::{BLOCK_ID, Chunk, LabelList, Samples},
+};
 
 /// A bucket of two blocks without a series.
 struct TwoBlocks;
@@ -92,7 +95,7 @@ fn blocks_of(frame: Option<&SeriesResult>) -> Vec<String> {
     let Some(SeriesResult::Hints(hints)) = frame else {
         panic!("no hints but {frame:?}");
     };
-    assert_eq!(hints.type_url, RESPONSE_HINTS);
+    assert_eq!(hints.type_url, wire::RESPONSE_HINTS);
     let told = wire::SeriesResponseHints::decode(hints.value.clone()).unwrap();
     told.queried_blocks.into_iter().map(|block| block.id).collect()
 }
@@ -123,4 +126,91 @@ async fn hints_of_another_kind_are_passed_over_and_broken_ones_refused() {
     assert_eq!(frames(Some(other)).await.unwrap().len(), 1);
     let broken = frames(Some(request_hints(vec![0xff]))).await.unwrap_err();
     assert_eq!(broken.code(), tonic::Code::InvalidArgument, "{broken}");
+}
+
+/// A source without end, whose series have a label of this name and chunks of 64 MiB.
+struct Endless(&'static str);
+
+struct Large;
+
+impl Samples for Large {
+    fn read(&self, _: TimeRange, _: &mut SampleBuffer) -> Result<(), SelectError> {
+        Ok(())
+    }
+
+    fn chunks(&self) -> Result<Vec<Chunk>, SelectError> {
+        Ok(vec![Chunk {
+            min_time: 0,
+            max_time: 1,
+            encoding: 1,
+            data: b"bits"[..].into(),
+        }])
+    }
+
+    fn held_bytes(&self) -> usize {
+        64 << 20
+    }
+}
+
+impl SeriesSet for Endless {
+    fn next(&mut self) -> BoxFuture<'_, Option<Result<Vec<Series>, SelectError>>> {
+        let series = Series {
+            labels: Labels::new([(self.0, "x")]).unwrap(),
+            samples: Box::new(Large),
+        };
+        Box::pin(async { Some(Ok(vec![series])) })
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+impl Select for Endless {
+    fn select(&self, _: SelectRequest) -> BoxFuture<'_, Result<Box<dyn SeriesSet>, SelectError>> {
+        Box::pin(async { Ok(Box::new(Endless(self.0)) as Box<dyn SeriesSet>) })
+    }
+
+    fn label_names(&self, _: Vec<Matcher>, _: TimeRange, _: usize) -> BoxFuture<'_, Result<LabelList, SelectError>> {
+        Box::pin(async { Ok(vec![self.0.to_owned()].into()) })
+    }
+
+    fn label_values(
+        &self,
+        _: String,
+        _: Vec<Matcher>,
+        _: TimeRange,
+        _: usize,
+    ) -> BoxFuture<'_, Result<LabelList, SelectError>> {
+        Box::pin(async { Ok(LabelList::default()) })
+    }
+}
+
+impl SelectTenants for Endless {
+    fn tenant(&self, _tenant: &Tenant) -> Arc<dyn Select> {
+        Arc::new(Endless(self.0))
+    }
+
+    fn tenants(&self) -> Vec<Tenant> {
+        Vec::new()
+    }
+}
+
+#[tokio::test]
+async fn only_labels_that_series_carry_make_an_answer_be_gathered_and_not_without_end() {
+    let ask = async |name: &'static str| {
+        let service = StoreService::new(Arc::new(Endless(name)), || None, |_| Ok(Vec::new()));
+        let request = wire::SeriesRequest {
+            matchers: vec![matcher("job", "x")],
+            max_time: 1,
+            without_replica_labels: vec!["replica".to_owned()],
+            ..wire::SeriesRequest::default()
+        };
+        answer_series(service, Request::new(request)).await
+    };
+    let mut answer = ask("job").await.unwrap();
+    assert!(answer.next().await.unwrap().is_ok(), "it comes as it is read");
+    let refusal = ask("replica").await.err().unwrap();
+    assert_eq!(refusal.code(), tonic::Code::ResourceExhausted);
+    assert!(refusal.message().contains("without replica"), "{refusal}");
 }
