@@ -20,7 +20,7 @@ impl Order {
     /// The order of series that show `added` besides their own labels.
     pub(super) fn new(added: &Labels) -> Self {
         Self {
-            last_added: added.iter().last().map(|(name, _)| name.to_owned()),
+            last_added: added.iter().next_back().map(|(name, _)| name.to_owned()),
             held: Vec::new(),
         }
     }
