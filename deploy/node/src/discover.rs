@@ -40,6 +40,21 @@ impl SystemDns {
         let builder = TokioResolver::builder_tokio().context("read /etc/resolv.conf")?;
         Ok(Self(builder.build().context("set up DNS")?))
     }
+
+    #[cfg(test)]
+    fn asking(server: std::net::SocketAddr) -> Self {
+        use hickory_resolver::{
+            config::{NameServerConfig, ResolverConfig},
+            net::runtime::TokioRuntimeProvider,
+        };
+        let mut name_server = NameServerConfig::udp(server.ip());
+        for connection in &mut name_server.connections {
+            connection.port = server.port();
+        }
+        let config = ResolverConfig::from_name_servers(vec![name_server]);
+        let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        Self(builder.build().unwrap())
+    }
 }
 
 impl Resolve for SystemDns {
@@ -258,73 +273,4 @@ pub fn follow(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use model::env::memory::MemoryFs;
-    use parking_lot::Mutex;
-
-    #[derive(Default)]
-    struct Book {
-        hosts: Mutex<BTreeMap<String, Vec<String>>>,
-        services: Mutex<BTreeMap<String, Vec<(String, u16)>>>,
-    }
-
-    impl Resolve for Book {
-        fn addresses(&self, host: String) -> BoxFuture<'_, anyhow::Result<Vec<String>>> {
-            let found = self.hosts.lock().get(&host).cloned();
-            Box::pin(async move { found.context("no such host") })
-        }
-
-        fn services(&self, name: String) -> BoxFuture<'_, anyhow::Result<Vec<(String, u16)>>> {
-            let found = self.services.lock().get(&name).cloned();
-            Box::pin(async move { found.context("no such service") })
-        }
-    }
-
-    #[test]
-    fn words_are_taken_apart() {
-        assert_eq!(Spec::parse("a:1"), Ok(Spec::Plain("a:1".into())));
-        assert_eq!(Spec::parse("[::1]:1"), Ok(Spec::Plain("[::1]:1".into())));
-        assert_eq!(Spec::parse("dns+a.b:99"), Ok(Spec::Addresses("a.b".into(), 99)));
-        assert_eq!(Spec::parse("dnssrv+_x._tcp.y"), Ok(Spec::Services("_x._tcp.y".into())));
-        for wrong in ["", "a", ":1", "a:port", "http://a:1", "dns+a", "dnssrv+", "a:70000"] {
-            assert!(Spec::parse(wrong).is_err(), "{wrong:?} was accepted");
-        }
-    }
-
-    #[tokio::test]
-    async fn names_keep_their_last_answer_and_files_are_read_again() {
-        let fs = Arc::new(MemoryFs::new());
-        let path = PathBuf::from("/endpoints.yml");
-        let write = |text: &str| {
-            let _ = fs.remove_file(&path);
-            fs.create(&path).unwrap().append(text.as_bytes()).unwrap();
-        };
-        write("- c:3\n- targets: ['d:4', 'dnssrv+_s']\n");
-        let book = Arc::new(Book::default());
-        book.hosts
-            .lock()
-            .insert("h".into(), vec!["10.0.0.1".into(), "::2".into()]);
-        let spec = |text| Spec::parse(text).unwrap();
-        let mut discovery = Discovery {
-            fixed: vec![spec("a:1"), spec("dns+h:2")],
-            files: vec![path.clone()],
-            fs: fs.clone(),
-            dns: book.clone(),
-            names: BTreeMap::new(),
-            listed: BTreeMap::new(),
-        };
-        let shown = |addresses: BTreeSet<String>| addresses.into_iter().collect::<Vec<_>>().join(" ");
-        assert_eq!(
-            shown(discovery.addresses().await),
-            "10.0.0.1:2 [::2]:2 _s:0 a:1 c:3 d:4"
-        );
-        book.hosts.lock().clear();
-        book.services.lock().insert("_s".into(), vec![("e".into(), 5)]);
-        assert_eq!(shown(discovery.addresses().await), "10.0.0.1:2 [::2]:2 a:1 c:3 d:4 e:5");
-        write("nonsense: [");
-        assert_eq!(shown(discovery.addresses().await), "10.0.0.1:2 [::2]:2 a:1 c:3 d:4 e:5");
-        write("[]");
-        assert_eq!(shown(discovery.addresses().await), "10.0.0.1:2 [::2]:2 a:1");
-    }
-}
+mod tests;

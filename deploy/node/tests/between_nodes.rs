@@ -1,5 +1,5 @@
 //! TLS between nodes, with real processes: a ring that trusts one authority works as one in the clear, lets nobody else in, tells those it
-//! refuses what to do, and takes new certificates without a restart.
+//! refuses what to do, and takes new certificates without a restart. So does a querier that proves itself to its endpoints.
 #![expect(
     clippy::disallowed_methods,
     reason = "a test that starts processes and waits for them"
@@ -41,6 +41,10 @@ fn free_address() -> SocketAddr {
 impl Node {
     /// Starts a receiver named `name`; one that was there before keeps its addresses.
     fn start(dir: &Path, name: &str, before: Option<Node>, flags: &[&str]) -> Self {
+        Self::start_as("receive", dir, name, before, flags)
+    }
+
+    fn start_as(role: &str, dir: &Path, name: &str, before: Option<Node>, flags: &[&str]) -> Self {
         let (http, grpc) = match before {
             Some(before) => (before.http, before.grpc),
             None => (free_address(), free_address()),
@@ -48,12 +52,7 @@ impl Node {
         let log = dir.join(format!("{name}.log"));
         let data = dir.join(name);
         let child = Command::new(env!("CARGO_BIN_EXE_narthex"))
-            .args([
-                "receive",
-                "--data.dir",
-                data.to_str().unwrap(),
-                "--endpoint.interval=1s",
-            ])
+            .args([role, "--data.dir", data.to_str().unwrap(), "--endpoint.interval=1s"])
             .args(["--http.address", &http.to_string(), "--grpc.address", &grpc.to_string()])
             .args(flags)
             .stdout(Stdio::null())
@@ -212,6 +211,53 @@ async fn a_ring_speaks_tls_and_lets_nobody_else_in() {
     let third = Node::start(dir, "third", None, &[&secure, &join]);
     third.until_log_says("it does not speak TLS").await;
     assert_eq!(clear.reached().await, 1);
+}
+
+#[tokio::test]
+async fn a_querier_proves_itself_to_its_endpoints() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    if !["ours", "theirs"].iter().all(|name| authority(dir, name)) {
+        eprintln!("SKIPPED: no openssl to make certificates with");
+        return;
+    }
+    let receiver = Node::start(dir, "receiver", None, &[&config(dir, "grpc.yml", "ours", "ours")]);
+    eventually("a sample is taken", || async { receiver.write("a").await == 204 }).await;
+    let querier = |name: &str, own: Option<&str>, trusts: &str| {
+        let file = |name: &str, kind: &str| format!("{}/{name}{kind}", dir.display());
+        let mut flags = vec![
+            format!("--endpoint={}", receiver.grpc),
+            "--endpoint.tls".to_owned(),
+            format!("--endpoint.tls-ca={}", file(trusts, "-ca.pem")),
+        ];
+        if let Some(own) = own {
+            flags.push(format!("--endpoint.tls-cert={}", file(own, ".pem")));
+            flags.push(format!("--endpoint.tls-key={}", file(own, ".key")));
+        }
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        Node::start_as("query", dir, name, None, &flags)
+    };
+    let answer = async |node: &Node| node.get("/api/v1/query?query=a").await.unwrap_or_default();
+    let known = querier("known", Some("ours"), "ours");
+    eventually("the endpoint answers", || async {
+        let answer = answer(&known).await;
+        answer.contains("\"a\"") && !answer.contains("warnings")
+    })
+    .await;
+    // Without a certificate, with one of others, and before an endpoint that others signed: each says that the answer lacks it.
+    for (name, own, trusts) in [
+        ("nameless", None, "ours"),
+        ("stranger", Some("theirs"), "ours"),
+        ("wary", Some("ours"), "theirs"),
+    ] {
+        let refused = querier(name, own, trusts);
+        eventually("the gap is told", || async {
+            let answer = answer(&refused).await;
+            answer.contains("may be incomplete") && answer.contains("certificate") && !answer.contains("\"a\"")
+        })
+        .await;
+    }
+    assert!(answer(&known).await.contains("\"a\""));
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use super::{
     view::View,
 };
 use crate::chunk::ChunkSamples;
-use futures::{StreamExt as _, TryStreamExt as _, future::BoxFuture};
+use futures::{TryStreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use model::{
     identity::Identity,
     label::Labels,
@@ -22,8 +22,8 @@ use std::sync::Arc;
 /// Series in a batch, at most.
 const BATCH_SERIES: usize = 8192;
 
-/// Bytes of a batch, at most, unless one series has more.
-const BATCH_BYTES: u64 = 8 << 20;
+/// Bytes of a batch, at most, unless one series has more: five hundred series over a day are read at once.
+const BATCH_BYTES: u64 = 12 << 20;
 
 /// What a chunk costs besides its bytes: the wish for it, the plan to read it, and its place in the series.
 const CHUNK_OVERHEAD_BYTES: u64 = 192;
@@ -203,17 +203,24 @@ impl Reading {
     async fn read(&self, batch: Batch) -> Result<IdentifiedBatch, SelectError> {
         let Batch { series, wants, .. } = batch;
         let mut chunks: Vec<Vec<Chunk>> = series.iter().map(|_| Vec::new()).collect();
-        let mut reads = Vec::new();
+        let mut left = Vec::new();
         for (block, wants) in self.blocks.iter().zip(&wants) {
             let (found, fetches) = block.at_hand(&self.shared, wants);
             for (series, chunk) in found {
                 chunks[series].push(chunk);
             }
-            reads.extend(fetches.into_iter().map(|fetch| block.read(&self.shared, wants, fetch)));
+            left.extend(fetches.into_iter().map(|fetch| (block, wants, fetch)));
         }
         let in_flight = self.shared.settings.fetches_in_flight.max(1);
-        let mut reads = futures::stream::iter(reads).buffer_unordered(in_flight);
-        while let Some(found) = reads.try_next().await? {
+        // A read under way takes some kilobytes, so none is made before its turn.
+        let (mut left, mut reads) = (left.into_iter(), FuturesUnordered::new());
+        loop {
+            while reads.len() < in_flight
+                && let Some((block, wants, fetch)) = left.next()
+            {
+                reads.push(block.read(&self.shared, wants, fetch));
+            }
+            let Some(found) = reads.try_next().await? else { break };
             for (series, chunk) in found {
                 chunks[series].push(chunk);
             }

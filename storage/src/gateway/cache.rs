@@ -1,6 +1,6 @@
 //! Parts of blocks kept at hand: entries of series and chunks, in memory and, when they leave it, on disk.
 //!
-//! Both tiers have a bound in bytes. In memory a part must be asked for twice to push out others, so that one large query does not
+//! Both tiers have a bound in bytes, and what is known of parts on disk counts as memory. In memory a part must be asked for twice to push out others, so that one large query does not
 //! (S3-FIFO); on disk the oldest go. What comes from here is checked like what comes from the bucket, by the checksum that every
 //! entry and chunk carries, so a damaged file costs a read and never a wrong answer. Nothing outlives the process.
 
@@ -15,10 +15,16 @@ use std::{
 };
 use ulid::Ulid;
 
-/// What a part costs beside its bytes: its place in map and queue.
-const OVERHEAD_BYTES: u64 = 160;
+/// What a part costs beside its bytes: its place in map and queue, and what the allocator rounds up.
+const OVERHEAD_BYTES: u64 = 240;
+/// What a part on disk costs in memory: its places in map and list.
+const PLACE_BYTES: u64 = 160;
+/// Part of the memory that is for those, as a divisor.
+const PLACES_SHARE: u64 = 4;
 /// Size of a file on disk; as much is gathered in memory before.
-const FILE_BYTES: usize = 4 << 20;
+const FILE_BYTES: usize = 1 << 20;
+/// Files mapped at the same time, since pages that were looked at count as memory while they are.
+const MAPPED_FILES_MAX: usize = 8;
 /// Larger parts are not kept.
 const PART_BYTES_MAX: usize = 256 << 10;
 
@@ -35,9 +41,14 @@ impl Cache {
     /// An empty cache with its files in `dir`, which is its alone; what lies there from before is removed.
     pub(super) fn new(fs: Arc<dyn Fs>, dir: PathBuf, memory_bytes_max: u64, disk_bytes_max: u64) -> Self {
         let _ = fs.remove_dir(&dir);
+        let places_bytes = match disk_bytes_max {
+            0 => 0,
+            _ => memory_bytes_max / PLACES_SHARE,
+        };
+        let places_max = (places_bytes / PLACE_BYTES) as usize;
         Self {
-            memory: Mutex::new(Memory::new(memory_bytes_max)),
-            disk: Mutex::new(DiskTier::new(fs, dir, disk_bytes_max)),
+            memory: Mutex::new(Memory::new(memory_bytes_max - places_bytes)),
+            disk: Mutex::new(DiskTier::new(fs, dir, disk_bytes_max, places_max)),
         }
     }
 
@@ -201,7 +212,7 @@ struct Place {
 }
 
 struct DiskFile {
-    mapped: Mapped,
+    bytes: u64,
     parts: Vec<Part>,
 }
 
@@ -209,9 +220,13 @@ struct DiskTier {
     fs: Arc<dyn Fs>,
     dir: PathBuf,
     files_max: usize,
+    /// Parts that may be known.
+    places_max: usize,
     /// Number of the oldest file; the others follow.
     first: u64,
     files: VecDeque<DiskFile>,
+    /// Files that were read lately, by number, the last one at the end.
+    mapped: VecDeque<(u64, Mapped)>,
     places: HashMap<Part, Place>,
     /// What becomes the next file.
     gathered: Vec<u8>,
@@ -219,13 +234,15 @@ struct DiskTier {
 }
 
 impl DiskTier {
-    fn new(fs: Arc<dyn Fs>, dir: PathBuf, bytes_max: u64) -> Self {
+    fn new(fs: Arc<dyn Fs>, dir: PathBuf, bytes_max: u64, places_max: usize) -> Self {
         Self {
             fs,
             dir,
             files_max: usize::try_from(bytes_max / FILE_BYTES as u64).unwrap_or(usize::MAX),
+            places_max,
             first: 0,
             files: VecDeque::new(),
+            mapped: VecDeque::new(),
             places: HashMap::new(),
             gathered: Vec::new(),
             gathered_parts: Vec::new(),
@@ -233,26 +250,43 @@ impl DiskTier {
     }
 
     fn bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.mapped.len() as u64).sum()
+        self.files.iter().map(|file| file.bytes).sum()
     }
 
     fn next_number(&self) -> u64 {
         self.first + self.files.len() as u64
     }
 
-    fn get(&self, part: &Part) -> Option<Bytes> {
-        let place = self.places.get(part)?;
+    fn get(&mut self, part: &Part) -> Option<Bytes> {
+        let place = *self.places.get(part)?;
         let range = place.offset as usize..(place.offset + place.length) as usize;
-        let bytes = match place.file.checked_sub(self.first)? {
-            index if index == self.files.len() as u64 => self.gathered.get(range),
-            index => self.files.get(usize::try_from(index).ok()?)?.mapped.get(range),
+        let bytes = match place.file == self.next_number() {
+            true => self.gathered.get(range),
+            false => self.map(place.file)?.get(range),
         };
         bytes.map(Bytes::copy_from_slice)
+    }
+
+    /// The content of a file; the one that was not read for longest is let go for it.
+    fn map(&mut self, number: u64) -> Option<&Mapped> {
+        let at_hand = self.mapped.iter().position(|(mapped, _)| *mapped == number);
+        let found = match at_hand.and_then(|index| self.mapped.remove(index)) {
+            Some(found) => found,
+            None => (number, self.fs.map(&file_path(&self.dir, number)).ok()?),
+        };
+        while self.mapped.len() >= MAPPED_FILES_MAX {
+            self.mapped.pop_front();
+        }
+        self.mapped.push_back(found);
+        self.mapped.back().map(|(_, mapped)| mapped)
     }
 
     fn put(&mut self, part: Part, bytes: &[u8]) {
         if self.files_max == 0 || self.places.contains_key(&part) {
             return;
+        }
+        if self.gathered.capacity() == 0 {
+            self.gathered.reserve_exact(FILE_BYTES + PART_BYTES_MAX);
         }
         let place = Place {
             file: self.next_number(),
@@ -270,22 +304,26 @@ impl DiskTier {
     /// Writes what was gathered to a file. When that fails, it is forgotten: the cache goes on with what it has.
     fn turn(&mut self) {
         let number = self.next_number();
-        let gathered = std::mem::take(&mut self.gathered);
-        let parts = std::mem::take(&mut self.gathered_parts);
-        match write_file(&*self.fs, &self.dir, number, &gathered) {
-            Ok(mapped) => self.files.push_back(DiskFile { mapped, parts }),
+        let bytes = self.gathered.len() as u64;
+        let parts = self.gathered_parts.clone();
+        let written = write_file(&*self.fs, &self.dir, number, &self.gathered);
+        self.gathered.clear();
+        self.gathered_parts.clear();
+        match written {
+            Ok(()) => self.files.push_back(DiskFile { bytes, parts }),
             Err(error) => {
                 tracing::warn!(%error, "parts of blocks cannot be kept on disk");
                 self.places.retain(|_, place| place.file != number);
             }
         }
-        while self.files.len() > self.files_max {
+        while self.files.len() > self.files_max || self.places.len() > self.places_max {
             let Some(oldest) = self.files.pop_front() else { break };
             for part in &oldest.parts {
                 if self.places.get(part).is_some_and(|place| place.file == self.first) {
                     self.places.remove(part);
                 }
             }
+            self.mapped.retain(|(number, _)| *number != self.first);
             let _ = self.fs.remove_file(&file_path(&self.dir, self.first));
             self.first += 1;
         }
@@ -296,13 +334,12 @@ fn file_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:08}"))
 }
 
-fn write_file(fs: &dyn Fs, dir: &Path, number: u64, bytes: &[u8]) -> std::io::Result<Mapped> {
+fn write_file(fs: &dyn Fs, dir: &Path, number: u64, bytes: &[u8]) -> std::io::Result<()> {
     fs.create_dir(dir)?;
     let path = file_path(dir, number);
     // One that a failure left behind.
     let _ = fs.remove_file(&path);
-    fs.create(&path)?.append(bytes)?;
-    fs.map(&path)
+    fs.create(&path)?.append(bytes)
 }
 
 #[cfg(test)]
@@ -338,13 +375,13 @@ mod tests {
 
     #[test]
     fn what_leaves_memory_is_found_on_disk_up_to_its_bound() {
-        let (cache, fs) = cache(1 << 20, 16 << 20);
+        let (cache, fs) = cache(2 << 20, 16 << 20);
         let content = |number: u64| vec![(number % 251) as u8; 10_000];
         for number in 0..4000 {
             cache.put(part(number), &content(number));
         }
         let (memory, disk) = cache.sizes();
-        assert!(memory <= 1 << 20 && disk <= 17 << 20, "{memory} {disk}");
+        assert!(memory <= 2 << 20 && disk <= 17 << 20, "{memory} {disk}");
         let found: Vec<u64> = (0..4000).filter(|number| cache.get(&part(*number)).is_some()).collect();
         assert!(found.len() > 1500 && found.len() < 2300, "{}", found.len());
         assert!(
@@ -352,9 +389,23 @@ mod tests {
                 .iter()
                 .all(|number| cache.get(&part(*number)).unwrap() == content(*number))
         );
-        assert!(fs.list(Path::new("parts")).unwrap().len() <= 4);
+        assert!(fs.list(Path::new("parts")).unwrap().len() <= 16);
+        assert_eq!(cache.disk.lock().mapped.len(), MAPPED_FILES_MAX);
         cache.forget(&part(3999));
         cache.forget(&part(3000));
         assert!(cache.get(&part(3999)).is_none() && cache.get(&part(3000)).is_none());
+    }
+
+    #[test]
+    fn small_parts_on_disk_are_bounded_by_the_memory_that_knowing_them_takes() {
+        let (cache, _) = cache(1 << 20, 1 << 30);
+        for number in 0..100_000 {
+            cache.put(part(number), &[1; 100]);
+        }
+        let known = cache.disk.lock().places.len() as u64;
+        let most = (1 << 20) / PLACES_SHARE / PLACE_BYTES;
+        // What was gathered is known as well, until it becomes a file.
+        let gathered = FILE_BYTES as u64 / 100 + 1;
+        assert!(known <= most + gathered, "{known} of {most}");
     }
 }

@@ -8,7 +8,7 @@ use super::{
     lane::{Lane, Part},
     memory::Held,
 };
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{TryStreamExt as _, stream::FuturesUnordered};
 use model::{
     label::Labels,
     select::{SelectError, SelectRequest},
@@ -163,10 +163,16 @@ impl Lanes {
         while !self.behind.is_empty() {
             let (shared, request) = (&*self.shared, &self.request);
             let (bytes, step) = (self.window_bytes, self.step);
-            let lanes = self.lanes.iter_mut().filter(|lane| lane.is_behind());
-            let reads: Vec<_> = lanes.map(|lane| lane.read(shared, request, bytes, step)).collect();
-            let mut reads = futures::stream::iter(reads).buffer_unordered(READS_IN_FLIGHT);
-            while let Some(found) = reads.try_next().await? {
+            // A read under way takes some kilobytes, so none is made before its turn.
+            let mut left = self.lanes.iter_mut().filter(|lane| lane.is_behind());
+            let mut reads = FuturesUnordered::new();
+            loop {
+                while reads.len() < READS_IN_FLIGHT
+                    && let Some(lane) = left.next()
+                {
+                    reads.push(lane.read(shared, request, bytes, step));
+                }
+                let Some(found) = reads.try_next().await? else { break };
                 self.limits.spend(found, &shared.settings)?;
             }
             drop(reads);

@@ -3,11 +3,7 @@
 //! The blocks of a bucket are merged by all labels, since that needs no more of each block than a window of its series, however many
 //! they are. So whoever wants identities and few labels gets them from the merged series, once for all blocks that have it.
 
-use model::{
-    identity::Identity,
-    label::Labels,
-    select::SelectRequest,
-};
+use model::{identity::Identity, label::Labels, select::SelectRequest};
 use std::sync::Arc;
 
 /// Makes of the labels of a series what the asker wants to know of them.

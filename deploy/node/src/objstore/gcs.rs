@@ -30,13 +30,15 @@ pub(super) fn open(config: GcsConfig, env: &Env) -> anyhow::Result<(GoogleCloudS
     if config.bucket.is_empty() {
         bail!("config.bucket is missing");
     }
-    let mut builder = GoogleCloudStorageBuilder::from_env()
+    // Two accounts would be an error, and the document goes before the environment.
+    let builder = match config.service_account.is_empty() {
+        true => GoogleCloudStorageBuilder::from_env(),
+        false => GoogleCloudStorageBuilder::new().with_service_account_key(&config.service_account),
+    };
+    let builder = builder
         .with_bucket_name(&config.bucket)
         .with_retry(retry(config.max_retries))
         .with_client_options(config.http_config.options(false, env)?);
-    if !config.service_account.is_empty() {
-        builder = builder.with_service_account_key(&config.service_account);
-    }
     let store = builder.build().context("set up the client")?;
     Ok((store, format!("gs://{}", config.bucket)))
 }

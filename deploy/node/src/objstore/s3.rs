@@ -64,7 +64,7 @@ pub(super) fn open(config: S3Config, env: &Env) -> anyhow::Result<(AmazonS3, Str
             "config.access_key and config.secret_key go together; without both, credentials come from the environment"
         );
     }
-    let mut builder = AmazonS3Builder::from_env()
+    let mut builder = of_environment(!config.access_key.is_empty())
         .with_bucket_name(&config.bucket)
         .with_retry(retry(config.max_retries))
         .with_client_options(config.http_config.options(config.insecure, env)?);
@@ -78,7 +78,7 @@ pub(super) fn open(config: S3Config, env: &Env) -> anyhow::Result<(AmazonS3, Str
     }
     if !config.region.is_empty() {
         builder = builder.with_region(&config.region);
-    } else if !config.endpoint.is_empty() && std::env::var_os("AWS_REGION").is_none() {
+    } else if !config.endpoint.is_empty() && builder.get_config_value(&AmazonS3ConfigKey::Region).is_none() {
         // Servers other than Amazon's take any; this is what they are used to.
         builder = builder.with_region("us-east-1");
     }
@@ -105,6 +105,26 @@ pub(super) fn open(config: S3Config, env: &Env) -> anyhow::Result<(AmazonS3, Str
     let builder = encrypted(builder, &config.sse_config, env)?;
     let store = builder.build().context("set up the client")?;
     Ok((store, format!("s3://{}", config.bucket)))
+}
+
+/// A client as the variables `AWS_…` describe it. With keys of our own the environment's token is left out: it belongs to other keys.
+fn of_environment(has_keys: bool) -> AmazonS3Builder {
+    let mut builder = AmazonS3Builder::new();
+    for (name, value) in std::env::vars_os() {
+        let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else {
+            continue;
+        };
+        if !name.starts_with("AWS_") {
+            continue;
+        }
+        let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() else {
+            continue;
+        };
+        if !(has_keys && key == AmazonS3ConfigKey::Token) {
+            builder = builder.with_config(key, value);
+        }
+    }
+    builder
 }
 
 fn encrypted(builder: AmazonS3Builder, sse: &SseConfig, env: &Env) -> anyhow::Result<AmazonS3Builder> {

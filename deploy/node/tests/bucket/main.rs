@@ -4,5 +4,6 @@ mod conformance;
 mod faults;
 mod measures;
 mod memory;
+mod requests;
 mod server;
 mod world;

@@ -7,7 +7,7 @@ use axum::{
     Router,
     body::{Body, Bytes},
     extract::{Request, State},
-    http::{Method, Response, StatusCode, header},
+    http::{HeaderMap, Method, Response, StatusCode, header},
 };
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -48,6 +48,7 @@ pub(crate) struct Seen {
     pub(crate) method: Method,
     pub(crate) key: String,
     pub(crate) query: String,
+    pub(crate) headers: HeaderMap,
     /// Its number from 0.
     pub(crate) number: usize,
 }
@@ -74,10 +75,19 @@ struct Shared {
 }
 
 impl S3 {
-    #[expect(clippy::disallowed_methods, reason = "a test's server")]
     pub(crate) async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        Self::start_on(listener, address)
+    }
+
+    /// Serves what comes in on `listener`, which is known as `address`.
+    #[expect(clippy::disallowed_methods, reason = "a test's server")]
+    pub(crate) fn start_on<L>(listener: L, address: SocketAddr) -> Self
+    where
+        L: axum::serve::Listener,
+        L::Addr: std::fmt::Debug,
+    {
         let shared = Arc::new(Shared {
             objects: Mutex::default(),
             uploads: Mutex::default(),
@@ -95,10 +105,13 @@ impl S3 {
 
     /// The document that opens it.
     pub(crate) fn document(&self) -> String {
-        format!(
-            "type: S3\nconfig: {{bucket: b, endpoint: '{}', insecure: true, access_key: k, secret_key: s, region: r, max_retries: 3}}\n",
-            self.address
-        )
+        self.document_with("insecure: true, access_key: k, secret_key: s, region: r, max_retries: 3")
+    }
+
+    /// The same with other fields.
+    pub(crate) fn document_with(&self, fields: &str) -> String {
+        let endpoint = self.address;
+        format!("type: S3\nconfig: {{bucket: b, endpoint: '{endpoint}', {fields}}}\n")
     }
 
     pub(crate) fn script(&self, script: impl Fn(&Seen) -> Fault + Send + 'static) {
@@ -163,6 +176,7 @@ async fn answer_as_scripted(shared: &Shared, request: Request) -> Response<Body>
         method: parts.method.clone(),
         key,
         query: parts.uri.query().unwrap_or("").to_owned(),
+        headers: parts.headers.clone(),
         number: shared.requests.fetch_add(1, Ordering::SeqCst),
     };
     let fault = (shared.script.lock().unwrap())(&seen);
