@@ -88,7 +88,7 @@ fn channel(address: &str, security: &Security) -> Result<Channel, String> {
 }
 
 /// An error with its causes: tonic's own words are only "transport error".
-fn causes(error: &dyn StdError) -> String {
+pub(crate) fn causes(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

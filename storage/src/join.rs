@@ -74,7 +74,7 @@ impl Parted {
     }
 
     /// Its parts.
-    pub fn into_parts(self) -> Vec<Box<dyn Samples>> {
+    fn into_parts(self) -> Vec<Box<dyn Samples>> {
         std::iter::once(self.first).chain(self.more).collect()
     }
 }
@@ -132,13 +132,31 @@ impl JoinTable {
     }
 
     /// Takes the parts of a series, if there are any.
-    pub fn take(&mut self, identity: Identity) -> Option<Parted> {
+    fn take(&mut self, identity: Identity) -> Option<Parted> {
         let entries = &mut self.entries;
         let same = |&place: &u32| entries[place as usize].identity == identity;
         let place = *self.places.find(identity.low, same)?;
         let parted = entries[place as usize].series.take()?;
         self.release(parted.bytes);
         Some(parted)
+    }
+
+    /// Puts what the table has of a series before the samples of `series`; `join` makes one of several parts.
+    pub fn complete(
+        &mut self,
+        identity: Identity,
+        series: Series,
+        join: impl FnOnce(Vec<Box<dyn Samples>>) -> Box<dyn Samples>,
+    ) -> Series {
+        let Some(parted) = self.take(identity) else {
+            return series;
+        };
+        let mut parts = parted.into_parts();
+        parts.push(series.samples);
+        Series {
+            labels: series.labels,
+            samples: join(parts),
+        }
     }
 
     /// Takes the next of the series that were not taken yet, in the order in which they were added.

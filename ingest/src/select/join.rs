@@ -7,10 +7,10 @@ use super::{BATCH_SERIES, Joined, damaged, head::HeadSeries};
 use crate::blocks::LocalBlock;
 use futures::future::BoxFuture;
 use model::select::{
-    Account, IdentifiedBatch, IdentifiedSet, Samples, Select as _, SelectError, SelectRequest, Series, SeriesSet,
+    Account, IdentifiedBatch, IdentifiedSet, Select as _, SelectError, SelectRequest, Series, SeriesSet,
 };
 use std::sync::Arc;
-use storage::join::{JoinTable, Parted, hold};
+use storage::join::{JoinTable, hold};
 use ulid::Ulid;
 
 /// Series of head and blocks, each once.
@@ -98,7 +98,7 @@ impl IdentityJoin {
         let mut batch: IdentifiedBatch = if self.table.is_empty() {
             head.collect()
         } else {
-            head.map(|(identity, series)| (identity, with_parts(self.table.take(identity), series)))
+            head.map(|(identity, series)| (identity, self.table.complete(identity, series, Joined::of)))
                 .collect()
         };
         if batch.is_empty() {
@@ -108,17 +108,6 @@ impl IdentityJoin {
         batch.truncate(self.left);
         self.left -= batch.len();
         Ok(batch)
-    }
-}
-
-/// A series of the head with what blocks have of it.
-fn with_parts(parted: Option<Parted>, series: Series) -> Series {
-    let Some(parted) = parted else { return series };
-    let mut parts: Vec<Box<dyn Samples>> = parted.into_parts();
-    parts.push(series.samples);
-    Series {
-        labels: series.labels,
-        samples: Joined::of(parts),
     }
 }
 

@@ -8,6 +8,7 @@ use super::{
     message::{self as wire, SeriesResult},
     series::{self, WireSeries},
 };
+use crate::grpc::causes;
 use crate::grpc::security::Security;
 use http::uri::PathAndQuery;
 use model::{
@@ -325,7 +326,7 @@ impl StoreClient {
         let mut grpc = tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         match grpc.ready().await {
             Ok(()) => Ok(grpc),
-            Err(error) => Err(SelectError::Unavailable(connection_error(&error))),
+            Err(error) => Err(SelectError::Unavailable(causes(&error))),
         }
     }
 }
@@ -348,18 +349,6 @@ fn blocks_of(hints: &wire::Any) -> Vec<String> {
         .then(|| wire::SeriesResponseHints::decode(hints.value.clone()));
     let blocks = told.and_then(Result::ok).unwrap_or_default().queried_blocks;
     blocks.into_iter().map(|block| block.id).collect()
-}
-
-/// A transport error with what is behind it, since it says little by itself.
-fn connection_error(error: &tonic::transport::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 fn tls_config(tls: &ClientTls) -> ClientTlsConfig {

@@ -1,6 +1,7 @@
 //! Matchers, errors, label sets and metadata between our nouns and those of the wire.
 
 use super::message::{self as wire, MatcherType};
+use crate::grpc::causes;
 use model::{
     label::{Labels, is_legacy_name},
     matcher::{MatchOp, Matcher},
@@ -9,7 +10,7 @@ use model::{
     select::{ExemplarSeries, SelectError},
     time::{TimeRange, Timestamp},
 };
-use std::fmt::Write as _;
+use std::{error::Error as _, fmt::Write as _};
 use tonic::{Code, Status};
 
 /// The year 1, which no sample is older than. Some implementations calculate with the ends of a range, which the smallest number of 64 bits breaks.
@@ -64,9 +65,11 @@ pub(super) fn status_of(error: &SelectError) -> Status {
 
 /// What a status of an endpoint means to who asked.
 pub(super) fn error_of(status: &Status) -> SelectError {
-    let text = match status.message() {
-        "" => status.code().description().to_owned(),
-        message => message.to_owned(),
+    let text = match (status.message(), status.source()) {
+        // Of a connection that broke the message says no more than "transport error".
+        (_, Some(cause)) => causes(cause),
+        ("", None) => status.code().description().to_owned(),
+        (message, None) => message.to_owned(),
     };
     match status.code() {
         Code::ResourceExhausted => SelectError::Limit(text),

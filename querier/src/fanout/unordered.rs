@@ -13,14 +13,14 @@ use crate::{
 use futures::future::{BoxFuture, join_all};
 use model::{
     env::Clock,
-    select::{Account, IdentifiedBatch, IdentifiedSet, Samples, SelectError, SelectRequest, Series, SeriesSet},
+    select::{Account, IdentifiedBatch, IdentifiedSet, SelectError, SelectRequest, Series, SeriesSet},
 };
 use std::{
     hash::{BuildHasher as _, RandomState},
     sync::Arc,
     time::Duration,
 };
-use storage::join::{JOINED_SERIES_MAX, JoinTable, Parted, hold};
+use storage::join::{JOINED_SERIES_MAX, JoinTable, hold};
 
 /// Series of the joined answer that are given out together when no source has them in a batch.
 const BATCH_SERIES: usize = 512;
@@ -292,7 +292,7 @@ impl JoinedSet {
                 Some(Ok(batch)) => {
                     let joined = batch
                         .into_iter()
-                        .map(|(identity, series)| with_parts(self.table.take(identity), series));
+                        .map(|(identity, series)| self.table.complete(identity, series, UnionSamples::join));
                     return Ok(joined.collect());
                 }
                 Some(Err(error)) => self.failures.failed(*index, error)?,
@@ -304,17 +304,6 @@ impl JoinedSet {
         }
         let left = std::iter::from_fn(|| self.table.take_left()).take(BATCH_SERIES);
         Ok(left.map(|(_, parted)| parted.into_series(UnionSamples::join)).collect())
-    }
-}
-
-/// A series of the last source with what the others have of it.
-fn with_parts(parted: Option<Parted>, series: Series) -> Series {
-    let Some(parted) = parted else { return series };
-    let mut parts: Vec<Box<dyn Samples>> = parted.into_parts();
-    parts.push(series.samples);
-    Series {
-        labels: series.labels,
-        samples: UnionSamples::join(parts),
     }
 }
 
