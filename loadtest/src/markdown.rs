@@ -194,7 +194,9 @@ fn lasting(measured: &[Measured]) -> String {
                 format!("{:.2}", row.restart_seconds),
                 format!("{:.2}", row.restart_cpu_seconds),
                 format!("{:.2}", row.flush_cpu_seconds),
-                format!("{:.2}", row.stored_per_sample),
+                // Where questions were asked meanwhile there are samples that the load does not count.
+                row.mixed
+                    .map_or(format!("{:.2}", row.stored_per_sample), |_| "–".to_owned()),
                 found,
             ])
         },
