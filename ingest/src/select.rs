@@ -3,6 +3,9 @@
 //! A query takes the lock of the index to find its series, and that of one shard at a time to copy the few hundred bytes of an open
 //! chunk and to share complete ones. Samples are decoded by whoever reads them, outside of all locks. Blocks and head may hold the
 //! same samples for a while; each timestamp comes out once.
+//!
+//! Reading runs on the threads that also take samples, and waits for nothing here. So it gives way before each batch: without that a
+//! question for everything holds such a thread for some 50 ms, and with it the acknowledgements that are ready to go out.
 
 mod first;
 mod head;
@@ -84,7 +87,7 @@ impl TenantSelect {
         }
         // Series of a block come sorted; to join them with those of the head, the head's must be sorted as well.
         let sorted = request.sorted || !blocks.is_empty();
-        let head = HeadSeries::new(&self.core, &self.tenant, &request, &pin, sorted);
+        let head = HeadSeries::new(&self.core, &self.tenant, &request, &pin, sorted).await;
         Ok(Box::new(OrderedSet::new(head, &blocks, &request).await))
     }
 

@@ -78,7 +78,10 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode
     }
 }
 
+/// Threads for tasks; those that compute for queries and at the start are named, so that tools that list threads tell them apart.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let computing = rayon::ThreadPoolBuilder::new().thread_name(|number| format!("compute-{number}"));
+    computing.build_global().context("start the threads that compute")?;
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

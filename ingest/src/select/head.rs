@@ -16,7 +16,7 @@ use crate::{
 use model::{
     identity::Identity,
     sample::SampleBuffer,
-    select::{Chunk, Samples, SelectError, SelectRequest, Series},
+    select::{Chunk, Samples, SelectError, SelectRequest, Series, give_way},
     tenant::Tenant,
     time::{TimeRange, Timestamp},
 };
@@ -79,7 +79,7 @@ pub(super) struct HeadSeries {
 
 impl HeadSeries {
     /// The series of a tenant that match, by labels if `sorted`, else in no particular order.
-    pub(super) fn new(
+    pub(super) async fn new(
         core: &Arc<Core>,
         tenant: &Tenant,
         request: &SelectRequest,
@@ -96,6 +96,7 @@ impl HeadSeries {
                 }
                 series.found.extend(more);
                 series.keep_first(request.limit);
+                give_way().await;
             }
             series.sort();
         }

@@ -7,7 +7,7 @@ use super::{BATCH_SERIES, Joined, damaged, head::HeadSeries};
 use crate::blocks::LocalBlock;
 use futures::future::BoxFuture;
 use model::select::{
-    Account, IdentifiedBatch, IdentifiedSet, Select as _, SelectError, SelectRequest, Series, SeriesSet,
+    Account, IdentifiedBatch, IdentifiedSet, Select as _, SelectError, SelectRequest, Series, SeriesSet, give_way,
 };
 use std::sync::Arc;
 use storage::join::{JoinTable, hold};
@@ -114,6 +114,7 @@ impl IdentityJoin {
 impl SeriesSet for IdentityJoin {
     fn next(&mut self) -> BoxFuture<'_, Option<Result<Vec<Series>, SelectError>>> {
         Box::pin(async move {
+            give_way().await;
             let batch = self.next_batch().await;
             let series = |batch: IdentifiedBatch| batch.into_iter().map(|(_, series)| series).collect();
             batch
@@ -135,6 +136,7 @@ impl SeriesSet for IdentityJoin {
 impl IdentifiedSet for IdentityJoin {
     fn next(&mut self) -> BoxFuture<'_, Option<Result<IdentifiedBatch, SelectError>>> {
         Box::pin(async move {
+            give_way().await;
             let batch = self.next_batch().await;
             batch
                 .map(|batch| Some(batch).filter(|batch| !batch.is_empty()))

@@ -5,7 +5,7 @@
 use super::{BATCH_SERIES, Joined, damaged, head::HeadSeries};
 use crate::blocks::LocalBlock;
 use futures::future::BoxFuture;
-use model::select::{Samples, Select as _, SelectError, SelectRequest, Series, SeriesSet};
+use model::select::{Samples, Select as _, SelectError, SelectRequest, Series, SeriesSet, give_way};
 use std::{collections::VecDeque, sync::Arc};
 use ulid::Ulid;
 
@@ -115,6 +115,7 @@ impl OrderedSet {
 impl SeriesSet for OrderedSet {
     fn next(&mut self) -> BoxFuture<'_, Option<Result<Vec<Series>, SelectError>>> {
         Box::pin(async move {
+            give_way().await;
             let batch = self.next_batch().await;
             Some(Ok(batch)).filter(|batch| !matches!(batch, Ok(series) if series.is_empty()))
         })
