@@ -92,12 +92,14 @@ pub const PARTS: &[Part] = &[
     },
     Part {
         name: "remote write 2.0",
+        // As long as the steady load, which it is to be compared with.
+        scrapes: 200,
+        scrapes_of_prometheus: 60,
         requests: |plan| Plan {
             protocol: Protocol::V2,
             ..plan
         },
         servers: &[Narthex, Prometheus],
-        scrapes_of_prometheus: 30,
         ..PART
     },
     Part {
