@@ -5,7 +5,8 @@
 //! same samples for a while; each timestamp comes out once.
 //!
 //! Reading runs on the threads that also take samples, and waits for nothing here. So it gives way before each batch: without that a
-//! question for everything holds such a thread for some 50 ms, and with it the acknowledgements that are ready to go out.
+//! question for everything holds such a thread for some 50 ms, and with it the acknowledgements that are ready to go out. It gives way
+//! in the manner of the runtime, which looks at its sockets first; nobody may block a thread of the runtime on these sources.
 
 mod first;
 mod head;

@@ -16,12 +16,13 @@ use crate::{
 use model::{
     identity::Identity,
     sample::SampleBuffer,
-    select::{Chunk, Samples, SelectError, SelectRequest, Series, give_way},
+    select::{Chunk, Samples, SelectError, SelectRequest, Series},
     tenant::Tenant,
     time::{TimeRange, Timestamp},
 };
 use std::{collections::VecDeque, sync::Arc};
 use storage::chunk::{ChunkSamples, encode_floats};
+use tokio::task::yield_now;
 
 /// What errors call this source.
 const ORIGIN: &str = "head";
@@ -96,7 +97,7 @@ impl HeadSeries {
                 }
                 series.found.extend(more);
                 series.keep_first(request.limit);
-                give_way().await;
+                yield_now().await;
             }
             series.sort();
         }

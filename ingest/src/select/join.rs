@@ -7,10 +7,11 @@ use super::{BATCH_SERIES, Joined, damaged, head::HeadSeries};
 use crate::blocks::LocalBlock;
 use futures::future::BoxFuture;
 use model::select::{
-    Account, IdentifiedBatch, IdentifiedSet, Select as _, SelectError, SelectRequest, Series, SeriesSet, give_way,
+    Account, IdentifiedBatch, IdentifiedSet, Select as _, SelectError, SelectRequest, Series, SeriesSet,
 };
 use std::sync::Arc;
 use storage::join::{JoinTable, hold};
+use tokio::task::yield_now;
 use ulid::Ulid;
 
 /// Series of head and blocks, each once.
@@ -68,6 +69,7 @@ impl IdentityJoin {
     async fn fill_table(&mut self) -> Result<(), SelectError> {
         for mut block in std::mem::take(&mut self.blocks) {
             while let Some(batch) = block.next().await {
+                yield_now().await;
                 match batch {
                     Ok(batch) => {
                         hold(self.account.as_ref(), &batch)?;
@@ -114,7 +116,7 @@ impl IdentityJoin {
 impl SeriesSet for IdentityJoin {
     fn next(&mut self) -> BoxFuture<'_, Option<Result<Vec<Series>, SelectError>>> {
         Box::pin(async move {
-            give_way().await;
+            yield_now().await;
             let batch = self.next_batch().await;
             let series = |batch: IdentifiedBatch| batch.into_iter().map(|(_, series)| series).collect();
             batch
@@ -136,7 +138,7 @@ impl SeriesSet for IdentityJoin {
 impl IdentifiedSet for IdentityJoin {
     fn next(&mut self) -> BoxFuture<'_, Option<Result<IdentifiedBatch, SelectError>>> {
         Box::pin(async move {
-            give_way().await;
+            yield_now().await;
             let batch = self.next_batch().await;
             batch
                 .map(|batch| Some(batch).filter(|batch| !batch.is_empty()))

@@ -5,8 +5,9 @@
 use super::{BATCH_SERIES, Joined, damaged, head::HeadSeries};
 use crate::blocks::LocalBlock;
 use futures::future::BoxFuture;
-use model::select::{Samples, Select as _, SelectError, SelectRequest, Series, SeriesSet, give_way};
+use model::select::{Samples, Select as _, SelectError, SelectRequest, Series, SeriesSet};
 use std::{collections::VecDeque, sync::Arc};
+use tokio::task::yield_now;
 use ulid::Ulid;
 
 /// The series of a block, sorted.
@@ -115,7 +116,7 @@ impl OrderedSet {
 impl SeriesSet for OrderedSet {
     fn next(&mut self) -> BoxFuture<'_, Option<Result<Vec<Series>, SelectError>>> {
         Box::pin(async move {
-            give_way().await;
+            yield_now().await;
             let batch = self.next_batch().await;
             Some(Ok(batch)).filter(|batch| !matches!(batch, Ok(series) if series.is_empty()))
         })

@@ -11,7 +11,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use std::{fmt, future::poll_fn, sync::Arc, task::Poll};
+use std::{fmt, sync::Arc};
 
 /// What to select.
 #[derive(Debug, Clone)]
@@ -315,20 +315,4 @@ impl SeriesSet for ReadySet {
     fn blocks(&self) -> Vec<String> {
         self.blocks.clone()
     }
-}
-
-/// Lets other tasks of the thread go first, once. Sources that compute without waiting for anything call it before each batch.
-///
-/// It asks to be polled again at once, which every executor understands; that of a runtime, which waits for the runtime's next look
-/// at its sockets, would wait for ever where somebody blocks on a source.
-pub async fn give_way() {
-    let mut gave_way = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut gave_way, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

@@ -12,7 +12,7 @@ use model::{
     sample::SampleBuffer,
     select::{
         Chunk, IdentifiedBatch, IdentifiedSet, LabelList, Samples, Select, SelectError, SelectRequest, Series,
-        SeriesSet, give_way,
+        SeriesSet,
     },
     time::TimeRange,
 };
@@ -103,8 +103,7 @@ pub(crate) fn select_error(block: &str, error: impl std::fmt::Display) -> Select
     SelectError::Corrupt(format!("block {block}: {error}"))
 }
 
-/// The matching series of a block, found batch by batch. Nothing is waited for, so that other tasks of the thread get their turn only
-/// where it is given to them: before each batch.
+/// The matching series of a block, found batch by batch.
 struct BlockSet {
     block: Arc<Inner>,
     /// `None` after the end or an error.
@@ -194,10 +193,7 @@ impl BlockSet {
 impl SeriesSet for BlockSet {
     fn next(&mut self) -> BoxFuture<'_, Option<Result<Vec<Series>, SelectError>>> {
         let without_identities = |batch: IdentifiedBatch| batch.into_iter().map(|(_, series)| series).collect();
-        Box::pin(async move {
-            give_way().await;
-            self.next_batch().map(|batch| batch.map(without_identities))
-        })
+        Box::pin(ready(self.next_batch().map(|batch| batch.map(without_identities))))
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -207,10 +203,7 @@ impl SeriesSet for BlockSet {
 
 impl IdentifiedSet for BlockSet {
     fn next(&mut self) -> BoxFuture<'_, Option<Result<IdentifiedBatch, SelectError>>> {
-        Box::pin(async move {
-            give_way().await;
-            self.next_batch()
-        })
+        Box::pin(ready(self.next_batch()))
     }
 
     fn series_max(&self) -> usize {
