@@ -23,6 +23,9 @@ const PING_TIME_MAX: Duration = Duration::from_secs(20);
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
+/// Longest frame that is taken: a push of some thousand samples fits, so that it is written and read in one go.
+const FRAME_BYTES_MAX: u32 = 256 << 10;
+
 /// How long a connection may take to come about.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -57,6 +60,7 @@ pub async fn serve(
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
         .http2_keepalive_interval(Some(PING_TIME_MAX))
         .http2_keepalive_timeout(Some(PING_TIME_MAX))
         .add_routes(services)

@@ -13,6 +13,8 @@ pub mod remote_write;
 pub mod remote_read;
 pub mod push;
 #[cfg(feature = "grpc")]
+pub mod spare;
+#[cfg(feature = "grpc")]
 pub mod grpc;
 #[cfg(feature = "grpc")]
 pub mod thanos;

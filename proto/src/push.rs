@@ -22,7 +22,7 @@ mod read;
 mod write;
 
 pub use read::{read_client_message, read_server_message};
-pub use write::{Numbers, PushWriter, Written, write_hello, write_outcome, write_ping, write_pong};
+pub use write::{Name, PushWriter, Sent, Written, write_hello, write_outcome, write_ping, write_pong};
 
 use crate::{histogram::HistogramError, protobuf::WireError};
 use model::{

@@ -11,7 +11,7 @@ use model::{
 };
 use proto::grpc::{
     Routes,
-    push_client::{Lives, PushClient, PushClientSettings},
+    push_client::{BY_LABELS, Lives, PushClient, PushClientSettings},
     push_server::PushService,
     security::Security,
     serve,
@@ -100,7 +100,7 @@ impl Node {
             .build()
             .unwrap();
         runtime.spawn(async move {
-            let routes = Routes::default().add_service(PushService::new(taker, env().spawn, 11));
+            let routes = Routes::default().add_service(PushService::new(taker, 11));
             let (_ready, watched) = watch::channel(true);
             let listener = TcpListener::from_std(listener).unwrap();
             serve(listener, watched, routes, &Security::default(), std::future::pending())
@@ -215,6 +215,120 @@ async fn a_taker_that_cannot_says_so_through_the_wire() {
     let PushError::Unavailable { reason, retry_after } = error;
     assert_eq!((reason.as_str(), retry_after), ("disk full", Duration::from_secs(4)));
     assert!(client.is_up(), "a full disk is no dead node");
+}
+
+/// Samples of so many new series.
+fn many(series: usize, at: Timestamp) -> WriteBatch {
+    let mut batch = WriteBatch::default();
+    for number in 0..series {
+        batch.floats.push(FloatSample {
+            at,
+            value: number as f64,
+            start: 0,
+        });
+        batch.finish_series(SeriesId::New(labels(&format!("m{number}"))));
+    }
+    batch
+}
+
+#[tokio::test]
+async fn a_part_of_a_batch_is_sent_at_once_or_not_at_all() {
+    let taker = Arc::new(MemoryTaker::new());
+    let node = Node::start(taker.clone(), "127.0.0.1:0").await;
+    let client = client(node.address);
+    let (batch, part) = (many(5, NOW), [1, 4]);
+    assert!(
+        client.push_part(&batch, &part, &[BY_LABELS; 2], NOW).is_none(),
+        "no session is open"
+    );
+    until("a session is open", || client.is_open()).await;
+    let answer = client.push_part(&batch, &part, &[BY_LABELS; 2], NOW).unwrap();
+    // The answer needs nothing of it.
+    drop(batch);
+    let outcome = answer.await.unwrap();
+    let places: Vec<u32> = outcome.refs.iter().map(|(place, _)| *place).collect();
+    assert_eq!((places, taker.sample_count()), (vec![0, 1], 2));
+    let [one, four] = [outcome.refs[0].1, outcome.refs[1].1];
+
+    // By number, in another order, beside one with labels; what is a duplicate is named by its place in the part.
+    let batch = many(5, NOW + 1);
+    let answer = client
+        .push_part(&batch, &[4, 0, 1], &[four, BY_LABELS, one], NOW)
+        .unwrap();
+    assert_eq!(answer.await.unwrap().refs.len(), 1);
+    let stored = |name: &str| {
+        let series = taker.series(&batch.tenant, &labels(name)).unwrap();
+        series.samples.len()
+    };
+    assert_eq!(["m0", "m1", "m4"].map(stored), [1, 2, 2]);
+    let again = client
+        .push_part(&batch, &[4, 1], &[four, one], NOW)
+        .unwrap()
+        .await
+        .unwrap();
+    let places: Vec<_> = again.exceptions.iter().map(|told| (told.series, told.sample)).collect();
+    assert_eq!(places, [(0, 0), (1, 1)]);
+
+    // A number of another session leaves a series out, so nothing is sent.
+    let (sent, stale) = (
+        client.counts().samples.load(Ordering::Relaxed),
+        SeriesRef(one.0 + (1 << 32)),
+    );
+    assert!(client.push_part(&batch, &[4, 1], &[four, stale], NOW).is_none());
+    assert_eq!(client.counts().samples.load(Ordering::Relaxed), sent);
+    // As it is when one message does not hold it.
+    let mut wide = WriteBatch::default();
+    for number in 0..50 {
+        let name = format!("m{number}");
+        let long = "x".repeat(100_000);
+        wide.finish_series(SeriesId::New(
+            Labels::new([("__name__", name.as_str()), ("wide", &long)]).unwrap(),
+        ));
+    }
+    let all: Vec<u32> = (0..50).collect();
+    assert!(client.push_part(&wide, &all, &[BY_LABELS; 50], NOW).is_none());
+    assert_eq!(sent, 7);
+}
+
+/// Has a fault in its code that some batches meet.
+struct Faulty(MemoryTaker);
+
+impl Push for Faulty {
+    fn push<'a>(&'a self, batch: &'a WriteBatch, at: Timestamp) -> BoxFuture<'a, Result<WriteOutcome, PushError>> {
+        Box::pin(async move {
+            assert!(batch.floats.len() > 1, "as the test wants it");
+            self.0.push(batch, at).await
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_fault_in_the_taker_costs_one_batch_its_answer_and_no_session() {
+    let node = Node::start(Arc::new(Faulty(MemoryTaker::new())), "127.0.0.1:0").await;
+    let client = client(node.address);
+    for round in 0..3 {
+        let (good, bad) = (many(2, NOW + round), many(1, NOW + round));
+        let (good, bad) = tokio::join!(client.push(&good, NOW), client.push(&bad, NOW));
+        assert!(good.is_ok(), "{good:?}");
+        let error = bad.unwrap_err().to_string();
+        assert!(error.contains("a fault of the taker"), "{error}");
+    }
+    assert_eq!(client.counts().sessions.load(Ordering::Relaxed), 1);
+}
+
+/// More batches at once than a session takes at a time, and a taker that answers them in its own order.
+#[tokio::test]
+async fn many_batches_at_once_are_all_answered() {
+    let slow = Arc::new(Slow::default());
+    slow.delay_ms.store(20, Ordering::Relaxed);
+    let node = Node::start(slow.clone(), "127.0.0.1:0").await;
+    let client = client(node.address);
+    let batches: Vec<WriteBatch> = (0..300).map(|round| many(3, NOW + round)).collect();
+    let answers = batches.iter().map(|batch| client.push(batch, NOW));
+    for answer in futures::future::join_all(answers).await {
+        assert_eq!(answer.unwrap().refs.len(), 3);
+    }
+    assert_eq!(slow.taker.sample_count(), 900);
 }
 
 /// Takes nothing and never answers.

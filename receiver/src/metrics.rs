@@ -103,82 +103,64 @@ impl Metrics {
     }
 
     fn register(&self, registry: &mut Registry) {
+        self.register_requests(registry);
+        self.register_samples(registry);
+        self.register_routes(registry);
+    }
+
+    /// What came, and how it was answered.
+    fn register_requests(&self, registry: &mut Registry) {
+        let requests = self.requests.clone();
+        registry.register("write_requests", "Remote write requests answered", requests);
+        let seconds = self.request_seconds.clone();
+        registry.register("write_request_seconds", "Time from the body to the answer", seconds);
         registry.register(
             "requests_limited",
             "Requests turned away by a limit of their tenant",
             self.limited.clone(),
         );
-        registry.register(
-            "write_requests",
-            "Remote write requests answered",
-            self.requests.clone(),
-        );
-        registry.register(
-            "write_request_seconds",
-            "Time from the body to the answer",
-            self.request_seconds.clone(),
-        );
-        registry.register(
-            "samples_written",
-            "Samples stored, duplicates included",
-            self.written.clone(),
-        );
-        registry.register(
-            "samples_rejected",
-            "Samples that can never be stored, by reason",
-            self.rejected.clone(),
-        );
-        registry.register(
-            "samples_dropped",
-            "Samples dropped by relabelling",
-            self.dropped_samples.clone(),
-        );
-        registry.register(
-            "exemplars_dropped",
-            "Exemplars left out silently",
-            self.dropped_exemplars.clone(),
-        );
-        registry.register(
-            "metadata_dropped",
-            "Metadata left out silently",
-            self.dropped_metadata.clone(),
-        );
         registry.register("body_bytes", "Bytes of bodies as received", self.body_bytes.clone());
-        registry.register(
-            "decoded_bytes",
-            "Bytes of bodies decompressed",
-            self.decoded_bytes.clone(),
-        );
-        registry.register(
-            "route_hits",
-            "Series found by their label bytes",
-            self.route_hits.clone(),
-        );
-        registry.register(
-            "route_misses",
-            "Series whose labels had to be decoded",
-            self.route_misses.clone(),
-        );
-        registry.register(
-            "routes_refused",
-            "Series numbers that the taker no longer knew",
-            self.routes_refused.clone(),
-        );
-        registry.register(
-            "route_spellings",
-            "Spellings of series remembered",
-            self.spellings.clone(),
-        );
-        registry.register(
-            "in_flight_bytes",
-            "Bytes of requests in progress",
-            self.in_flight_bytes.clone(),
-        );
+        let decoded = self.decoded_bytes.clone();
+        registry.register("decoded_bytes", "Bytes of bodies decompressed", decoded);
+        let in_flight = self.in_flight_bytes.clone();
+        registry.register("in_flight_bytes", "Bytes of requests in progress", in_flight);
         registry.register(
             "overloads",
             "Requests told to come again for lack of memory",
             self.overloads.clone(),
         );
+    }
+
+    /// What became of what was in them.
+    fn register_samples(&self, registry: &mut Registry) {
+        let written = self.written.clone();
+        registry.register("samples_written", "Samples stored, duplicates included", written);
+        registry.register(
+            "samples_rejected",
+            "Samples that can never be stored, by reason",
+            self.rejected.clone(),
+        );
+        let dropped = self.dropped_samples.clone();
+        registry.register("samples_dropped", "Samples dropped by relabelling", dropped);
+        let dropped = self.dropped_exemplars.clone();
+        registry.register("exemplars_dropped", "Exemplars left out silently", dropped);
+        let dropped = self.dropped_metadata.clone();
+        registry.register("metadata_dropped", "Metadata left out silently", dropped);
+    }
+
+    /// How series were recognised.
+    fn register_routes(&self, registry: &mut Registry) {
+        let hits = self.route_hits.clone();
+        registry.register("route_hits", "Series found by their label bytes", hits);
+        let misses = self.route_misses.clone();
+        registry.register("route_misses", "Series whose labels had to be decoded", misses);
+        registry.register(
+            "routes_refused",
+            "Series numbers that the taker no longer knew",
+            self.routes_refused.clone(),
+        );
+        let spellings = self.spellings.clone();
+        registry.register("route_spellings", "Spellings of series remembered", spellings);
     }
 }
 

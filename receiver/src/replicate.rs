@@ -12,7 +12,8 @@ mod round;
 mod shared;
 mod view;
 
-pub use view::{Connect, Peer};
+pub use part::Part;
+pub use view::{Connect, Peer, Pushed};
 
 use crate::{
     metrics::ReplicationMetrics,
@@ -27,6 +28,7 @@ use model::{
 };
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
+use proto::spare::Spares;
 use round::Round;
 use shared::Shared;
 use std::{
@@ -69,6 +71,7 @@ impl Replicator {
             env,
             near,
             metrics: ReplicationMetrics::new(registry),
+            spares: Spares::default(),
             near_samples: AtomicUsize::new(0),
             process,
             told_twice: AtomicBool::new(false),

@@ -210,7 +210,8 @@ impl Build<'_> {
             &mut self.registry,
         );
         let membership = membership.await?;
-        self.book.follow_ring(membership.clone());
+        let (ring, dir) = (membership.clone(), &self.settings.data_dir);
+        self.book.follow_ring(ring, dir, &self.env, self.stop.clone());
         membership.follow(self.settings, self.stop.clone());
         Ok(Some(membership))
     }

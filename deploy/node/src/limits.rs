@@ -4,6 +4,7 @@
 //! the ring agreed on, tenant before default.
 
 mod fewest;
+mod kept;
 
 use crate::{ring::Membership, watch};
 use anyhow::{Context, ensure};
@@ -22,7 +23,7 @@ use serde_json::Value;
 use std::{
     collections::HashMap,
     fmt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -62,25 +63,32 @@ impl LimitBook {
         watch::follow("limits", env, move |env| watch::read(env, &path), apply, stop)
     }
 
-    /// Asks the ring for what the file does not set.
-    pub fn follow_ring(&self, ring: Arc<Membership>) {
+    /// Asks the ring for what the file does not set. What is known of its nodes is kept in `data_dir`, until `stop` is cancelled.
+    pub fn follow_ring(self: &Arc<Self>, ring: Arc<Membership>, data_dir: &Path, env: &Env, stop: CancellationToken) {
         // Called once, while the process is put together.
         let _ = self.ring.set(ring);
+        kept::follow(self, data_dir, env, stop);
+    }
+
+    /// The fewest nodes that were there of late; none before the ring is known.
+    fn fewest_nodes(&self) -> Option<usize> {
+        let ring = self.ring.get().filter(|ring| ring.is_placed())?;
+        let nodes = ring.copies_and_nodes().1;
+        // The others have the series of those that are away, or were of late: a limit must not refuse what was taken before.
+        let nodes = nodes.saturating_sub(ring.away());
+        Some(self.fewest_nodes.lock().of_late(nodes, ring.monotonic()))
     }
 
     /// Series that a tenant may have in this node's head: of what it may have in the ring, the node's share.
     pub fn series_of(&self, tenant: &Tenant) -> Option<u64> {
         let limit = self.limits(tenant).active_series_max?;
-        let Some(ring) = self.ring.get() else {
+        let (Some(ring), Some(nodes)) = (self.ring.get(), self.fewest_nodes()) else {
             return Some(limit);
         };
-        let (copies, nodes) = ring.copies_and_nodes();
-        // The others have the series of those that are away, or were of late: a limit must not refuse what was taken before.
-        let nodes = nodes.saturating_sub(ring.away());
-        let nodes = self.fewest_nodes.lock().of_late(nodes, ring.monotonic());
         if nodes <= 1 {
             return Some(limit);
         }
+        let copies = ring.copies_and_nodes().0;
         let share = u128::from(limit) * copies.min(nodes) as u128;
         Some(u64::try_from(share.div_ceil(nodes as u128)).unwrap_or(u64::MAX))
     }

@@ -196,7 +196,7 @@ impl Membership {
 
     /// What this node answers over gRPC.
     pub fn services(&self) -> Routes {
-        let push = PushService::new(self.near(), self.env.spawn.clone(), self.replicator.process());
+        let push = PushService::new(self.near(), self.replicator.process());
         let routes = Routes::default().add_service(push);
         let (group, unasked) = (self.group.clone(), self.no_group());
         let answerer: Answerer = Arc::new(move |question| {

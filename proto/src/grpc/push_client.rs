@@ -11,7 +11,7 @@ mod latency;
 mod session;
 
 use super::security::Security;
-use crate::push::{Numbers, PushWriter, Written};
+use crate::push::{Name, PushWriter, Sent, Written};
 use bytes::Bytes;
 use futures::{
     channel::{mpsc::UnboundedSender, oneshot},
@@ -109,6 +109,9 @@ pub struct PushClientCounts {
     /// Pushes that got no verdicts.
     pub failures: AtomicU64,
 }
+
+/// Stands for a series that goes by its labels, among the numbers given to [`PushClient::push_part`]. No session gives it.
+pub const BY_LABELS: SeriesRef = SeriesRef(u64::MAX);
 
 /// Pushes to one peer. The session ends when it is dropped.
 pub struct PushClient {
@@ -258,6 +261,37 @@ impl PushClient {
     pub fn counts(&self) -> &PushClientCounts {
         &self.shared.counts
     }
+
+    /// Sends some series of a batch, each by the number given for it, or by its labels ([`BY_LABELS`]); gives the answer to come, which names
+    /// series by their place among those. The batch itself is not needed any more when this returns: nothing of it is copied but into
+    /// the message. `None` when that cannot be done at once, with one message that leaves nothing out: then nothing was sent.
+    pub fn push_part(
+        &self,
+        batch: &WriteBatch,
+        series: &[u32],
+        numbers: &[SeriesRef],
+        received: Timestamp,
+    ) -> Option<BoxFuture<'static, Result<WriteOutcome, PushError>>> {
+        let session = match &*self.shared.state.borrow() {
+            State::Open(session) if !self.shared.silent.load(Ordering::Relaxed) => session.clone(),
+            State::Open(_) | State::Dialling | State::Away(_) => return None,
+        };
+        let begun = self.shared.clock.monotonic();
+        let part = PartOfLife {
+            series,
+            numbers,
+            life: session.life,
+        };
+        let sent = self.shared.send_whole(&session, batch, received, &part)?;
+        let shared = Arc::clone(&self.shared);
+        Some(Box::pin(async move {
+            let result = match sent {
+                Ok(mut wait) => shared.answer(session.life, &mut wait, begun).await,
+                Err(error) => Err(error),
+            };
+            shared.count_failure(result)
+        }))
+    }
 }
 
 impl Push for PushClient {
@@ -268,28 +302,57 @@ impl Push for PushClient {
     ) -> BoxFuture<'a, Result<WriteOutcome, PushError>> {
         Box::pin(async move {
             let result = self.shared.push(batch, received).await;
-            if result.is_err() {
-                self.shared.counts.failures.fetch_add(1, Ordering::Relaxed);
-            }
-            result
+            self.shared.count_failure(result)
         })
     }
 }
 
-/// Names known series by their number of one life.
+/// A whole batch; what is known goes by its number of one life.
 struct OfLife<'a> {
     batch: &'a WriteBatch,
     life: u32,
 }
 
-impl Numbers for OfLife<'_> {
-    #[inline]
-    fn number(&self, index: usize) -> Option<u32> {
-        match &self.batch.series[index].id {
-            SeriesId::Known(number) if PushClient::life_of(*number) == self.life => Some(number.0 as u32),
-            SeriesId::Known(_) | SeriesId::New(_) => None,
-        }
+impl Sent for OfLife<'_> {
+    fn count(&self) -> usize {
+        self.batch.series.len()
     }
+
+    #[inline]
+    fn series(&self, place: usize) -> (usize, Option<Name>) {
+        let name = match &self.batch.series[place].id {
+            SeriesId::Known(number) => number_of(*number, self.life),
+            SeriesId::New(_) => Some(Name::Labels),
+        };
+        (place, name)
+    }
+}
+
+/// Some series of a batch; those with a number go by it, if it is one of this life.
+struct PartOfLife<'a> {
+    series: &'a [u32],
+    numbers: &'a [SeriesRef],
+    life: u32,
+}
+
+impl Sent for PartOfLife<'_> {
+    fn count(&self) -> usize {
+        self.series.len().min(self.numbers.len())
+    }
+
+    #[inline]
+    fn series(&self, place: usize) -> (usize, Option<Name>) {
+        let name = match self.numbers[place] {
+            BY_LABELS => Some(Name::Labels),
+            number => number_of(number, self.life),
+        };
+        (self.series[place] as usize, name)
+    }
+}
+
+#[inline]
+fn number_of(number: SeriesRef, life: u32) -> Option<Name> {
+    (PushClient::life_of(number) == life).then_some(Name::Number(number.0 as u32))
 }
 
 impl Shared {
@@ -324,54 +387,61 @@ impl Shared {
         let waits = self.send_all(&session, batch, received)?;
         let mut outcome = WriteOutcome::default();
         let mut sent = 0;
-        for wait in waits {
-            let mut wait = wait;
-            let spent = self.clock.monotonic().saturating_sub(begun);
-            let limit = self.answer_time().saturating_sub(spent);
-            let part = match within(&*self.clock, limit, &mut wait.answer).await {
-                Some(Ok(result)) => result?,
-                Some(Err(_)) => return Err(self.unavailable("the session ended before the answer")),
-                None => {
-                    // A peer that became slow for good is given more time from now on.
-                    self.latency.lock().observe(spent + limit);
-                    return Err(self.unavailable("no answer in time"));
-                }
-            };
+        for mut wait in waits {
+            let part = self.answer(session.life, &mut wait, begun).await?;
             sent += wait.sent.len();
             let part = part.of_whole(batch, &wait.sent);
             let part = part.ok_or_else(|| self.unavailable("judged samples that it was not given"))?;
             outcome.exceptions.extend(part.exceptions);
             outcome.unknown.extend(part.unknown);
-            let number = |reference: SeriesRef| SeriesRef(u64::from(session.life) << 32 | reference.0);
-            let valid = part
-                .refs
-                .iter()
-                .filter(|(_, reference)| reference.0 <= u64::from(u32::MAX));
-            outcome
-                .refs
-                .extend(valid.map(|(series, reference)| (*series, number(*reference))));
+            outcome.refs.extend(part.refs);
         }
+        if sent < batch.series.len() {
+            let life = session.life;
+            let is_stale = |index: &u32| match &batch.series[*index as usize].id {
+                SeriesId::Known(number) => PushClient::life_of(*number) != life,
+                SeriesId::New(_) => false,
+            };
+            outcome.unknown.extend((0..batch.series.len() as u32).filter(is_stale));
+        }
+        Ok(outcome)
+    }
+
+    /// The answer to a message that was sent at `begun`, in the terms of the message, with numbers of our own.
+    async fn answer(&self, life: u32, wait: &mut Wait, begun: Duration) -> Result<WriteOutcome, PushError> {
+        let spent = self.clock.monotonic().saturating_sub(begun);
+        let limit = self.answer_time().saturating_sub(spent);
+        let mut outcome = match within(&*self.clock, limit, &mut wait.answer).await {
+            Some(Ok(result)) => result?,
+            Some(Err(_)) => return Err(self.unavailable("the session ended before the answer")),
+            None => {
+                // A peer that became slow for good is given more time from now on.
+                self.latency.lock().observe(spent + limit);
+                return Err(self.unavailable("no answer in time"));
+            }
+        };
         self.latency
             .lock()
             .observe(self.clock.monotonic().saturating_sub(begun));
-        if sent < batch.series.len() {
-            let numbers = OfLife {
-                batch,
-                life: session.life,
-            };
-            let stale = |index: &u32| {
-                let index = *index as usize;
-                matches!(batch.series[index].id, SeriesId::Known(_)) && numbers.number(index).is_none()
-            };
-            outcome.unknown.extend((0..batch.series.len() as u32).filter(stale));
-        }
+        outcome.refs.retain_mut(|(_, reference)| {
+            let number = reference.0;
+            *reference = SeriesRef(u64::from(life) << 32 | number);
+            number <= u64::from(u32::MAX)
+        });
         Ok(outcome)
+    }
+
+    fn count_failure(&self, result: Result<WriteOutcome, PushError>) -> Result<WriteOutcome, PushError> {
+        if result.is_err() {
+            self.counts.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        result
     }
 
     /// Writes the batch into messages and sends them.
     fn send_all(&self, session: &Session, batch: &WriteBatch, received: Timestamp) -> Result<Vec<Wait>, PushError> {
         let mut writer = self.writers.lock().pop().unwrap_or_default();
-        let numbers = OfLife {
+        let series = OfLife {
             batch,
             life: session.life,
         };
@@ -379,7 +449,7 @@ impl Shared {
         let mut first = 0;
         loop {
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-            let written = writer.write(id, batch, received, first, &numbers);
+            let written = writer.write(id, batch, received, first, &series);
             first = written.next;
             if !written.sent.is_empty() || !batch.metadata.is_empty() {
                 waits.push(self.send(session, id, written)?);
@@ -393,10 +463,37 @@ impl Shared {
             .series
             .iter()
             .filter(|series| matches!(series.id, SeriesId::New(_)));
-        self.counts.labels.fetch_add(labels.count() as u64, Ordering::Relaxed);
-        let samples = batch.floats.len() + batch.histograms.len();
-        self.counts.samples.fetch_add(samples as u64, Ordering::Relaxed);
+        self.count_sent(labels.count(), batch.floats.len() + batch.histograms.len());
         Ok(waits)
+    }
+
+    /// Writes some series into one message and sends it; `None` when they are not all in it.
+    fn send_whole(
+        &self,
+        session: &Session,
+        batch: &WriteBatch,
+        received: Timestamp,
+        part: &PartOfLife<'_>,
+    ) -> Option<Result<Wait, PushError>> {
+        let mut writer = self.writers.lock().pop().unwrap_or_default();
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let written = writer.write(id, batch, received, 0, part);
+        self.writers.lock().push(writer);
+        if written.sent.len() < part.series.len() {
+            return None;
+        }
+        let by_labels = part.numbers.iter().filter(|number| **number == BY_LABELS);
+        let (samples, labels) = (written.samples, by_labels.count());
+        let sent = self.send(session, id, written);
+        if sent.is_ok() {
+            self.count_sent(labels, samples);
+        }
+        Some(sent)
+    }
+
+    fn count_sent(&self, labels: usize, samples: usize) {
+        self.counts.labels.fetch_add(labels as u64, Ordering::Relaxed);
+        self.counts.samples.fetch_add(samples as u64, Ordering::Relaxed);
     }
 
     fn send(&self, session: &Session, id: u64, written: Written) -> Result<Wait, PushError> {

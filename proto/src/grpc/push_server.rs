@@ -3,18 +3,21 @@
 //! The taker is the ingester itself. So what one node forwarded can never be forwarded again: there is no way to say it.
 
 use super::raw::{Raw, unimplemented};
-use crate::push::{
-    ClientMessage, MESSAGE_BYTES_MAX, PROTOCOL_VERSION, PushRequest, read_client_message, write_hello, write_outcome,
-    write_pong,
+use crate::{
+    push::{
+        ClientMessage, MESSAGE_BYTES_MAX, PROTOCOL_VERSION, PushRequest, read_client_message, write_hello,
+        write_outcome, write_pong,
+    },
+    spare::Spares,
 };
 use bytes::Bytes;
 use futures::{
-    SinkExt, StreamExt,
-    channel::mpsc::{Receiver, Sender, channel},
+    FutureExt, Stream, StreamExt,
     future::{BoxFuture, ready},
+    ready,
+    stream::FuturesUnordered,
 };
 use model::{
-    env::Spawn,
     push::{Push, PushError, SeriesId, SeriesRef, WriteBatch, WriteOutcome},
     tenant::Tenant,
 };
@@ -22,11 +25,13 @@ use parking_lot::Mutex;
 use std::{
     collections::HashMap,
     convert::Infallible,
+    mem,
+    panic::AssertUnwindSafe,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::sync::Semaphore;
 use tonic::{
     Request, Response, Status, Streaming,
     body::Body,
@@ -47,15 +52,14 @@ const NUMBERS_MAX: usize = 1 << 23;
 #[derive(Clone)]
 pub struct PushService {
     taker: Arc<dyn Push>,
-    spawn: Arc<dyn Spawn>,
     process: u64,
 }
 
 impl PushService {
     /// Hands what comes to `taker`. `process` is a number that no other process has: by it clients know that two addresses lead to the same
     /// one.
-    pub fn new(taker: Arc<dyn Push>, spawn: Arc<dyn Spawn>, process: u64) -> Self {
-        Self { taker, spawn, process }
+    pub fn new(taker: Arc<dyn Push>, process: u64) -> Self {
+        Self { taker, process }
     }
 }
 
@@ -89,22 +93,22 @@ struct Open(PushService);
 
 impl StreamingService<Bytes> for Open {
     type Response = Bytes;
-    type ResponseStream = Receiver<Result<Bytes, Status>>;
+    type ResponseStream = Session;
     type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
-        let (answers, stream) = channel(MESSAGES_MAX);
-        let session = Session {
+        let mut hello = Vec::new();
+        write_hello(PROTOCOL_VERSION, self.0.process, &mut hello);
+        Box::pin(ready(Ok(Response::new(Session {
             taker: Arc::clone(&self.0.taker),
-            spawn: Arc::clone(&self.0.spawn),
             series: Arc::new(Mutex::new(Numbered::new(NUMBERS_MAX))),
-            answers,
-            process: self.0.process,
-        };
-        self.0
-            .spawn
-            .task("push-session", Box::pin(session.run(request.into_inner())));
-        Box::pin(ready(Ok(Response::new(stream))))
+            spares: Arc::default(),
+            messages: request.into_inner(),
+            under_way: FuturesUnordered::new(),
+            hello: Some(hello.into()),
+            unsent: false,
+            ended: false,
+        }))))
     }
 }
 
@@ -177,91 +181,127 @@ impl Numbered {
     }
 }
 
+/// A session, as the stream of what it says. It is driven by the connection's own task for this stream: a message is committed where it
+/// was read, and its answer written where it is known, without passing it from task to task.
 struct Session {
     taker: Arc<dyn Push>,
-    spawn: Arc<dyn Spawn>,
     series: Arc<Mutex<Numbered>>,
-    answers: Sender<Result<Bytes, Status>>,
-    process: u64,
+    spares: Arc<Spares>,
+    messages: Streaming<Bytes>,
+    /// Batches that are being taken; each gives its answer.
+    under_way: FuturesUnordered<BoxFuture<'static, Bytes>>,
+    hello: Option<Bytes>,
+    /// Something was said that may not have left yet.
+    unsent: bool,
+    /// Nothing more comes.
+    ended: bool,
 }
 
 impl Session {
-    async fn run(mut self, mut messages: Streaming<Bytes>) {
-        let places = Arc::new(Semaphore::new(MESSAGES_MAX));
-        let mut hello = Vec::new();
-        write_hello(PROTOCOL_VERSION, self.process, &mut hello);
-        if self.answers.send(Ok(hello.into())).await.is_err() {
-            return;
+    /// Hears a message; gives what is to be said at once, if anything.
+    fn hear(&mut self, message: &[u8]) -> Option<Result<Bytes, Status>> {
+        if self.series.lock().is_full() {
+            tracing::info!("a push session has numbered {NUMBERS_MAX} series; it ends, and the next one begins anew");
+            self.ended = true;
+            self.under_way.clear();
+            return None;
         }
-        while let Some(message) = messages.next().await {
-            let Ok(message) = message else { return };
-            if self.series.lock().is_full() {
-                tracing::info!(
-                    "a push session has numbered {NUMBERS_MAX} series; it ends, and the next one begins anew"
-                );
-                return;
+        match read_client_message(message, self.spares.take()) {
+            Ok(ClientMessage::Push(request)) => {
+                self.under_way.push(Box::pin(self.outcome(request)));
+                None
             }
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-                return;
-            };
-            match read_client_message(&message) {
-                Ok(ClientMessage::Push(request)) => {
-                    let take = self.take(request);
-                    self.spawn.task(
-                        "push",
-                        Box::pin(async move {
-                            take.await;
-                            drop(place);
-                        }),
-                    );
-                }
-                Ok(ClientMessage::Ping { id }) => {
-                    let mut pong = Vec::new();
-                    write_pong(id, &mut pong);
-                    if self.answers.send(Ok(pong.into())).await.is_err() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a node sent what is no push message; its session ends");
-                    let _ = self
-                        .answers
-                        .send(Err(Status::invalid_argument(error.to_string())))
-                        .await;
-                    return;
-                }
+            Ok(ClientMessage::Ping { id }) => {
+                let mut pong = Vec::new();
+                write_pong(id, &mut pong);
+                Some(Ok(pong.into()))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a node sent what is no push message; its session ends");
+                self.ended = true;
+                self.under_way.clear();
+                Some(Err(Status::invalid_argument(error.to_string())))
             }
         }
     }
 
-    /// Takes a batch and sends the answer.
-    fn take(&self, request: PushRequest) -> impl Future<Output = ()> + Send + 'static {
+    /// Takes a batch; gives the answer.
+    fn outcome(&self, request: PushRequest) -> impl Future<Output = Bytes> + Send + 'static {
         let PushRequest {
             id,
             received,
             mut batch,
         } = request;
-        let (taker, numbered, mut answers) = (Arc::clone(&self.taker), Arc::clone(&self.series), self.answers.clone());
+        let (taker, numbered) = (Arc::clone(&self.taker), Arc::clone(&self.series));
+        let spares = Arc::clone(&self.spares);
         async move {
             let unknown = numbered.lock().resolve(&mut batch);
-            let result = take(&*taker, batch, unknown, received, &numbered).await;
+            let taken = take(&*taker, &batch, unknown, received, &numbered);
+            // A fault in the taker costs this batch its answer, not the others their session.
+            let result = AssertUnwindSafe(taken).catch_unwind().await;
+            let result = result.unwrap_or_else(|_| Err(unavailable("a fault of the taker, told in its log")));
+            spares.keep(batch);
             let mut message = Vec::new();
             write_outcome(id, &result, &mut message);
-            // Nobody waits for it when the session has ended.
-            let _ = answers.send(Ok(message.into())).await;
+            message.into()
         }
+    }
+}
+
+impl Stream for Session {
+    type Item = Result<Bytes, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let session = &mut *self;
+        loop {
+            if let Some(hello) = session.hello.take() {
+                return Poll::Ready(Some(Ok(hello)));
+            }
+            if let Poll::Ready(Some(answer)) = session.under_way.poll_next_unpin(context) {
+                session.unsent = true;
+                return Poll::Ready(Some(Ok(answer)));
+            }
+            if mem::take(&mut session.unsent) {
+                // What was said lies in a buffer until nothing more is said at once. It leaves before the next batch is committed.
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if session.ended && session.under_way.is_empty() {
+                return Poll::Ready(None);
+            }
+            if session.ended || session.under_way.len() >= MESSAGES_MAX {
+                return Poll::Pending;
+            }
+            match ready!(session.messages.poll_next_unpin(context)) {
+                Some(Ok(message)) => {
+                    if let Some(said) = session.hear(&message) {
+                        return Poll::Ready(Some(said));
+                    }
+                }
+                // Who left does not wait for answers.
+                Some(Err(_)) => return Poll::Ready(None),
+                None => session.ended = true,
+            }
+        }
+    }
+}
+
+fn unavailable(reason: &str) -> PushError {
+    PushError::Unavailable {
+        reason: reason.to_owned(),
+        retry_after: Duration::from_secs(1),
     }
 }
 
 async fn take(
     taker: &dyn Push,
-    batch: WriteBatch,
+    batch: &WriteBatch,
     unknown: Vec<u32>,
     received: i64,
     numbered: &Mutex<Numbered>,
 ) -> Result<WriteOutcome, PushError> {
     if unknown.is_empty() {
-        let mut outcome = taker.push(&batch, received).await?;
+        let mut outcome = taker.push(batch, received).await?;
         numbered.lock().number(&batch.tenant, &mut outcome);
         return Ok(outcome);
     }
@@ -272,11 +312,8 @@ async fn take(
     let part = batch.part(&kept, ids.collect());
     let mut outcome = taker.push(&part, received).await?;
     numbered.lock().number(&batch.tenant, &mut outcome);
-    let Some(mut outcome) = outcome.of_whole(&batch, &kept) else {
-        return Err(PushError::Unavailable {
-            reason: "the taker judged samples that it was not given".to_owned(),
-            retry_after: Duration::from_secs(1),
-        });
+    let Some(mut outcome) = outcome.of_whole(batch, &kept) else {
+        return Err(unavailable("the taker judged samples that it was not given"));
     };
     outcome.unknown.extend(unknown);
     Ok(outcome)

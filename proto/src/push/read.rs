@@ -37,12 +37,12 @@ struct Columns<'a> {
     starts: Option<&'a [u8]>,
 }
 
-/// Reads what a client sent.
-pub fn read_client_message(bytes: &[u8]) -> Result<ClientMessage, MessageError> {
+/// Reads what a client sent. Samples go into `batch`, of which only the memory is used.
+pub fn read_client_message(bytes: &[u8], mut batch: WriteBatch) -> Result<ClientMessage, MessageError> {
+    batch.clear();
     let (mut id, mut message_kind, mut received) = (0, kind::PUSH, 0);
     let mut tenant = None;
     let mut columns = Columns::default();
-    let mut batch = WriteBatch::default();
     let mut reader = Reader::new(bytes);
     while let Some(tag) = reader.tag().map_err(inside)? {
         if matches!(tag.field, field::ID | field::KIND | field::RECEIVED) {
@@ -128,6 +128,9 @@ impl Columns<'_> {
     fn series(&self, batch: &mut WriteBatch) -> Result<(usize, usize, usize), MessageError> {
         let mut series = Reader::new(self.series);
         let mut labels = Reader::new(self.labels);
+        // Each varint ends with such a byte, and most series are one varint.
+        let most = self.series.iter().filter(|byte| **byte < 0x80).count();
+        batch.series.reserve_exact(most.min(MESSAGE_ITEMS_MAX));
         let mut number: i64 = 0;
         let mut ends = [0u64; 3];
         let mut builder = LabelsBuilder::default();
@@ -167,25 +170,31 @@ impl Columns<'_> {
 /// The value that a length of four bits stands for, and the bytes behind it. `first` is the first byte of the last value that was not 0.
 #[inline]
 fn float<'a>(bytes: &'a [u8], length: usize, first: &mut u8) -> Result<(f64, &'a [u8]), MessageError> {
-    let mut bits = [0; 8];
-    let (from, significant) = match length.checked_sub(usize::from(SAME_FIRST)) {
-        Some(significant) if length > bits.len() => (1, significant),
+    let (same, significant) = match length.checked_sub(usize::from(SAME_FIRST)) {
+        Some(significant) if length > 8 => (1, significant),
         Some(_) | None => (0, length),
     };
-    bits[0] = if from == 1 { *first } else { 0 };
-    match (
-        bytes.split_at_checked(significant - from),
-        bits.get_mut(from..significant),
-    ) {
-        (Some((value, rest)), Some(place)) => {
-            place.copy_from_slice(value);
-            if significant > 0 {
-                *first = bits[0];
-            }
-            Ok((f64::from_bits(u64::from_be_bytes(bits)), rest))
+    let taken = significant - same;
+    let missing = || MessageError::Column("a value that is not there");
+    // Eight bytes at once wherever there are so many, also where the value has fewer.
+    let (word, rest) = match bytes.split_first_chunk() {
+        Some((word, _)) => (u64::from_be_bytes(*word), &bytes[taken..]),
+        None => {
+            let (value, rest) = bytes.split_at_checked(taken).ok_or_else(missing)?;
+            let mut word = [0; 8];
+            word[..taken].copy_from_slice(value);
+            (u64::from_be_bytes(word), rest)
         }
-        _ => Err(MessageError::Column("a value that is not there")),
+    };
+    let own = word & u64::MAX.checked_shl(64 - 8 * taken as u32).unwrap_or(0);
+    let bits = match same {
+        0 => own,
+        _ => own >> 8 | u64::from(*first) << 56,
+    };
+    if significant > 0 {
+        *first = (bits >> 56) as u8;
     }
+    Ok((f64::from_bits(bits), rest))
 }
 
 fn text(bytes: &[u8]) -> Result<&str, MessageError> {

@@ -13,18 +13,22 @@ use model::{
     time::Timestamp,
     verdict::Verdict,
 };
-use std::ops::Range;
+/// What of a batch is sent, and by what names.
+pub trait Sent {
+    /// How many series.
+    fn count(&self) -> usize;
 
-/// How a series of the batch is named on this session.
-pub trait Numbers {
-    /// The session's number of series `index`, whose id is known; `None` leaves the series out of the message.
-    fn number(&self, index: usize) -> Option<u32>;
+    /// Series number `place` of those: its index in the batch, and its name. Without a name it is left out of the message.
+    fn series(&self, place: usize) -> (usize, Option<Name>);
 }
 
-impl<F: Fn(usize) -> Option<u32>> Numbers for F {
-    fn number(&self, index: usize) -> Option<u32> {
-        self(index)
-    }
+/// How a series is named in a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Name {
+    /// By the labels that it has in the batch.
+    Labels,
+    /// By its number of the session.
+    Number(u32),
 }
 
 /// Writes a batch in one message or more. It keeps its columns, so that writing does not allocate.
@@ -39,6 +43,7 @@ pub struct PushWriter {
     rest: Vec<u8>,
     scratch: Vec<u8>,
     floats: usize,
+    histograms: usize,
     has_starts: bool,
     /// Differences of zero that are not written yet; those at the end never are.
     same_times: usize,
@@ -53,53 +58,32 @@ pub struct PushWriter {
 pub struct Written {
     /// Its bytes.
     pub message: Vec<u8>,
-    /// Which series of the batch it holds, ascending; answers count by this list.
+    /// Places of the series that it holds, ascending; answers count by this list.
     pub sent: Vec<u32>,
-    /// The series that the next message begins with; all are written when that is their number.
+    /// How many floats and histograms it holds.
+    pub samples: usize,
+    /// The place that the next message begins with; all are written when that is their number.
     pub next: usize,
 }
 
-/// Ends of a series' samples in the columns of the batch.
-#[derive(Clone, Copy, Default)]
-struct Ends {
-    floats: usize,
-    histograms: usize,
-    exemplars: usize,
-}
-
-impl Ends {
-    fn of(batch: &WriteBatch, index: usize) -> Self {
-        batch.series.get(index).map_or_else(Ends::default, |series| Ends {
-            floats: series.floats_end as usize,
-            histograms: series.histograms_end as usize,
-            exemplars: series.exemplars_end as usize,
-        })
-    }
-}
-
 impl PushWriter {
-    /// Writes the message `id` with series from `first` on, as many as fit. Metadata goes with the first message.
+    /// Writes the message `id` with series from the place `first` on, as many as fit. Metadata goes with the first message.
     pub fn write(
         &mut self,
         id: u64,
         batch: &WriteBatch,
         received: Timestamp,
         first: usize,
-        numbers: &impl Numbers,
+        series: &impl Sent,
     ) -> Written {
         self.clear(received);
-        let mut sent = Vec::with_capacity(batch.series.len() - first.min(batch.series.len()));
+        let mut sent = Vec::with_capacity(series.count() - first.min(series.count()));
         let mut next = first;
-        let mut before = match first.checked_sub(1) {
-            Some(last) => Ends::of(batch, last),
-            None => Ends::default(),
-        };
-        while next < batch.series.len() && self.labels.len() + self.rest.len() < MESSAGE_BYTES_SPLIT {
-            let ends = Ends::of(batch, next);
-            if self.series(batch, next, before, ends, numbers) {
+        while next < series.count() && self.labels.len() + self.rest.len() < MESSAGE_BYTES_SPLIT {
+            let (index, name) = series.series(next);
+            if self.series(batch, index, name) {
                 sent.push(next as u32);
             }
-            before = ends;
             next += 1;
         }
         if first == 0 {
@@ -110,6 +94,7 @@ impl PushWriter {
         Written {
             message: self.message(id, batch, received),
             sent,
+            samples: self.floats + self.histograms,
             next,
         }
     }
@@ -154,31 +139,31 @@ impl PushWriter {
         ] {
             column.clear();
         }
-        (self.floats, self.has_starts, self.number, self.at) = (0, false, 0, received);
+        (self.floats, self.histograms, self.has_starts) = (0, 0, false);
+        (self.number, self.at) = (0, received);
         (self.same_times, self.first) = (0, 0);
     }
 
     /// Adds a series with its samples; false when it is left out.
     #[inline]
-    fn series(&mut self, batch: &WriteBatch, index: usize, start: Ends, ends: Ends, numbers: &impl Numbers) -> bool {
-        let floats = range(start.floats, ends.floats, batch.floats.len());
-        let histograms = range(start.histograms, ends.histograms, batch.histograms.len());
-        let exemplars = range(start.exemplars, ends.exemplars, batch.exemplars.len());
+    fn series(&mut self, batch: &WriteBatch, index: usize, name: Option<Name>) -> bool {
+        let [floats, histograms, exemplars] = batch.columns(index);
         let plain = floats.len() == 1 && histograms.is_empty() && exemplars.is_empty();
         let counts = if plain { 0 } else { WITH_COUNTS };
-        match &batch.series[index].id {
-            SeriesId::New(labels) => {
-                put_varint(&mut self.series, WITH_LABELS | counts);
-                put_labels(&mut self.labels, labels);
-            }
-            SeriesId::Known(_) => {
-                let Some(number) = numbers.number(index) else {
-                    return false;
-                };
+        match name {
+            Some(Name::Number(number)) => {
                 let difference = i64::from(number) - i64::from(self.number);
                 put_varint(&mut self.series, zigzag(difference) << 2 | counts);
                 self.number = number;
             }
+            Some(Name::Labels) => {
+                let Some(SeriesId::New(labels)) = batch.series.get(index).map(|series| &series.id) else {
+                    return false;
+                };
+                put_varint(&mut self.series, WITH_LABELS | counts);
+                put_labels(&mut self.labels, labels);
+            }
+            None => return false,
         }
         if !plain {
             for count in [floats.len(), histograms.len(), exemplars.len()] {
@@ -188,6 +173,7 @@ impl PushWriter {
         for sample in &batch.floats[floats] {
             self.float(sample);
         }
+        self.histograms += histograms.len();
         for sample in &batch.histograms[histograms] {
             self.scratch.clear();
             histogram::encode(&mut self.scratch, sample);
@@ -211,12 +197,16 @@ impl PushWriter {
         }
         let bits = sample.value.to_bits();
         let significant = 8 - (bits.trailing_zeros() / 8).min(8) as usize;
-        let bytes = bits.to_be_bytes();
+        let first = (bits >> 56) as u8;
         // Sign and most of the exponent: neighbours often have the same.
-        let same = significant > 1 && bytes[0] == self.first;
-        self.values.extend_from_slice(&bytes[usize::from(same)..significant]);
+        let same = significant > 1 && first == self.first;
+        // All eight bytes, of which some go again: a copy of known length is a fraction of the work.
+        let end = self.values.len() + significant - usize::from(same);
+        let from_there = bits << (8 * u32::from(same));
+        self.values.extend_from_slice(&from_there.to_be_bytes());
+        self.values.truncate(end);
         if significant > 0 {
-            self.first = bytes[0];
+            self.first = first;
         }
         let length = if same {
             significant as u8 + SAME_FIRST
@@ -265,11 +255,6 @@ impl PushWriter {
         }
         put_bytes(&mut self.rest, field::METADATA, &self.scratch);
     }
-}
-
-fn range(start: usize, end: usize, len: usize) -> Range<usize> {
-    let end = end.min(len);
-    start.min(end)..end
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {

@@ -587,3 +587,5 @@ fn check_factor(factor: u32) -> Result<(), DocumentError> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod versions;

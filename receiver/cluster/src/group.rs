@@ -343,6 +343,7 @@ impl Inner {
         reason: &mut String,
     ) -> Result<u64, ProposeError> {
         let mut pause = PAUSE_FIRST;
+        let mut told = String::new();
         loop {
             let mut candidates = self.candidates(seeds);
             let mut asked = 0;
@@ -360,6 +361,11 @@ impl Inner {
                     Ok(_) => *reason = format!("{} answered another question", candidate.address),
                     Err(error) => *reason = format!("{}: {error}", candidate.address),
                 }
+            }
+            // Who starts a node that may not join wants to know why at once, not when all attempts are over.
+            if *reason != told {
+                tracing::info!(reason, "a change of the ring is not agreed on yet; it is tried again");
+                told.clone_from(reason);
             }
             self.network.clock.sleep(pause).await;
             pause = (pause * 2).min(PAUSE_LAST);

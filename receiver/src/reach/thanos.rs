@@ -6,7 +6,7 @@
 //! node's place. It answers once for a whole message: what it calls a conflict is found by sending halves.
 
 use crate::{
-    replicate::Peer,
+    replicate::{Part, Peer, Pushed},
     ring::{Placement, series_hash::series_hash},
 };
 use futures::future::{BoxFuture, Either, join_all, select};
@@ -108,6 +108,11 @@ impl Peer for MixedPeer {
 
     fn takes_any(&self) -> bool {
         !self.client.is_foreign()
+    }
+
+    fn send(&self, batch: &WriteBatch, part: &Part, received: Timestamp) -> Option<Pushed> {
+        // Only while a session is open, which shows that it is one of ours.
+        self.client.send(batch, part, received)
     }
 }
 

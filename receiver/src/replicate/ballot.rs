@@ -119,8 +119,27 @@ impl Ballot {
             let votes = &mut self.series[*index as usize];
             votes.judged = votes.judged.saturating_sub(1);
         }
+        if !self.diverging.is_empty() {
+            series.iter().for_each(|index| self.settle(*index));
+            return;
+        }
+        // Nothing but votes counts, and most series have the same: what was decided for the one before holds for them.
+        let mut before = (0, 0, false);
         for index in series {
-            self.settle(*index);
+            let SeriesVotes {
+                judged,
+                pending,
+                settled,
+                ..
+            } = self.series[*index as usize];
+            if (judged, pending) != (before.0, before.1) {
+                let accepted = matches!(self.decide(*index), Some(Decision::Accepted(_)));
+                before = (judged, pending, accepted);
+            }
+            if before.2 && !settled {
+                self.series[*index as usize].settled = true;
+                self.open -= 1;
+            }
         }
     }
 

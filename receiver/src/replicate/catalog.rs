@@ -32,10 +32,9 @@ const STRIDE_MIN: usize = 4;
 
 const SECRET_BYTES: usize = 192;
 
-/// A series.
+/// What each push of a series looks at.
 #[derive(Debug)]
 struct Entry {
-    key: u128,
     hash: u64,
     tenant: u32,
     near: AtomicU64,
@@ -94,6 +93,8 @@ struct Generation {
     tenants: HashMap<Tenant, u32>,
     index: HashTable<u32>,
     entries: Vec<Entry>,
+    /// Keys of the entries; apart, since only a series that comes with labels is looked up by its key.
+    keys: Vec<u128>,
     /// Numbers of far takers, `stride` for each entry.
     far: Vec<AtomicU64>,
     stride: usize,
@@ -108,9 +109,11 @@ impl Generation {
             tenants: HashMap::new(),
             index: HashTable::new(),
             entries: Vec::new(),
+            keys: Vec::new(),
         }
     }
 
+    #[inline]
     fn get(&self, index: usize) -> Option<Known<'_>> {
         let entry = self.entries.get(index)?;
         Some(Known {
@@ -125,10 +128,9 @@ impl Generation {
     }
 
     fn find(&self, key: u128) -> Option<u32> {
-        let entries = &self.entries;
-        self.index
-            .find(key as u64, |index| entries[*index as usize].key == key)
-            .copied()
+        let keys = &self.keys;
+        let found = self.index.find(key as u64, |index| keys[*index as usize] == key);
+        found.copied()
     }
 }
 
@@ -216,17 +218,16 @@ impl Catalog {
             let next_tenant = young.tenants.len() as u32;
             let owner = *young.tenants.entry(tenant.clone()).or_insert(next_tenant);
             let index = young.entries.len() as u32;
+            young.keys.push(*key);
             young.entries.push(Entry {
-                key: *key,
                 hash: *hash,
                 tenant: owner,
                 near: AtomicU64::new(NONE),
             });
             young.far.extend((0..young.stride).map(|_| AtomicU64::new(NONE)));
-            let entries = &young.entries;
-            young
-                .index
-                .insert_unique(*key as u64, index, |index| entries[*index as usize].key as u64);
+            let keys = &young.keys;
+            let hash_of = |index: &u32| keys[*index as usize] as u64;
+            young.index.insert_unique(*key as u64, index, hash_of);
             numbers.push(young.number_of(index));
         }
         numbers

@@ -1,8 +1,11 @@
 //! One batch on its way to its owners: who gets what, who stands in for whom, and when enough have answered.
 //!
-//! Each owner is pushed to by a task of its own. The answer is given as soon as the [`Ballot`] is settled; what is still under way goes on
-//! by itself. A node that is known to be away is never asked; one that fails, or is slow, is replaced for this batch by the next node on the
-//! way round the ring. A substitute needs no other treatment later: any node takes any series, and readers ask all nodes.
+//! The parts for far owners are written into messages and queued at once; the near owner commits its own after they have left. All of
+//! them are waited for in the task of the request, since each hand-over to another task costs more than what there is to do. The answer
+//! is given as soon as the [`Ballot`] is settled; what is still under way then goes on in a task of its own.
+//!
+//! A node that is known to be away is never asked; one that fails, or is slow, is replaced for this batch by the next node on the way
+//! round the ring. A substitute needs no other treatment later: any node takes any series, and readers ask all nodes.
 
 use super::{
     ANSWER_WITHIN, RETRY_AFTER,
@@ -11,31 +14,33 @@ use super::{
     no_answer, not_now,
     part::Part,
     shared::Shared,
-    view::{Taker, View},
+    view::{Pushed, Taker, View},
 };
 use crate::ring::{NodeIndex, OWNERS_MAX, Owners, TenantPlacement, series_hash::SeriesHasher};
 use futures::{
     FutureExt, StreamExt,
-    channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded},
-    future::{Either, select},
+    future::{BoxFuture, Either, poll_fn, ready, select},
+    stream::FuturesUnordered,
 };
 use model::{
     label::Labels,
     push::{PushError, SeriesId, SeriesRef, WriteBatch, WriteOutcome},
     time::Timestamp,
 };
+use proto::grpc::push_client::BY_LABELS;
 use smallvec::SmallVec;
 use std::{
     collections::{HashMap, HashSet},
-    panic::AssertUnwindSafe,
+    mem,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
+    task::Poll,
     time::Duration,
 };
 
 /// What became of a part.
 struct Answer {
-    node: NodeIndex,
-    series: Arc<[u32]>,
+    part: Arc<Part>,
     /// The process that took it, when that is known.
     process: Option<u64>,
     result: Result<WriteOutcome, PushError>,
@@ -68,16 +73,14 @@ pub(super) struct Round<'a> {
     /// Series that were sent again with labels.
     repeated: HashSet<(NodeIndex, u32)>,
     /// Parts that are not answered yet, by node.
-    in_flight: HashMap<NodeIndex, Vec<Arc<[u32]>>>,
-    answers: UnboundedReceiver<Answer>,
-    answered: UnboundedSender<Answer>,
+    in_flight: HashMap<NodeIndex, Vec<Arc<Part>>>,
+    /// Their answers to come.
+    answers: FuturesUnordered<BoxFuture<'static, Answer>>,
     /// Processes that have voted, and as which node. One that is reached as two nodes has one disk and one vote.
     voted: SmallVec<[(u64, NodeIndex); OWNERS_MAX]>,
     /// What stood in the way, for the answer.
     hindrance: Option<String>,
 }
-
-type Choice = (NodeIndex, Option<SeriesRef>);
 
 impl<'a> Round<'a> {
     pub(super) fn new(
@@ -104,7 +107,6 @@ impl<'a> Round<'a> {
             Taker::Near => 0,
             Taker::Far(peer) => peer.life(),
         });
-        let (answered, answers) = unbounded();
         Self {
             usable: usable.collect(),
             late: late.collect(),
@@ -124,8 +126,7 @@ impl<'a> Round<'a> {
             placement,
             batch,
             received,
-            answers,
-            answered,
+            answers: FuturesUnordered::new(),
         }
     }
 
@@ -143,18 +144,21 @@ impl<'a> Round<'a> {
         while !self.ballot.is_settled() && !self.in_flight.is_empty() {
             let patience = if hedged { None } else { self.patience() };
             let pause = self.shared.env.clock.sleep(patience.unwrap_or(ANSWER_WITHIN));
-            match select(self.answers.next(), pause).await {
-                Either::Left((Some(answer), _)) => self.take(answer)?,
-                Either::Right(_) if patience.is_some() => {
+            let answer = match select(self.answers.next(), pause).await {
+                Either::Left((answer, _)) => answer,
+                Either::Right(_) => None,
+            };
+            match answer {
+                Some(answer) => self.take(answer)?,
+                None if patience.is_some() => {
                     hedged = true;
                     self.hedge();
                 }
                 // Far takers have deadlines of their own: it is the disk of this node that hangs. Its batch goes on by itself.
-                Either::Right(_) => {
+                None => {
                     self.hindrance = Some(no_answer());
                     break;
                 }
-                Either::Left((None, _)) => break,
             }
         }
         match self.ballot.close() {
@@ -192,26 +196,26 @@ impl<'a> Round<'a> {
                 };
                 hashes[series as usize] = entry.hash;
                 let owners = everyone.unwrap_or_else(|| owners_now(placement, entry.hash, usable, late));
-                let labels = labels_of(batch, series);
-                let mut chosen: SmallVec<[Choice; OWNERS_MAX]> = SmallVec::new();
-                for owner in owners.iter().copied().filter(|owner| usable[*owner as usize]) {
-                    if !takes_any[owner as usize] && !placement.owners(entry.hash).contains(&owner) {
-                        continue;
-                    }
-                    let number = number_for(view, lives, owner, &entry);
-                    if number.is_none() && labels.is_none() {
+                let asked = |owner: NodeIndex| {
+                    usable[owner as usize]
+                        && (takes_any[owner as usize] || placement.owners(entry.hash).contains(&owner))
+                };
+                let has_labels = labels_of(batch, series).is_some();
+                let mut numbers = [BY_LABELS; OWNERS_MAX];
+                for (owner, number) in owners.iter().zip(&mut numbers) {
+                    *number = number_for(view, lives, *owner, &entry).unwrap_or(BY_LABELS);
+                    if *number == BY_LABELS && !has_labels && asked(*owner) {
                         ballot.set_unknown(series);
                         return;
                     }
-                    chosen.push((owner, number));
                 }
-                for (owner, number) in chosen {
-                    let place = &mut place_of_node[owner as usize];
+                for (owner, number) in owners.iter().zip(numbers).filter(|(owner, _)| asked(**owner)) {
+                    let place = &mut place_of_node[*owner as usize];
                     if *place == usize::MAX {
                         *place = parts.len();
-                        parts.push(Part::new(owner, batch.series.len()));
+                        parts.push(Part::new(*owner, batch.series.len()));
                     }
-                    parts[*place].add(series, number, labels);
+                    parts[*place].add(series, number);
                     ballot.ask(series);
                 }
             });
@@ -219,44 +223,57 @@ impl<'a> Round<'a> {
     }
 
     fn launch(&mut self, part: Part) {
-        let Part { node, ids, series } = part;
-        let batch = self.batch.part(&series, ids);
-        let series: Arc<[u32]> = series.into();
-        self.in_flight.entry(node).or_default().push(Arc::clone(&series));
+        let part = Arc::new(part);
+        self.in_flight.entry(part.node).or_default().push(Arc::clone(&part));
         self.shared.metrics.pushes.inc();
-        let (shared, answered, received) = (Arc::clone(self.shared), self.answered.clone(), self.received);
-        let ours = Arc::clone(&self.ours);
-        let far = match &self.view.takers[node as usize] {
+        let far = match &self.view.takers[part.node as usize] {
             Taker::Near => None,
             Taker::Far(peer) => Some(Arc::clone(peer)),
         };
-        let task = async move {
-            let process = || far.as_ref().map_or(Some(shared.process), |peer| peer.process());
-            // Asked twice, since a session may come about before the push or end behind it.
-            let before = process();
-            let pushed = async {
-                match &far {
-                    Some(peer) => peer.push(&batch, received).await,
-                    None => shared.push_near(&batch, received).await,
-                }
-            };
+        let (shared, ours) = (Arc::clone(self.shared), Arc::clone(&self.ours));
+        let process = move |shared: &Shared| far.as_ref().map_or(Some(shared.process), |peer| peer.process());
+        // Asked twice, since a session may come about before the push or end behind it.
+        let before = process(&shared);
+        let pushed = self.push(&part);
+        let side = match &self.view.takers[part.node as usize] {
+            Taker::Near => Side::Near,
+            Taker::Far(_) => Side::Far,
+        };
+        self.answers.push(Box::pin(async move {
             // A fault in a taker costs its vote. Without an answer the batch would wait for ever.
             let result = AssertUnwindSafe(pushed).catch_unwind().await;
-            let result = result.unwrap_or_else(|_| Err(not_now("a fault of the taker, told in the log".to_owned())));
-            let process = before.or_else(process);
+            let result = result.unwrap_or_else(|_| Err(fault()));
+            let process = before.or_else(|| process(&shared));
             if let Ok(outcome) = &result {
-                let side = if far.is_some() { Side::Far } else { Side::Near };
-                shared.remember(side, &batch, &series, &ours, outcome);
+                shared.remember(side, &part, &ours, outcome);
             }
-            // Nobody waits for it when enough others have answered.
-            let _ = answered.unbounded_send(Answer {
-                node,
-                series,
-                process,
-                result,
-            });
-        };
-        self.shared.env.spawn.task("replica", Box::pin(task));
+            Answer { part, process, result }
+        }));
+    }
+
+    /// Pushes a part: to a far node at once, as a message of which no copy is kept.
+    fn push(&self, part: &Part) -> Pushed {
+        let received = self.received;
+        match &self.view.takers[part.node as usize] {
+            Taker::Near => {
+                let shared = Arc::clone(self.shared);
+                let copy = part.copy(self.batch, shared.spares.take());
+                Box::pin(async move {
+                    give_way().await;
+                    let taken = shared.push_near(&copy, received).await;
+                    shared.spares.keep(copy);
+                    taken
+                })
+            }
+            Taker::Far(peer) => {
+                let sent = catch_unwind(AssertUnwindSafe(|| peer.send(self.batch, part, received)));
+                sent.unwrap_or_else(|_| Some(Box::pin(ready(Err(fault())))))
+                    .unwrap_or_else(|| {
+                        let (peer, copy) = (Arc::clone(peer), part.copy(self.batch, WriteBatch::default()));
+                        Box::pin(async move { peer.push(&copy, received).await })
+                    })
+            }
+        }
     }
 
     /// How long to wait before somebody else is asked, too.
@@ -273,21 +290,17 @@ impl<'a> Round<'a> {
 
     /// Counts an answer. It is an error when a series cannot be decided any more.
     fn take(&mut self, answer: Answer) -> Result<(), PushError> {
-        let Answer {
-            node,
-            series,
-            process,
-            result,
-        } = answer;
+        let Answer { part, process, result } = answer;
+        let (node, series) = (part.node, &part.series[..]);
         if let Some(parts) = self.in_flight.get_mut(&node) {
-            parts.retain(|part| !Arc::ptr_eq(part, &series));
+            parts.retain(|waiting| !Arc::ptr_eq(waiting, &part));
             if parts.is_empty() {
                 self.in_flight.remove(&node);
             }
         }
         let outcome = match result {
             Ok(_) if !self.has_vote(node, process) => None,
-            Ok(outcome) => outcome.of_whole(self.batch, &series),
+            Ok(outcome) => outcome.of_whole(self.batch, series),
             Err(PushError::Unavailable { reason, .. }) => {
                 self.hindrance = Some(reason);
                 None
@@ -295,7 +308,7 @@ impl<'a> Round<'a> {
         };
         match outcome {
             Some(outcome) => {
-                self.ballot.judge(&series, &outcome);
+                self.ballot.judge(series, &outcome);
                 if outcome.unknown.is_empty() && self.ballot.only_gains() {
                     return Ok(());
                 }
@@ -304,7 +317,7 @@ impl<'a> Round<'a> {
             None => {
                 self.shared.metrics.failures.inc();
                 self.excluded[node as usize] = true;
-                self.substitute(&series, false);
+                self.substitute(series, false);
                 series.iter().for_each(|series| self.ballot.lose(*series));
             }
         }
@@ -349,10 +362,10 @@ impl<'a> Round<'a> {
             match labels_of(self.batch, index) {
                 _ if self.ballot.is_series_settled(index) => {}
                 None => self.ballot.set_unknown(index),
-                labels => {
+                Some(_) => {
                     // Who does not know a series that came with its labels will not take it.
                     if self.repeated.insert((node, index)) {
-                        part.add(index, None, labels);
+                        part.add(index, BY_LABELS);
                         self.ballot.ask(index);
                     }
                 }
@@ -365,12 +378,12 @@ impl<'a> Round<'a> {
 
     /// Asks others about what the slow ones have not answered.
     fn hedge(&mut self) {
-        let slow: Vec<(NodeIndex, Vec<Arc<[u32]>>)> = self.in_flight.clone().into_iter().collect();
+        let slow: Vec<(NodeIndex, Vec<Arc<Part>>)> = self.in_flight.clone().into_iter().collect();
         for (node, parts) in slow {
             if matches!(self.view.takers[node as usize], Taker::Far(_)) {
                 self.excluded[node as usize] = true;
-                for series in parts {
-                    self.substitute(&series, true);
+                for part in parts {
+                    self.substitute(&part.series, true);
                 }
             }
         }
@@ -415,7 +428,7 @@ impl<'a> Round<'a> {
                 let number = number_for(self.view, &self.lives, node, &entry);
                 if number.is_some() || labels.is_some() {
                     let part = parts.entry(node).or_insert_with(|| Part::new(node, open.len()));
-                    part.add(index, number, labels);
+                    part.add(index, number.unwrap_or(BY_LABELS));
                     asked.push((index, node));
                 }
             }
@@ -457,6 +470,34 @@ impl<'a> Round<'a> {
             retry_after: RETRY_AFTER,
         }
     }
+}
+
+impl Drop for Round<'_> {
+    /// Lets what is still under way go on, whether the request was answered or given up.
+    fn drop(&mut self) {
+        let mut rest = mem::take(&mut self.answers);
+        if !rest.is_empty() {
+            let rest = async move { while rest.next().await.is_some() {} };
+            self.shared.env.spawn.task("replica", Box::pin(rest));
+        }
+    }
+}
+
+/// Lets other tasks go first, once.
+async fn give_way() {
+    let mut gave = false;
+    poll_fn(|context| {
+        if mem::replace(&mut gave, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+fn fault() -> PushError {
+    not_now("a fault of the taker, told in the log".to_owned())
 }
 
 /// Owners of a series among the nodes that can be asked: without those that are late, if there are enough others.

@@ -1,12 +1,16 @@
 //! What all batches on their way have in common: the near taker, and what was learnt from the answers.
 
-use super::catalog::{Catalog, Side};
+use super::{
+    catalog::{Catalog, Side},
+    part::Part,
+};
 use crate::metrics::ReplicationMetrics;
 use model::{
     env::Env,
-    push::{Push, PushError, SeriesId, SeriesRef, WriteBatch, WriteOutcome},
+    push::{Push, PushError, SeriesRef, WriteBatch, WriteOutcome},
     time::Timestamp,
 };
+use proto::spare::Spares;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -21,6 +25,8 @@ pub(super) struct Shared {
     pub(super) near: Arc<dyn Push>,
     pub(super) catalog: Arc<Catalog>,
     pub(super) metrics: ReplicationMetrics,
+    /// Memory for the parts of the near taker.
+    pub(super) spares: Spares,
     /// Samples on their way to the near taker.
     pub(super) near_samples: AtomicUsize,
     /// The number of this process.
@@ -52,30 +58,20 @@ impl Shared {
     }
 
     /// Keeps the numbers that a taker gave, forgets those that it does not know.
-    pub(super) fn remember(
-        &self,
-        side: Side,
-        batch: &WriteBatch,
-        series: &[u32],
-        ours: &[SeriesRef],
-        outcome: &WriteOutcome,
-    ) {
-        let our_number = |index: u32| series.get(index as usize).map(|series| ours[*series as usize]);
+    pub(super) fn remember(&self, side: Side, part: &Part, ours: &[SeriesRef], outcome: &WriteOutcome) {
+        let our_number = |place: usize| part.series.get(place).map(|index| ours[*index as usize]);
         if !outcome.refs.is_empty() {
             let learnt = outcome.refs.iter();
             self.catalog.learn(
                 side,
-                learnt.filter_map(|(index, number)| Some((our_number(*index)?, *number))),
+                learnt.filter_map(|(place, number)| Some((our_number(*place as usize)?, *number))),
             );
         }
         if !outcome.unknown.is_empty() {
-            let forgotten = outcome
-                .unknown
-                .iter()
-                .filter_map(|index| match batch.series.get(*index as usize)?.id {
-                    SeriesId::Known(number) => Some((our_number(*index)?, number)),
-                    SeriesId::New(_) => None,
-                });
+            let forgotten = outcome.unknown.iter().filter_map(|place| {
+                let place = *place as usize;
+                Some((our_number(place)?, *part.numbers.get(place)?))
+            });
             self.catalog.forget(forgotten);
         }
     }

@@ -1,8 +1,12 @@
 //! The ring as the replicator uses it at one moment: the placement, and a taker for each of its nodes.
 
-use super::quorum::Rule;
+use super::{part::Part, quorum::Rule};
 use crate::ring::{NodeIndex, Placement};
-use model::push::Push;
+use futures::future::BoxFuture;
+use model::{
+    push::{Push, PushError, WriteBatch, WriteOutcome},
+    time::Timestamp,
+};
 use proto::grpc::push_client::PushClient;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -32,7 +36,16 @@ pub trait Peer: Push {
     fn takes_any(&self) -> bool {
         true
     }
+
+    /// Sends a part of a batch without a copy of it, and gives the answer to come, in the terms of the part. `None` when that cannot be
+    /// done: then the part is copied and pushed.
+    fn send(&self, _batch: &WriteBatch, _part: &Part, _received: Timestamp) -> Option<Pushed> {
+        None
+    }
 }
+
+/// The answer to a part that is on its way.
+pub type Pushed = BoxFuture<'static, Result<WriteOutcome, PushError>>;
 
 impl Peer for PushClient {
     fn is_up(&self) -> bool {
@@ -53,6 +66,10 @@ impl Peer for PushClient {
 
     fn process(&self) -> Option<u64> {
         PushClient::process(self)
+    }
+
+    fn send(&self, batch: &WriteBatch, part: &Part, received: Timestamp) -> Option<Pushed> {
+        self.push_part(batch, part.series(), part.numbers(), received)
     }
 }
 

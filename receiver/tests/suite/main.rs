@@ -5,6 +5,7 @@ mod bad_input;
 mod common;
 mod http;
 mod known_series;
+mod reload;
 mod remote_write_v1;
 mod remote_write_v2;
 mod repeated_tables;

@@ -124,10 +124,14 @@ async fn listen(
     let mut heard = clock.monotonic();
     // When a sign of life was asked for, as long as none came.
     let mut asked: Option<Duration> = None;
+    let mut tick = clock.sleep(TICK);
     loop {
-        let message = match select(messages.next(), clock.sleep(TICK)).await {
+        let message = match select(messages.next(), &mut tick).await {
             Either::Left((message, _)) => Some(message),
-            Either::Right(_) => None,
+            Either::Right(_) => {
+                tick = clock.sleep(TICK);
+                None
+            }
         };
         let Some(shared) = weak.upgrade() else {
             return "not needed any more".to_owned();

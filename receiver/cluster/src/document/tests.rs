@@ -388,7 +388,7 @@ fn json_that_contradicts_itself_is_no_document() {
 }
 
 /// Any command about members 1 to 8, sensible or not.
-fn any_command() -> impl Strategy<Value = Command> {
+pub(super) fn any_command() -> impl Strategy<Value = Command> {
     (0..9_u8, 1..9_u64, 0..12_u32, any::<bool>()).prop_map(|(kind, number, value, force)| match kind {
         0 => Command::Found {
             member: newcomer(number),
