@@ -4,6 +4,7 @@
 //! (promise P7): the answer fails, or carries a warning that names the source. Sources that hold replicas of each other's samples
 //! may be declared so; then as many of them may fail as a write quorum allows, and the answer is still complete.
 
+mod lone;
 mod unordered;
 
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     metrics::SourceMetrics,
 };
 use futures::future::{BoxFuture, Either, join_all, select};
+use lone::LoneSource;
 use model::{
     env::Clock,
     label::Labels,
@@ -182,7 +184,7 @@ impl SelectTenants for Fanout {
     fn tenant(&self, tenant: &Tenant) -> Arc<dyn Select> {
         let sources = self.sources();
         if let [lone] = &*sources {
-            return lone.select.tenant(tenant);
+            return Arc::new(LoneSource::new(lone, tenant, self.rules.clone()));
         }
         let selects = sources.iter().map(|source| source.select.tenant(tenant)).collect();
         Arc::new(TenantFanout {

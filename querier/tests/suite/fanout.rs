@@ -327,6 +327,42 @@ async fn a_failing_source_is_named_by_a_partial_answer() {
 }
 
 #[tokio::test]
+async fn a_lone_source_that_fails_is_named_and_is_an_error_under_every_policy() {
+    let refusing = || Memory::failing(refused());
+    let breaking = || Memory {
+        late_error: Some(refused()),
+        ..source("x")
+    };
+    let slow = || Memory {
+        delay: Duration::from_secs(30),
+        ..source("x")
+    };
+    for policy in [Policy::Strict, Policy::Partial] {
+        for (memory, reason) in [
+            (refusing(), "connection refused"),
+            (breaking(), "connection refused"),
+            (slow(), "no answer within 0.05 s"),
+        ] {
+            let fanout = Fanout::new(vec![("far:10901".into(), memory.shared())])
+                .with_policy(policy)
+                .with_timeout(Arc::new(TestClock), Duration::from_millis(50));
+            let expected = SelectError::Unavailable(format!("source far:10901 failed: {reason}"));
+            assert_eq!(ask(&fanout).await.unwrap_err(), expected);
+        }
+        let fanout = Fanout::new(vec![("far:10901".into(), refusing().shared())]).with_policy(policy);
+        let (lone, range) = (select(&fanout), TimeRange::ALL);
+        for error in [
+            lone.label_names(vec![], range, 0).await.unwrap_err(),
+            lone.label_values("i".into(), vec![], range, 0).await.unwrap_err(),
+            lone.exemplars(vec![], range).await.unwrap_err(),
+            lone.metadata(None).await.unwrap_err(),
+        ] {
+            assert!(error.to_string().starts_with("source far:10901 failed: "), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_source_that_breaks_off_is_named_too() {
     let broken = || Memory {
         late_error: Some(refused()),
