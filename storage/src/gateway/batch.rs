@@ -250,7 +250,9 @@ impl RemoteSet {
         if self.is_done {
             return None;
         }
+        self.lanes.works();
         let batch = self.next_batch().await;
+        self.lanes.rests();
         // Nothing comes after an error.
         self.is_done = !matches!(&batch, Ok(series) if !series.is_empty());
         if self.is_done {

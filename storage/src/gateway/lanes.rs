@@ -7,6 +7,7 @@ use super::{
     GatewaySettings, Shared,
     lane::{Lane, Part},
     memory::Held,
+    turns::Turn,
 };
 use futures::{TryStreamExt as _, stream::FuturesUnordered};
 use model::{
@@ -23,6 +24,11 @@ const READS_IN_FLIGHT: usize = 64;
 
 /// Series of all blocks together that are put together before they are needed.
 const READY_SERIES: usize = 4096;
+
+/// A question over so many blocks that looks at more series than this, each counted once for every block that has it, takes turns with
+/// others like it. Over fewer blocks, what it must have at hand shrinks with the memory that is left.
+const LARGE_BLOCKS: usize = 100;
+const LARGE_SERIES: usize = 16_384;
 
 /// A query may look at so many times the series that it may find.
 const LOOKS_PER_SERIES: usize = 2;
@@ -56,6 +62,8 @@ pub(super) struct Lanes {
     /// Series that a lane puts together at once.
     step: usize,
     _held: Held,
+    /// Of a large question.
+    turn: Option<Turn>,
 }
 
 /// The first series of a lane. The greatest is the one with the smallest labels, since the heap gives the greatest first.
@@ -78,8 +86,13 @@ impl PartialOrd for Head {
 }
 
 impl Lanes {
-    /// Merges `lanes`; nothing was read yet. Fails when more series would be looked at than a query may.
-    pub(super) fn new(shared: Arc<Shared>, request: SelectRequest, lanes: Vec<Lane>) -> Result<Self, SelectError> {
+    /// Merges `lanes`; nothing was read yet. Fails when more series would be looked at than a query may. A large question waits until
+    /// it is its turn.
+    pub(super) async fn new(
+        shared: Arc<Shared>,
+        request: SelectRequest,
+        lanes: Vec<Lane>,
+    ) -> Result<Self, SelectError> {
         let candidates: usize = lanes.iter().map(Lane::candidates).sum();
         let most = shared.settings.query_series_max.saturating_mul(LOOKS_PER_SERIES);
         if candidates > most {
@@ -88,6 +101,10 @@ impl Lanes {
                 "--store.series-max",
             ));
         }
+        let turn = match lanes.len() >= LARGE_BLOCKS && candidates > LARGE_SERIES {
+            true => Some(shared.turns.enter().await),
+            false => None,
+        };
         let count = lanes.len().max(1);
         let ahead = shared.memory.room(AHEAD_BYTES);
         // Most queries look at few series.
@@ -99,10 +116,21 @@ impl Lanes {
             window_bytes: ahead / count as u64,
             step: (READY_SERIES / count).clamp(4, 256),
             _held: shared.memory.hold(used),
+            turn,
             shared,
             request,
             lanes,
         })
+    }
+
+    /// More of the answer is being made.
+    pub(super) fn works(&self) {
+        self.turn.iter().for_each(Turn::works);
+    }
+
+    /// What there is of the answer was given.
+    pub(super) fn rests(&self) {
+        self.turn.iter().for_each(Turn::rests);
     }
 
     /// What the lanes read with.

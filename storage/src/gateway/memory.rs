@@ -30,10 +30,10 @@ impl Memory {
         }
     }
 
-    /// How much the next step of a query may take, `most` at most: half of what is free, since others may come.
+    /// How much the next step of a query may take, `most` at most: most of what is free, as others may come.
     pub(super) fn room(&self, most: u64) -> u64 {
         let free = self.bytes_max.saturating_sub(self.held.load(Ordering::Relaxed));
-        (free / 2).min(most).max(STEP_BYTES_MIN)
+        (free - free / 8).min(most).max(STEP_BYTES_MIN)
     }
 
     /// Counts `bytes` as held.

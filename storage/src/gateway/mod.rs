@@ -13,6 +13,7 @@ mod reads;
 mod copy;
 mod headers;
 mod memory;
+mod turns;
 mod remote;
 mod lane;
 mod order;
@@ -49,6 +50,7 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
 };
 use sync::Ledger;
+use turns::Turns;
 use ulid::Ulid;
 
 /// Serves the blocks of a bucket. Clones share everything.
@@ -71,6 +73,8 @@ struct Shared {
     reads: Reads,
     /// What queries hold of what was read.
     memory: Memory,
+    /// Of large questions.
+    turns: Turns,
     /// Entries and chunks read before.
     cache: Cache,
     /// Open headers.
@@ -96,6 +100,7 @@ impl Gateway {
         let memory = Memory::new(settings.query_memory_bytes, metrics.query_memory.clone());
         Self {
             shared: Arc::new(Shared {
+                turns: Turns::new(env.clock.clone()),
                 env,
                 bucket,
                 settings,

@@ -12,7 +12,6 @@ use crate::{
 };
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
-use hashbrown::HashMap;
 use model::{
     label::Labels,
     select::{Chunk, SelectError},
@@ -66,15 +65,17 @@ impl ChunkWant {
     }
 }
 
-/// Entries of series fetched for a query.
+/// Entries of series fetched for a query. Of a question over everything there are some of every block, so this is small.
 #[derive(Default)]
 pub(super) struct Entries {
-    by_id: HashMap<u32, Bytes>,
+    /// Ascending once all were added, none twice.
+    by_id: Vec<(u32, Bytes)>,
 }
 
 impl SeriesBytes for Entries {
     fn entry(&self, id: u32) -> Option<&[u8]> {
-        self.by_id.get(&id).map(|bytes| &bytes[..])
+        let place = self.by_id.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        Some(&self.by_id[place].1[..])
     }
 }
 
@@ -82,10 +83,18 @@ impl Entries {
     /// Takes in what begins with the entry `wanted` and goes on with what is told of the one behind it.
     fn add(&mut self, wanted: &EntryRange, bytes: Bytes) {
         let length = (wanted.range.end - wanted.range.start) as usize;
+        // One that is wanted itself is never told of as the one behind.
         if let Some((next, _)) = wanted.behind.filter(|_| bytes.len() > length) {
-            self.by_id.entry(next).or_insert_with(|| bytes.slice(length..));
+            self.by_id.push((next, bytes.slice(length..)));
         }
-        self.by_id.insert(wanted.id, bytes);
+        self.by_id.push((wanted.id, bytes));
+    }
+
+    /// Puts them in order when all were added.
+    fn finish(mut self) -> Self {
+        self.by_id.sort_unstable_by_key(|(id, _)| *id);
+        self.by_id.shrink_to_fit();
+        self
     }
 }
 
@@ -166,7 +175,7 @@ impl RemoteBlock {
                 entries.add(&ranges[want.number], entry);
             }
         }
-        Ok(entries)
+        Ok(entries.finish())
     }
 
     fn entry_part(&self, wanted: &EntryRange) -> Part {

@@ -157,8 +157,9 @@ impl TenantBlocks {
         let blocks = lanes.iter().map(|lane| lane.block.clone()).collect();
         let shape = (request.labels_only, request.limit);
         let view = View::new(&request, key);
-        let mut lanes = Lanes::new(self.shared.clone(), request, lanes)?;
+        let mut lanes = Lanes::new(self.shared.clone(), request, lanes).await?;
         lanes.read().await?;
+        lanes.rests();
         Ok(RemoteSet::new(lanes, view, blocks, warnings, shape))
     }
 }

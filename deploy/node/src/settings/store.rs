@@ -75,7 +75,7 @@ pub struct StoreSettings {
         long = "store.query-memory-bytes",
         env = "NARTHEX_STORE_QUERY_MEMORY_BYTES",
         value_name = "BYTES",
-        default_value_t = 32 << 20,
+        default_value_t = 16 << 20,
         help_heading = "Bucket"
     )]
     pub store_query_memory_bytes: u64,

@@ -23,7 +23,7 @@ const CACHE_BYTES: usize = 16 << 20;
 const PROCESS_BYTES: usize = 50_000_000;
 
 /// What all questions together may hold, as it is set by default: the bound when many ask.
-const QUERIES_BYTES: usize = 32 << 20;
+const QUERIES_BYTES: usize = 16 << 20;
 
 /// Questions over everything at the same time.
 const ASKERS: usize = 8;

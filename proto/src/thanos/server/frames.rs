@@ -19,8 +19,9 @@ use prost::Message as _;
 use std::{collections::VecDeque, panic::AssertUnwindSafe, vec};
 use tonic::Status;
 
-/// Bytes of chunks in a frame, about: as much as Thanos puts into one.
-const FRAME_BYTES: usize = 1 << 20;
+/// Bytes of chunks in a frame, about. A frame is in memory up to four times, as chunks, encoded, as a message and on its way, for each
+/// answer that is being given; larger ones are not faster.
+const FRAME_BYTES: usize = 128 << 10;
 
 /// Series in a frame, however many a caller asks for.
 const FRAME_SERIES_MAX: usize = 1024;
