@@ -4,9 +4,11 @@
 //! as the cloud's own tools read it (`AWS_ACCESS_KEY_ID`, `AWS_REGION`, roles of the machine and so on). A field that this
 //! version does not know, or could not honour, is an error and not silence.
 
+mod client;
+mod http;
+mod kms;
 mod azure;
 mod gcs;
-mod http;
 mod s3;
 
 use crate::settings::{Settings, StoreSettings};

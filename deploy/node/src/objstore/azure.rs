@@ -6,7 +6,7 @@ use super::{
 };
 use anyhow::{Context, bail};
 use model::env::Env;
-use object_store::azure::{MicrosoftAzure, MicrosoftAzureBuilder};
+use object_store::azure::{AzureConfigKey, MicrosoftAzure, MicrosoftAzureBuilder};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -21,6 +21,8 @@ pub(super) struct AzureConfig {
     az_tenant_id: String,
     client_id: String,
     client_secret: String,
+    /// Client id of the identity of this machine to use, where it has several.
+    user_assigned_id: String,
     http_config: HttpConfig,
     max_retries: usize,
     #[serde(flatten)]
@@ -42,11 +44,21 @@ pub(super) fn open(config: AzureConfig, env: &Env) -> anyhow::Result<(MicrosoftA
     if config.storage_account.is_empty() || config.container.is_empty() {
         bail!("config.storage_account and config.container are needed");
     }
-    let mut builder = MicrosoftAzureBuilder::from_env()
+    let environment =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let mut builder = of_environment(environment, &config.user_assigned_id)
         .with_account(&config.storage_account)
         .with_container_name(&config.container)
         .with_retry(retry(config.max_retries))
-        .with_client_options(config.http_config.options(false, env)?);
+        .with_client_options(config.http_config.options(false, env)?)
+        .with_http_connector(config.http_config.connector(env)?);
+    if !config.user_assigned_id.is_empty()
+        && !(config.storage_account_key.is_empty() && config.client_secret.is_empty())
+    {
+        bail!(
+            "config.user_assigned_id goes with neither storage_account_key nor client_secret: each alone says who asks"
+        );
+    }
     if !config.storage_account_key.is_empty() {
         builder = builder.with_access_key(&config.storage_account_key);
     }
@@ -59,4 +71,28 @@ pub(super) fn open(config: AzureConfig, env: &Env) -> anyhow::Result<(MicrosoftA
     }
     let store = builder.build().context("set up the client")?;
     Ok((store, format!("az://{}/{}", config.storage_account, config.container)))
+}
+
+/// A client as the `environment` describes it. With an identity of the machine, only where to ask for that is taken from there: other
+/// credentials would go before it.
+fn of_environment(
+    environment: impl Iterator<Item = (String, String)>,
+    user_assigned_id: &str,
+) -> MicrosoftAzureBuilder {
+    let mut builder = MicrosoftAzureBuilder::new();
+    for (name, value) in environment {
+        let key = match &*name {
+            "IDENTITY_ENDPOINT" => Some(AzureConfigKey::MsiEndpoint),
+            _ if name.starts_with("AZURE_") => name.to_ascii_lowercase().parse().ok(),
+            _ => None,
+        };
+        let is_wanted = |key: &AzureConfigKey| user_assigned_id.is_empty() || *key == AzureConfigKey::MsiEndpoint;
+        if let Some(key) = key.filter(is_wanted) {
+            builder = builder.with_config(key, value);
+        }
+    }
+    match user_assigned_id {
+        "" => builder,
+        id => builder.with_client_id(id),
+    }
 }

@@ -38,7 +38,8 @@ pub(super) fn open(config: GcsConfig, env: &Env) -> anyhow::Result<(GoogleCloudS
     let builder = builder
         .with_bucket_name(&config.bucket)
         .with_retry(retry(config.max_retries))
-        .with_client_options(config.http_config.options(false, env)?);
+        .with_client_options(config.http_config.options(false, env)?)
+        .with_http_connector(config.http_config.connector(env)?);
     let store = builder.build().context("set up the client")?;
     Ok((store, format!("gs://{}", config.bucket)))
 }

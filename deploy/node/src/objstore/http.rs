@@ -1,5 +1,6 @@
 //! How requests to a cloud are made: time-outs, connections, certificates, retries.
 
+use super::client::{Certified, Connector};
 use anyhow::{Context, bail};
 use model::env::Env;
 use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
@@ -8,13 +9,13 @@ use serde_json::{Map, Value};
 use std::{path::PathBuf, time::Duration};
 
 /// A server that does not take a connection by then is tried again.
-const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// A transfer that stands still for so long is given up and tried again.
-const STALL_TIME_MAX: Duration = Duration::from_secs(20);
+pub(super) const STALL_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// A request as a whole. The largest carries 16 MiB.
-const REQUEST_TIME_MAX: Duration = Duration::from_secs(120);
+pub(super) const REQUEST_TIME_MAX: Duration = Duration::from_secs(120);
 
 /// The budget of a request for being tried again: this often, and this long.
 const RETRIES_MAX: usize = 6;
@@ -58,10 +59,10 @@ impl HttpConfig {
     pub(super) fn options(&self, insecure: bool, env: &Env) -> anyhow::Result<ClientOptions> {
         super::check_rest(&self.rest, IGNORED).context("config.http_config")?;
         let tls = &self.tls_config;
-        if !tls.cert_file.as_os_str().is_empty() || !tls.key_file.as_os_str().is_empty() || !tls.server_name.is_empty()
-        {
+        if !tls.server_name.is_empty() {
             bail!(
-                "config.http_config.tls_config: cert_file, key_file and server_name are not supported by this version"
+                "config.http_config.tls_config.server_name is not supported: certificates are checked for the name of the endpoint; \
+                 name the endpoint as its certificate does"
             );
         }
         let mut options = ClientOptions::new()
@@ -69,7 +70,7 @@ impl HttpConfig {
             .with_read_timeout(STALL_TIME_MAX)
             .with_timeout(REQUEST_TIME_MAX)
             .with_allow_http(insecure);
-        if self.insecure_skip_verify || tls.insecure_skip_verify {
+        if self.trusts_anybody() {
             options = options.with_allow_invalid_certificates(true);
         }
         if !tls.ca_file.as_os_str().is_empty() {
@@ -80,6 +81,22 @@ impl HttpConfig {
             }
         }
         Ok(options)
+    }
+
+    fn trusts_anybody(&self) -> bool {
+        self.insecure_skip_verify || self.tls_config.insecure_skip_verify
+    }
+
+    /// What makes the client.
+    pub(super) fn connector(&self, env: &Env) -> anyhow::Result<Connector> {
+        let tls = &self.tls_config;
+        if tls.cert_file.as_os_str().is_empty() && tls.key_file.as_os_str().is_empty() {
+            return Ok(Connector::default());
+        }
+        let authorities = Some(&*tls.ca_file).filter(|path| !path.as_os_str().is_empty());
+        let own = (&*tls.cert_file, &*tls.key_file);
+        let certified = Certified::read(own, authorities, self.trusts_anybody(), env);
+        Ok(Connector::new(certified.context("config.http_config.tls_config")?))
     }
 }
 

@@ -2,7 +2,9 @@
 
 use super::{
     check_rest,
+    client::Connector,
     http::{HttpConfig, retry},
+    kms::{self, WithContext},
 };
 use anyhow::{Context, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -10,7 +12,7 @@ use model::env::Env;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// The `config` of type S3.
 #[derive(Debug, Default, Deserialize)]
@@ -38,7 +40,7 @@ struct SseConfig {
     #[serde(rename = "type")]
     kind: String,
     kms_key_id: String,
-    kms_encryption_context: Map<String, Value>,
+    kms_encryption_context: BTreeMap<String, String>,
     encryption_key: PathBuf,
 }
 
@@ -64,8 +66,10 @@ pub(super) fn open(config: S3Config, env: &Env) -> anyhow::Result<(AmazonS3, Str
             "config.access_key and config.secret_key go together; without both, credentials come from the environment"
         );
     }
+    let connector = config.http_config.connector(env)?;
     let mut builder = of_environment(!config.access_key.is_empty())
         .with_bucket_name(&config.bucket)
+        .with_http_connector(connector.clone())
         .with_retry(retry(config.max_retries))
         .with_client_options(config.http_config.options(config.insecure, env)?);
     if !config.endpoint.is_empty() {
@@ -103,6 +107,7 @@ pub(super) fn open(config: S3Config, env: &Env) -> anyhow::Result<(AmazonS3, Str
     }
     let builder = builder.with_virtual_hosted_style_request(virtual_hosted);
     let builder = encrypted(builder, &config.sse_config, env)?;
+    let builder = in_context(builder, &config.sse_config, connector)?;
     let store = builder.build().context("set up the client")?;
     Ok((store, format!("s3://{}", config.bucket)))
 }
@@ -128,8 +133,8 @@ fn of_environment(has_keys: bool) -> AmazonS3Builder {
 }
 
 fn encrypted(builder: AmazonS3Builder, sse: &SseConfig, env: &Env) -> anyhow::Result<AmazonS3Builder> {
-    if !sse.kms_encryption_context.is_empty() {
-        bail!("config.sse_config.kms_encryption_context is not supported by this version");
+    if !sse.kms_encryption_context.is_empty() && sse.kind != "SSE-KMS" {
+        bail!("config.sse_config.kms_encryption_context is for type SSE-KMS only");
     }
     Ok(match sse.kind.as_str() {
         "" => builder,
@@ -152,4 +157,22 @@ fn encrypted(builder: AmazonS3Builder, sse: &SseConfig, env: &Env) -> anyhow::Re
         }
         other => bail!("config.sse_config.type {other:?} is none of SSE-S3, SSE-KMS, SSE-C"),
     })
+}
+
+/// The same with an encryption context, if there is one.
+fn in_context(builder: AmazonS3Builder, sse: &SseConfig, inner: Connector) -> anyhow::Result<AmazonS3Builder> {
+    if sse.kms_encryption_context.is_empty() {
+        return Ok(builder);
+    }
+    // Who signs anew needs the credentials that the client finds.
+    let plain = builder.clone().build().context("set up the client")?;
+    let credentials = plain.credentials().clone();
+    let region = builder.get_config_value(&AmazonS3ConfigKey::Region);
+    let with_context = WithContext {
+        inner,
+        context: kms::context(&sse.kms_encryption_context).context("config.sse_config.kms_encryption_context")?,
+        region: region.unwrap_or_else(|| "us-east-1".to_owned()),
+        credentials: credentials.clone(),
+    };
+    Ok(builder.with_credentials(credentials).with_http_connector(with_context))
 }

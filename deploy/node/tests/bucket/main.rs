@@ -1,5 +1,6 @@
 //! Buckets: one suite of checks for every kind, what happens when a store misbehaves, and what reading costs.
 
+mod certificates;
 mod conformance;
 mod faults;
 mod measures;

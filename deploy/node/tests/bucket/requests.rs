@@ -1,4 +1,4 @@
-//! What requests to a bucket carry: who asks, how objects are to be encrypted, and whom they trust.
+//! What requests to a bucket carry: who asks, and how objects are to be encrypted.
 
 use crate::{
     server::{Fault, S3},
@@ -7,25 +7,25 @@ use crate::{
 use axum::http::{HeaderMap, Method};
 use model::env::Fs as _;
 use object_store::{MultipartUpload as _, ObjectStoreExt as _, PutPayload, path::Path as ObjectPath};
+use sha2::{Digest as _, Sha256};
 use std::{
-    path::Path,
     process::{Command, Stdio},
     sync::{Arc, Mutex},
 };
 use storage::disk::Disk;
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
 
 const KEYS: &str = "insecure: true, access_key: me, secret_key: s, region: here";
 
-/// Requests that a server saw.
-type Heard = Arc<Mutex<Vec<(Method, HeaderMap)>>>;
+/// Requests that a server saw: method, key, query and headers.
+type Heard = Arc<Mutex<Vec<(Method, String, String, HeaderMap)>>>;
 
 fn listen(server: &S3) -> Heard {
     let heard = Heard::default();
     let kept = heard.clone();
     server.script(move |seen| {
-        kept.lock().unwrap().push((seen.method.clone(), seen.headers.clone()));
+        let (method, key) = (seen.method.clone(), seen.key.clone());
+        let request = (method, key, seen.query.clone(), seen.headers.clone());
+        kept.lock().unwrap().push(request);
         Fault::None
     });
     heard
@@ -34,12 +34,12 @@ fn listen(server: &S3) -> Heard {
 /// The headers of the first request with this method.
 fn headers(heard: &Heard, method: &Method) -> HeaderMap {
     let heard = heard.lock().unwrap();
-    let found = heard.iter().find(|(heard, _)| heard == method);
-    found.unwrap_or_else(|| panic!("no {method} was sent")).1.clone()
+    let found = heard.iter().find(|(heard, ..)| heard == method);
+    found.unwrap_or_else(|| panic!("no {method} was sent")).3.clone()
 }
 
 /// Puts an object, begins a large one, and reads the first.
-async fn exchange(server: &S3, document: &str) -> Heard {
+pub(crate) async fn exchange(server: &S3, document: &str) -> Heard {
     let heard = listen(server);
     let store = open(document);
     let path = ObjectPath::from("object");
@@ -128,76 +128,134 @@ async fn keys_come_from_the_environment_when_the_document_has_none() {
     assert!(!own.contains_key("x-amz-security-token"), "{own:?}");
 }
 
-/// Connections that speak TLS.
-struct Secure {
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-impl axum::serve::Listener for Secure {
-    type Io = TlsStream<TcpStream>;
-    type Addr = std::net::SocketAddr;
+fn hmac(key: &[u8], text: &str) -> Vec<u8> {
+    // No key here is longer than a block.
+    let padded = |pad: u8| (0..64).map(move |at| key.get(at).copied().unwrap_or(0) ^ pad);
+    let inner = Sha256::new().chain_update(padded(0x36).collect::<Vec<u8>>());
+    let inner = inner.chain_update(text).finalize();
+    let outer = Sha256::new().chain_update(padded(0x5c).collect::<Vec<u8>>());
+    outer.chain_update(inner).finalize().to_vec()
+}
 
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        loop {
-            let (stream, peer) = self.listener.accept().await.unwrap();
-            // Whoever does not trust the certificate hangs up.
-            if let Ok(stream) = self.acceptor.accept(stream).await {
-                return (stream, peer);
+/// The signature that the headers which are named as signed should have, as Amazon describes it.
+fn signature(secret: &str, method: &Method, path: &str, query: &str, headers: &HeaderMap) -> (String, Vec<String>) {
+    let text = |name: &str| headers[name].to_str().unwrap();
+    let authorization = text("authorization");
+    let part = |name: &str| {
+        let rest = authorization.split_once(&format!("{name}=")).unwrap().1;
+        rest.split(',').next().unwrap().trim().to_owned()
+    };
+    let (credential, named) = (part("Credential"), part("SignedHeaders"));
+    let scope = credential.split_once('/').unwrap().1;
+    let query = query.split('&').filter(|pair| !pair.is_empty());
+    let mut query: Vec<String> = query
+        .map(|pair| {
+            if pair.contains('=') {
+                pair.to_owned()
+            } else {
+                format!("{pair}=")
             }
-        }
-    }
-
-    fn local_addr(&self) -> std::io::Result<Self::Addr> {
-        self.listener.local_addr()
-    }
-}
-
-/// Makes an authority and a certificate of this machine; false without openssl.
-fn certificates(dir: &Path) -> bool {
-    let new = "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    let steps = [
-        format!("{new} -x509 -days 2 -subj /CN=authority -keyout ca.key -out ca.pem"),
-        format!("{new} -subj /CN=store -addext subjectAltName=IP:127.0.0.1 -keyout store.key -out store.csr"),
-        "x509 -req -in store.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -copy_extensions copy -out store.pem"
-            .to_owned(),
-    ];
-    steps.iter().all(|step| {
-        let mut openssl = Command::new("openssl");
-        let openssl = openssl.args(step.split(' ')).current_dir(dir).stderr(Stdio::null());
-        openssl.status().is_ok_and(|status| status.success())
-    })
+        })
+        .collect();
+    query.sort();
+    let lines: String = named
+        .split(';')
+        .map(|name| format!("{name}:{}\n", text(name).trim()))
+        .collect();
+    let digest = text("x-amz-content-sha256");
+    let canonical = format!("{method}\n{path}\n{}\n{lines}\n{named}\n{digest}", query.join("&"));
+    let canonical = hex(&Sha256::digest(canonical));
+    let to_sign = format!("AWS4-HMAC-SHA256\n{}\n{scope}\n{canonical}", text("x-amz-date"));
+    let key = scope
+        .split('/')
+        .fold(format!("AWS4{secret}").into_bytes(), |key, step| hmac(&key, step));
+    (
+        hex(&hmac(&key, &to_sign)),
+        named.split(';').map(str::to_owned).collect(),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_with_a_certificate_of_its_own_authority_is_trusted_when_told() {
-    let dir = tempfile::tempdir().unwrap();
-    if !certificates(dir.path()) {
-        eprintln!("SKIPPED: no openssl to make certificates with");
-        return;
+async fn an_encryption_context_is_sent_and_signed() {
+    let server = S3::start().await;
+    let name = "x-amz-server-side-encryption-context";
+    let fields = "sse_config: {type: SSE-KMS, kms_key_id: K1, kms_encryption_context: {team: a, b: c}}";
+    for token in ["", ", session_token: visitor"] {
+        let heard = exchange(&server, &server.document_with(&format!("{KEYS}, {fields}{token}"))).await;
+        let mut with_context = 0;
+        for (method, key, query, headers) in heard.lock().unwrap().iter() {
+            let (expected, signed) = signature("s", method, &format!("/b/{key}"), query, headers);
+            let authorization = headers["authorization"].to_str().unwrap();
+            assert!(
+                authorization.ends_with(&format!("Signature={expected}")),
+                "{method} {key}: {authorization}"
+            );
+            // Amazon refuses it where nothing is written.
+            let writes = *method == Method::PUT || query.contains("uploads");
+            assert_eq!(
+                headers.contains_key(name),
+                writes || *method == Method::DELETE,
+                "{method} {key}?{query}"
+            );
+            let Some(context) = headers.get(name) else { continue };
+            with_context += 1;
+            // {"b":"c","team":"a"}
+            assert_eq!(context, "eyJiIjoiYyIsInRlYW0iOiJhIn0=");
+            assert!(signed.iter().any(|signed| signed == name), "{signed:?}");
+        }
+        assert!(with_context >= 2);
     }
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
-    let read = |file: &str| Disk.read(&dir.path().join(file)).unwrap();
-    let certificate = CertificateDer::from_pem_slice(&read("store.pem")).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(&read("store.key")).unwrap();
-    let config = ServerConfig::builder().with_no_client_auth();
-    let config = config.with_single_cert(vec![certificate], key).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (address, acceptor) = (listener.local_addr().unwrap(), TlsAcceptor::from(Arc::new(config)));
-    let server = S3::start_on(Secure { listener, acceptor }, address);
+    let odd = "sse_config: {type: SSE-S3, kms_encryption_context: {a: b}}";
+    let opened = node::objstore::open_document(&server.document_with(&format!("{KEYS}, {odd}")), &crate::world::env());
+    let error = format!("{:#}", opened.err().expect("it was opened"));
+    assert!(error.contains("for type SSE-KMS only"), "{error}");
+}
 
-    let authority = dir.path().join("ca.pem");
-    let keys = "access_key: me, secret_key: s, region: here, max_retries: 1";
-    let trusting = format!(
-        "{keys}, http_config: {{tls_config: {{ca_file: '{}'}}}}",
-        authority.display()
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_of_the_machine_is_asked_for_by_its_id() {
+    let machine = S3::start().await;
+    let token = r#"{"access_token": "t", "expires_on": "4102444800"}"#;
+    machine.put("token", token.into());
+    let ask = |fields: &str| {
+        let heard = listen(&machine);
+        let account = "storage_account: a, container: c, endpoint: host.invalid, max_retries: 1";
+        let ended = Command::new(env!("CARGO_BIN_EXE_narthex"))
+            .args(["tools", "bucket", "ls", "--objstore.config"])
+            .arg(format!("type: AZURE\nconfig: {{{account}{fields}}}\n"))
+            .env(
+                "IDENTITY_ENDPOINT",
+                format!("http://{}/metadata/token", machine.address),
+            )
+            .envs([("AZURE_CLIENT_ID", "other"), ("AZURE_STORAGE_ACCOUNT_KEY", "c2VjcmV0")])
+            .stdout(Stdio::null())
+            .output();
+        (heard, String::from_utf8(ended.unwrap().stderr).unwrap())
+    };
+    let (heard, said) = ask(", user_assigned_id: mine");
+    let requests = heard.lock().unwrap().clone();
+    let [(method, key, query, headers)] = &requests[..] else {
+        panic!("{requests:?} {said}")
+    };
+    assert_eq!(
+        (method, &**key, &headers["metadata"]),
+        (&Method::GET, "token", &"true".parse().unwrap())
     );
-    exchange(&server, &server.document_with(&trusting)).await;
-    let strange = open(&server.document_with(keys));
-    let refused = strange.put(&ObjectPath::from("o"), PutPayload::from_static(b"x")).await;
-    let refused = format!("{:?}", refused.unwrap_err());
-    assert!(refused.contains("UnknownIssuer"), "{refused}");
-    let careless = format!("{keys}, http_config: {{insecure_skip_verify: true}}");
-    exchange(&server, &server.document_with(&careless)).await;
+    assert!(
+        query.contains("client_id=mine") && query.contains("resource=https"),
+        "{query}"
+    );
+    // It had what it asked for, and went on to the store, which does not exist.
+    assert!(said.contains("a.host.invalid"), "{said}");
+    // Without an id the environment's own credentials are taken.
+    let (heard, said) = ask("");
+    assert!(
+        heard.lock().unwrap().is_empty() && said.contains("a.host.invalid"),
+        "{said}"
+    );
+    let (_, said) = ask(", user_assigned_id: mine, storage_account_key: c2VjcmV0");
+    assert!(said.contains("user_assigned_id goes with neither"), "{said}");
 }
