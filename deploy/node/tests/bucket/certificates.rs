@@ -56,8 +56,9 @@ fn certificates(dir: &Path) -> bool {
         format!("{new} -x509 -days 2 -subj /CN=authority -keyout ca.key -out ca.pem"),
         format!("{new} -subj /CN=store -addext subjectAltName=IP:127.0.0.1 -keyout store.key -out store.csr"),
         format!("{sign} -in store.csr -copy_extensions copy -out store.pem"),
-        format!("{new} -subj /CN=narthex -keyout client.key -out client.csr"),
-        format!("{sign} -in client.csr -out client.pem"),
+        // With an extension, since certificates of the first version, which have none, are trusted by nobody.
+        format!("{new} -subj /CN=narthex -addext extendedKeyUsage=clientAuth -keyout client.key -out client.csr"),
+        format!("{sign} -in client.csr -copy_extensions copy -out client.pem"),
     ];
     let made = steps.iter().all(|step| {
         let mut openssl = Command::new("openssl");
