@@ -4,12 +4,7 @@ use super::LimitBook;
 use super::fewest::TEXT_BYTES_MAX;
 use anyhow::{Context, ensure};
 use model::env::Env;
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, path::Path, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// The file, in the data folder.
@@ -75,15 +70,17 @@ async fn save(book: &LimitBook, path: &Path, env: &Env, written: &mut Vec<(usize
     *written = lasting;
 }
 
-/// Puts a file in the place of an earlier one, never half. It needs no sync: after a power loss the earlier one says that the change was
-/// at the start, which is on the safe side.
-fn replace(fs: &dyn model::env::Fs, path: &PathBuf, bytes: &[u8]) -> io::Result<()> {
+/// Puts a file in the place of an earlier one, never half: its bytes are safe before its name is. The name needs no sync: after a power
+/// loss the earlier file says that the change was at the start, which is on the safe side.
+fn replace(fs: &dyn model::env::Fs, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     match fs.remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    fs.create(&temporary)?.append(bytes)?;
+    let mut file = fs.create(&temporary)?;
+    file.append(bytes)?;
+    file.sync()?;
     fs.rename(&temporary, path)
 }
 
@@ -91,6 +88,7 @@ fn replace(fs: &dyn model::env::Fs, path: &PathBuf, bytes: &[u8]) -> io::Result<
 mod tests {
     use super::*;
     use model::env::{Fs, memory::MemoryFs};
+    use std::path::PathBuf;
 
     #[test]
     fn a_file_is_replaced_as_a_whole() {

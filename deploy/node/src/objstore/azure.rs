@@ -52,9 +52,8 @@ pub(super) fn open(config: AzureConfig, env: &Env) -> anyhow::Result<(MicrosoftA
         .with_retry(retry(config.max_retries))
         .with_client_options(config.http_config.options(false, env)?)
         .with_http_connector(config.http_config.connector(env)?);
-    if !config.user_assigned_id.is_empty()
-        && !(config.storage_account_key.is_empty() && config.client_secret.is_empty())
-    {
+    let has_other = !config.storage_account_key.is_empty() || !config.client_secret.is_empty();
+    if !config.user_assigned_id.is_empty() && has_other {
         bail!(
             "config.user_assigned_id goes with neither storage_account_key nor client_secret: each alone says who asks"
         );
